@@ -1,0 +1,1 @@
+"""Examples with gold answers: seeded generators, real texts through a registry, reported numbers, recorded runs."""

@@ -1,0 +1,1 @@
+"""Patterns recalled by a cue."""

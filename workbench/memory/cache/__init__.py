@@ -1,0 +1,1 @@
+"""Token memories that are real `transformers` caches: full, streaming, sirllm."""

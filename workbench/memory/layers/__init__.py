@@ -1,0 +1,1 @@
+"""Sequence layers with a streaming state."""

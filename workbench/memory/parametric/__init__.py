@@ -1,0 +1,1 @@
+"""Memories written by gradient steps."""

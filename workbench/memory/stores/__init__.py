@@ -1,0 +1,1 @@
+"""Durable stores of items with text, vector, time and links."""

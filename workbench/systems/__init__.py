@@ -1,0 +1,1 @@
+"""Memory systems: arenas with byte counters, tiers, cost models."""
