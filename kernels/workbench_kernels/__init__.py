@@ -1,1 +1,49 @@
-"""Tensors in, tensors out: each operation has one public function, a plain torch path and a fast path."""
+"""Tensors in, tensors out: each operation has one public function, a plain torch path and a fast path.
+
+Layout everywhere: (B, S, H, D) = batch, sequence, heads, head dim. Nothing here imports ``workbench``
+or ``transformers``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workbench_kernels.cost import Cost, predicted_cost
+    from workbench_kernels.maps import (
+        attention_mass,
+        attention_region,
+        attention_statistics,
+        pooled_attention,
+        row_lse,
+    )
+    from workbench_kernels.softmax_attention import attention
+
+_LAZY = {
+    "Cost": "workbench_kernels.cost",
+    "attention": "workbench_kernels.softmax_attention.api",
+    "attention_mass": "workbench_kernels.maps.api",
+    "attention_region": "workbench_kernels.maps.api",
+    "attention_statistics": "workbench_kernels.maps.api",
+    "pooled_attention": "workbench_kernels.maps.api",
+    "predicted_cost": "workbench_kernels.cost",
+    "row_lse": "workbench_kernels.maps.api",
+}
+
+__all__ = [
+    "Cost",
+    "attention",
+    "attention_mass",
+    "attention_region",
+    "attention_statistics",
+    "pooled_attention",
+    "predicted_cost",
+    "row_lse",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module 'workbench_kernels' has no attribute {name!r}; it offers {', '.join(__all__)}")

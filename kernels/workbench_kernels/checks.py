@@ -1,0 +1,76 @@
+"""Argument checks shared by every operation: each ``ValueError`` names the argument, what came and what is legal."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def tensor_bshd(name: str, x: Tensor) -> Tensor:
+    """A floating (batch, sequence, heads, head dim) tensor whose last dimension is contiguous."""
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor (batch, sequence, heads, head dim), got {type(x).__name__}")
+    if x.dim() != 4:
+        raise ValueError(
+            f"{name} must have 4 dimensions (batch, sequence, heads, head dim), got shape {tuple(x.shape)}"
+        )
+    if x.dtype not in FLOATS:
+        raise ValueError(f"{name} must be float64, float32, bfloat16 or float16, got {x.dtype}")
+    if x.shape[3] == 0 or x.shape[2] == 0:
+        raise ValueError(f"{name} needs at least one head and a head dim >= 1, got shape {tuple(x.shape)}")
+    if x.shape[3] > 1 and x.stride(3) != 1 and x.numel() > 1:
+        raise ValueError(
+            f"{name} must be contiguous in its last dimension, got strides {x.stride()}; call .contiguous()"
+        )
+    return x
+
+
+def no_nan(name: str, x: Tensor) -> None:
+    """Refuse NaN on the CPU; on a GPU the check would stall the queue, so there it is left to the caller."""
+    if x.device.type == "cpu" and not torch.isfinite(x.detach().sum(dtype=torch.float32)) and torch.isnan(x).any():
+        where = torch.isnan(x).nonzero()[0].tolist()
+        raise ValueError(f"{name} holds NaN, first at (batch, position, head, dim) = {tuple(where)}")
+
+
+def same_kind(name: str, x: Tensor, q: Tensor) -> None:
+    if x.dtype != q.dtype:
+        raise ValueError(f"{name} is {x.dtype} but q is {q.dtype}; all of q, k, v need one dtype")
+    if x.device != q.device:
+        raise ValueError(f"{name} is on {x.device} but q is on {q.device}; all of q, k, v need one device")
+
+
+def queries_and_keys(q: Tensor, k: Tensor) -> None:
+    tensor_bshd("q", q)
+    tensor_bshd("k", k)
+    same_kind("k", k, q)
+    if k.shape[0] != q.shape[0]:
+        raise ValueError(f"k has batch {k.shape[0]} but q has batch {q.shape[0]}")
+    if k.shape[3] != q.shape[3]:
+        raise ValueError(f"k has head dim {k.shape[3]} but q has head dim {q.shape[3]}")
+    if q.shape[2] % k.shape[2]:
+        raise ValueError(f"k has {k.shape[2]} heads, which does not divide the {q.shape[2]} heads of q")
+    no_nan("q", q)
+    no_nan("k", k)
+
+
+def values(v: Tensor, q: Tensor, k: Tensor) -> None:
+    tensor_bshd("v", v)
+    same_kind("v", v, q)
+    if v.shape[:3] != k.shape[:3]:
+        raise ValueError(
+            f"v has shape {tuple(v.shape)}, its first three dimensions must be those of k: {tuple(k.shape)}"
+        )
+    no_nan("v", v)
+
+
+def positive(name: str, value: float | int | None) -> None:
+    if value is not None and not value > 0:
+        raise ValueError(f"{name} must be greater than 0 or None, got {value}")
+
+
+def choice(name: str, value: str, legal: tuple[str, ...]) -> str:
+    if value not in legal:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, legal))}, got {value!r}")
+    return value
