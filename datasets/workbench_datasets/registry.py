@@ -126,13 +126,14 @@ def _download(file: RemoteFile) -> Path:
     import pooch
 
     folder = download_folder() / file.collection
+    pooch.get_logger().setLevel("WARNING")
     try:
         got = pooch.retrieve(
             file.url,
             known_hash=f"sha256:{file.sha256}",
             fname=file.name,
             path=folder,
-            downloader=pooch.HTTPDownloader(timeout=20),
+            downloader=pooch.HTTPDownloader(timeout=20, progressbar=file.bytes > 2**20),
         )
     except ValueError as error:  # pooch's word for another sha256
         raise DataMissing(_advice(file, "its source now offers another version (the sha256 differs)")) from error

@@ -1,0 +1,84 @@
+"""Cells as Ray tasks. Ray is imported here and nowhere else; ``RAY_ADDRESS`` names a running cluster.
+
+The driver keeps each cell as soon as it is done, so a kill or Ctrl-C loses only the cells in flight.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from workbench.errors import WorkbenchError
+from workbench.studies import cells
+from workbench.studies.base import Scale
+from workbench.studies.cells import Cell
+
+#: Frames travel through Ray's object store; they are small, so a local Ray need not claim a third of the memory.
+_OBJECT_STORE_BYTES = 128 * 2**20
+
+
+def compute_all(missing: Sequence[Cell], quiet: bool) -> Iterator[tuple[Cell, bytes]]:
+    """Each cell with its packed frame, in the order in which they finish."""
+    if not missing:
+        return
+    ray = _ray()
+    own = not ray.is_initialized()
+    if own:
+        _start(ray)
+    try:
+        yield from _gather(ray, missing, quiet)
+    finally:
+        if own:
+            ray.shutdown()
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise WorkbenchError("--on ray needs Ray: pip install 'memory-workbench[ray]'") from error
+    return ray
+
+
+def _start(ray: Any) -> None:
+    local = (
+        {}
+        if os.environ.get("RAY_ADDRESS")
+        else {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+    )
+    ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+
+
+def _gather(ray: Any, missing: Sequence[Cell], quiet: bool) -> Iterator[tuple[Cell, bytes]]:
+    from tqdm.auto import tqdm
+
+    task = ray.remote(cells.compute)
+    running = {
+        task.options(**resources(cell.scale)).remote(cell.study, cell.scale, cell.seed, True): cell for cell in missing
+    }
+    with tqdm(total=len(running), desc="cells on ray", unit="cell", disable=quiet, leave=False) as bar:
+        while running:
+            (done, *_), _ = ray.wait(list(running), num_returns=1)
+            yield running.pop(done), _result(ray, done)
+            bar.update()
+
+
+def resources(scale: Scale) -> dict[str, Any]:
+    """A cell takes as many cores as torch threads, and a GPU when it computes on one."""
+    on_gpu = str(scale.settings["device"]).startswith("cuda")
+    return {"num_cpus": int(scale.settings.get("threads", 1)), "num_gpus": int(on_gpu), "max_retries": 0}
+
+
+def _result(ray: Any, reference: Any) -> bytes:
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # the study's own error, as the in-process run would raise it
+        raise error.cause if isinstance(error.cause, Exception) else error from error
+    except ray.exceptions.RayError as error:
+        raise WorkbenchError(
+            f"a Ray worker was lost ({type(error).__name__}); finished cells are kept: run again"
+        ) from error
