@@ -37,6 +37,10 @@ def sinks_of(model: nn.Module) -> bool:
     return any(name.rsplit(".", 1)[-1] == "sinks" for name, _ in model.named_parameters())
 
 
+def is_rotary(model: nn.Module) -> bool:
+    return any(type(module).__name__.endswith("RotaryEmbedding") for module in model.modules())
+
+
 def uses_window(config: Any) -> bool:
     if number(config, "sliding_window") is None:
         return False

@@ -15,6 +15,7 @@ from workbench.models.swap import KEEP, Swap
 
 if TYPE_CHECKING:
     import pandas as pd
+    from workbench_kernels import Cost
 
     from workbench.models.generation import Fed, Generation
     from workbench.models.trace import Trace
@@ -42,6 +43,7 @@ class LoadedModel:
         self.max_positions = anatomy.number(text, "max_position_embeddings", "n_positions")
         self.vocab_size = anatomy.number(text, "vocab_size") or 0
         self.is_decoder = bool(model.can_generate())
+        self.is_rotary = anatomy.is_rotary(model)
         self.attention = str(model.config._attn_implementation)
         self.memory: Any = None
         self.session: Any = None
@@ -164,6 +166,12 @@ class LoadedModel:
             beyond_positions=beyond_positions,
             progress=progress,
         )
+
+    def trace_cost(self, tokens: int, *, batch: int = 1, hidden: bool = True, values: bool = False) -> Cost:
+        """Predicted flops, bytes and seconds of a trace of ``batch`` x ``tokens``, before it runs."""
+        from workbench.models.tracing import trace_cost
+
+        return trace_cost(self, tokens, batch=batch, hidden=hidden, values=values)
 
     def generate(
         self,

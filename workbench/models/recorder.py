@@ -35,6 +35,7 @@ class Recorder:
 
     take: Callable[[int, Call], None]
     layers: frozenset[int] | None = None
+    tick: Callable[[int], None] | None = None
     calls: int = field(default=0, init=False)
 
     def wants_next(self) -> bool:
@@ -44,6 +45,8 @@ class Recorder:
         index, self.calls = self.calls, self.calls + 1
         if call is not None:
             self.take(index, call)
+        if self.tick is not None:
+            self.tick(self.calls)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,196 @@
+"""Taking a trace: one forward pass under the current kernel, with a recorder around every attention call."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from workbench.errors import BadInput, ModelError
+from workbench.models import encoding
+from workbench.models.heads import predict
+from workbench.models.recorder import Call, Recorder, recording
+from workbench.models.swap import recorded_kernel
+from workbench.models.trace import LayerTrace, Trace
+
+if TYPE_CHECKING:
+    from workbench_kernels import Cost
+
+    from workbench.models.loaded import LoadedModel
+
+#: A pass that is predicted to take longer than this shows a bar unless ``progress`` says otherwise.
+SHOW_AFTER_SECONDS = 2.0
+
+
+@torch.no_grad()
+def trace(
+    loaded: LoadedModel,
+    text: Any,
+    *,
+    hidden: bool = True,
+    values: bool = False,
+    layers: Iterable[int] | None = None,
+    beyond_positions: bool = False,
+    progress: Any = None,
+) -> Trace:
+    """One forward pass of ``text`` (text, texts, ids, or a dict with a mask) and all it left behind.
+
+    It runs under the current kernel; where that gives no log-sum-exp (eager, sdpa) the LSE is computed from Q and K
+    in linear memory. A memory in use is not touched: its tokens are not part of a trace.
+
+    Args:
+        hidden: keep the hidden states. values: keep V. layers: record only these (default all).
+        beyond_positions: allow more tokens than the model was made for (rotary models only; noted in the trace).
+        progress: None (a bar when the pass is predicted to take over 2 s), True, False, or a function of the fraction.
+
+    Raises:
+        BadInput: empty text, unknown layers. ModelError: longer than the model's positions, or a model whose attention
+            cannot be recorded.
+    """
+    batch = loaded.encode(text)
+    wanted = _layers(loaded, layers)
+    notes = check_positions(loaded, batch["input_ids"].shape[1], beyond_positions)
+    taken: list[LayerTrace] = []
+    start = time.perf_counter()
+    with _shown(loaded, batch["input_ids"], progress) as tick, recorded_kernel(loaded):
+        recorder = Recorder(lambda index, call: taken.append(_layer(index, call, values)), wanted, tick)
+        with recording(recorder):
+            seen = predict(loaded, batch, hidden=hidden)
+    if recorder.calls == 0:
+        raise ModelError(f"{type(loaded.model).__name__} computes attention in its own code; it cannot be recorded")
+    return Trace(
+        model_name=loaded.name,
+        attention=loaded.attention,
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        tokens=_tokens(loaded, batch),
+        logits=seen.logits,
+        surprise=seen.surprise,
+        entropy=seen.entropy,
+        hidden=seen.hidden,
+        layers=taken,
+        seconds=time.perf_counter() - start,
+        notes=notes + seen.notes,
+    )
+
+
+def _layers(loaded: LoadedModel, layers: Iterable[int] | None) -> frozenset[int] | None:
+    if layers is None:
+        return None
+    wanted = frozenset(layers)
+    wrong = sorted(index for index in wanted if not 0 <= index < loaded.n_layers)
+    if wrong:
+        raise BadInput(f"layers must lie in 0 .. {loaded.n_layers - 1}, got {wrong}")
+    return wanted
+
+
+def check_positions(loaded: LoadedModel, length: int, allowed: bool) -> list[str]:
+    """Notes about positions; ModelError when the sequence is longer than the model was made for and that is not allowed."""
+    most = loaded.max_positions
+    if most is None or length <= most:
+        return []
+    if not loaded.is_rotary:
+        raise ModelError(
+            f"{length} tokens are more than the {most} positions of {loaded.name}, and its positions are learned, so there "
+            f"is no embedding for the rest; give at most {most} tokens"
+        )
+    if not allowed:
+        raise ModelError(
+            f"{length} tokens are more than the {most} positions {loaded.name} was made for; shorten the text, or pass "
+            "beyond_positions=True to run it all the same (rotary positions go on, quality does not)"
+        )
+    return [f"{length} tokens, but the model was made for {most} positions: what lies beyond is extrapolation"]
+
+
+def _layer(index: int, call: Call, values: bool) -> LayerTrace:
+    from workbench_kernels import row_lse
+
+    plan = call.plan
+    masks = {"causal": plan.causal, "window": plan.window, "key_padding": plan.padding, "mask": plan.dense}
+    lse = call.lse
+    if lse is None:
+        lse = row_lse(call.q, call.k, scale=call.scale, softcap=call.softcap, sinks=call.sinks, **masks)
+    keys = call.k.shape[1]
+    return LayerTrace(
+        index=index,
+        q=call.q,
+        k=call.k,
+        v=call.v if values else None,
+        lse=lse,
+        scale=call.scale,
+        causal=plan.causal,
+        window=plan.window,
+        softcap=call.softcap,
+        sinks=call.sinks,
+        key_padding=plan.padding,
+        key_positions=torch.arange(keys, device=call.k.device).expand(call.k.shape[0], keys),
+        mask=plan.dense,
+    )
+
+
+def _tokens(loaded: LoadedModel, batch: dict[str, Tensor]) -> list[list[str]]:
+    rows = zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist())
+    texts: dict[int, str] = {}
+    return [[_text(loaded, value, texts) if real else "" for value, real in zip(*row)] for row in rows]
+
+
+def _text(loaded: LoadedModel, value: int, known: dict[int, str]) -> str:
+    if value not in known:
+        known[value] = encoding.tokens(loaded, [value])[0]
+    return known[value]
+
+
+# -- cost and progress ------------------------------------------------------------------------------------------------
+
+
+def trace_cost(loaded: LoadedModel, tokens: int, *, batch: int = 1, hidden: bool = True, values: bool = False) -> Cost:
+    """Predicted flops, bytes held and seconds of a trace of ``batch`` x ``tokens``, before it runs."""
+    from workbench_kernels import Cost, predicted_cost
+
+    one = predicted_cost(
+        "attention",
+        batch=batch,
+        queries=tokens,
+        keys=tokens,
+        heads=loaded.n_heads,
+        head_dim=loaded.head_dim,
+        kv_heads=loaded.n_kv_heads,
+        causal=loaded.is_decoder,
+        device=loaded.device,
+    )
+    passes = 1.0 if loaded.attention == "flash-attention" else 2.0  # the others run a second time for the LSE
+    products = 2.0 * batch * tokens * loaded.n_parameters
+    held = batch * tokens * _bytes_per_token(loaded, hidden, values)
+    speed = one.flops / max(one.seconds, 1e-9)
+    seconds = one.seconds * loaded.n_layers * passes + products / (4 * speed)  # dense products outrun attention tiles
+    return Cost(one.flops * loaded.n_layers * passes + products, int(held + one.bytes), seconds)
+
+
+def _bytes_per_token(loaded: LoadedModel, hidden: bool, values: bool) -> int:
+    size = torch.finfo(loaded.dtype).bits // 8
+    kv = loaded.n_kv_heads * loaded.head_dim * (2 if values else 1)
+    layer = size * (loaded.n_heads * loaded.head_dim + kv) + 4 * loaded.n_heads
+    width = loaded.n_heads * loaded.head_dim
+    return layer * loaded.n_layers + (size * width * (loaded.n_layers + 1) if hidden else 0)
+
+
+@contextlib.contextmanager
+def _shown(loaded: LoadedModel, ids: Tensor, progress: Any) -> Iterator[Callable[[int], None]]:
+    """A function to call with the number of layers done; it draws a bar, calls ``progress``, or does nothing."""
+    total = loaded.n_layers
+    if callable(progress):
+        yield lambda done: progress(min(done / total, 1.0))
+        return
+    if progress is None:
+        progress = trace_cost(loaded, ids.shape[1], batch=ids.shape[0]).seconds > SHOW_AFTER_SECONDS
+    if not progress:
+        yield lambda done: None
+        return
+    from tqdm.auto import tqdm
+
+    with tqdm(total=total, desc=f"trace {ids.shape[1]:,} tokens", unit="layer", leave=False) as bar:
+        yield lambda done: bar.update(done - bar.n) and None
