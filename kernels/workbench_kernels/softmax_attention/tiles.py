@@ -14,13 +14,13 @@ from workbench_kernels.masking import Masking
 from workbench_kernels.softmax_attention.problem import Problem, accumulator, dropout_factor
 
 LOG2_E = math.log2(math.e)
-#: Elements of one score tile over all heads of a chunk: 1 MiB of float32, half of a usual second-level cache.
-TILE_CELLS = 1 << 18
-ROWS, COLS = 128, 256
+#: Elements of one score tile over all heads of a chunk: 2 MiB of float32, about a second-level cache.
+TILE_CELLS = 1 << 19
+ROWS, COLS = 256, 256
 
 
 def tile_sizes(problem: Problem, q: Tensor, k: Tensor) -> tuple[int, int]:
-    """(B_r, B_c): the caller's block size, else 128 x 256 with a row block shrunk for grouped heads."""
+    """(B_r, B_c): the caller's block size, else 256 x 256 with a row block shrunk for grouped heads."""
     rows, cols = problem.masking.block_size
     if rows:
         return min(rows, max(q.shape[1], 1)), cols
