@@ -309,6 +309,7 @@ class MatrixPicture {
   }
 
   settle(save) {
+    this.say();
     if (save) {
       this.model.set("viewport", this.box.map((x) => +x.toFixed(3)));
       this.model.save_changes();
