@@ -50,6 +50,12 @@ class EventLog:
         self._events.append(event)
         return event
 
+    def copy(self) -> EventLog:
+        """A log of its own with the same past (for a memory that is forked or tried out and put back)."""
+        twin = EventLog()
+        twin._events = list(self._events)
+        return twin
+
     def __len__(self) -> int:
         return len(self._events)
 

@@ -1,1 +1,1 @@
-"""Token memories that are real `transformers` caches: full, streaming, sirllm."""
+"""Key-value caches with a memory: which tokens stay, at which positions, and why (one mechanism a file)."""
