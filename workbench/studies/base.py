@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 #: Modules of this folder that are machinery, not papers.
-MACHINERY = ("runner", "ray_backend", "cells", "result", "needs", "record")
+MACHINERY = ("cells", "gallery", "gallery_page", "needs", "ray_backend", "record", "result", "runner")
 
 
 class NeedsUnmet(WorkbenchError):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from workbench_datasets.papers import papers
+
 from workbench import storage
 from workbench.errors import BadInput, StorageError, UnknownName
 from workbench.studies import cells as cells_
@@ -65,7 +67,7 @@ def run_all(
     """Run several studies as one plan (on Ray: all their cells side by side); ``done`` hears of each result."""
     if on not in BACKENDS:
         raise UnknownName("back end", on, BACKENDS)
-    plans = [_plan(STUDIES.get(slug), scale, _seeds(seeds), device) for slug in dict.fromkeys(slugs)]
+    plans = [_plan(study_of(slug), scale, _seeds(seeds), device) for slug in dict.fromkeys(slugs)]
     _check(plans, record)
     found = {cell: cells_.find(cell) if resume else None for plan in plans for cell in plan}
     reused = {cell for cell, finished in found.items() if finished is not None}
@@ -80,6 +82,15 @@ def run_all(
             results.append(_finish(study_plan, found, reused, record))
             done(results[-1])
     return results
+
+
+def study_of(slug: str) -> Study:
+    """The study of a paper; a paper without one says so, a misspelt slug suggests the nearest."""
+    if slug in STUDIES:
+        return STUDIES.get(slug)
+    if slug in papers():
+        raise BadInput(f"{slug!r} is in the catalogue but has no study yet; studies: {', '.join(STUDIES.names())}")
+    raise UnknownName("study", slug, {*STUDIES.names(), *papers()})
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:

@@ -1,0 +1,60 @@
+"""``workbench figures``: a gallery of the papers' figures with claims and verdicts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from workbench.cli.output import FAILED, err, examples, is_ours, note, out
+
+
+def add_to(app: typer.Typer) -> None:
+    app.command(
+        epilog=examples(
+            "workbench figures -o gallery",
+            "workbench figures sirllm -o gallery",
+            "workbench figures --seeds 3 -o gallery",
+        )
+    )(figures)
+
+
+def figures(
+    slugs: Annotated[
+        list[str] | None, typer.Argument(help="Papers; all that have a study.", show_default=False)
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder to write.")] = Path("gallery"),
+    scale: Annotated[str, typer.Option(help="Scale of the live run.")] = "quick",
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of the live run.")] = 1,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Compute anew what an earlier run has finished.")] = False,
+) -> None:
+    """Write index.html with every figure as SVG and PNG: the paper's numbers, the recorded run and a live run.
+
+    The live run is reused when it has been made before. The page needs no network and no other file.
+    """
+    from tqdm.auto import tqdm
+
+    from workbench.studies import STUDIES
+    from workbench.studies.gallery import Plate, plate, write_index
+    from workbench.studies.runner import study_of
+
+    chosen = list(dict.fromkeys(slugs or STUDIES.names()))
+    for slug in chosen:
+        study_of(slug)
+    plates: list[Plate] = []
+    failed = []
+    for slug in tqdm(chosen, desc="figures", disable=len(chosen) < 2, leave=False):
+        try:
+            plates.append(plate(slug, output, scale=scale, seeds=seeds, resume=not fresh))
+        except Exception as error:
+            if not is_ours(error):
+                raise
+            failed.append(slug)
+            err.print(f"[bold red]{slug}:[/bold red] {escape(str(error))}", soft_wrap=True)
+    page = write_index(plates, output)
+    note(f"{len(plates)} figures")
+    out.print(str(page))
+    if failed:
+        raise typer.Exit(FAILED)

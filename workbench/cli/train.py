@@ -1,0 +1,47 @@
+"""``workbench train``: the recipe that made the embedded models."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from workbench.cli.output import examples, note, out
+
+train = typer.Typer(no_args_is_help=True, help="Train the models that ship with the package.")
+
+
+def add_to(app: typer.Typer) -> None:
+    app.add_typer(train, name="train", epilog=examples("workbench train embedded --out runs/embedded"))
+
+
+@train.callback()
+def _train() -> None:
+    """Train the models that ship with the package."""
+
+
+@train.command(
+    epilog=examples(
+        "workbench train embedded --out runs/embedded",
+        "workbench train embedded --variant embedded-relu --out runs/relu --seed 1",
+        "workbench train embedded --out runs/try --steps 50 --no-resume",
+    )
+)
+def embedded(
+    out_folder: Annotated[Path, typer.Option("--out", "-o", help="Where checkpoints and the model go.")] = Path(
+        "runs/embedded"
+    ),
+    variant: Annotated[str, typer.Option(help="embedded (Llama) or embedded-relu (OPT-style).")] = "embedded",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="the recipe's")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and the small world's documents.")] = 0,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda.", show_default="cuda if there is one")] = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = True,
+) -> None:
+    """Train the embedded model on public-domain books and the small world; resumes after a kill."""
+    from workbench.training import train_embedded
+
+    options: dict[str, Any] = {"variant": variant, "steps": steps, "seed": seed, "device": device, "resume": resume}
+    folder = train_embedded(out=out_folder, **{key: value for key, value in options.items() if value is not None})
+    note("measure it: workbench models eval " + str(folder or out_folder))
+    out.print(str(folder or out_folder))
