@@ -1,8 +1,8 @@
 """One arena for every memory system: named blocks in tiers, with every load and store counted in bytes.
 
 A tier is a memory of some capacity (HBM, SRAM, registers; DRAM and flash; device and host). A block is a part of a
-tensor that lives in a tier from one step to another. Moving data between tiers is a load from the slower tier or a store
-to it; the arena counts, the caller computes. ``contents()`` is what the memory inspector shows.
+tensor that lives in a tier from one step to another. Moving data between tiers is a load from the slower tier or a
+store to it; the arena counts, the caller computes. ``contents()`` is what the memory inspector shows.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ class Arena:
         if limit is not None and self._used[tier] + block.nbytes > limit:
             held = ", ".join(sorted({b.tensor for b in self._live.values() if b.tier == tier})) or "nothing"
             raise MemoryError_(
-                f"{tensor}{list(index)} needs {block.nbytes} bytes in {tier}, but {self._used[tier]} of {limit} are used "
-                f"(by {held}); free a block or choose a smaller one"
+                f"{tensor}{list(index)} needs {block.nbytes} bytes in {tier}, but {self._used[tier]} of {limit} are used"
+                f" (by {held}); free a block or choose a smaller one"
             )
         if (tier, tensor, block.index) in self._live:
             raise MemoryError_(f"{tensor}{list(index)} already lives in {tier}; free it before allocating it again")

@@ -15,7 +15,7 @@ def band(blocks: int, width: int) -> Tensor:
 
 
 def butterfly(blocks: int, *, stripe: bool = False) -> Tensor:
-    """Flat butterfly: i == j or j == i XOR 2^k; ``stripe`` adds the first block row and column. s = (1 + log2 T) / T."""
+    """Flat butterfly: i == j or j == i XOR 2^k; s = (1 + log2 T) / T. ``stripe`` adds a global row and column."""
     if blocks < 1 or blocks & (blocks - 1):
         raise BadInput(f"blocks must be a power of two for a butterfly, got {blocks}")
     i = torch.arange(blocks)

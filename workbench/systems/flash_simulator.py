@@ -8,7 +8,7 @@ and 5 of Dao et al. 2022; order "v2" has row blocks outside, as in FlashAttentio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -30,12 +30,12 @@ class Step:
     j: int
     out: Tensor
     m: Tensor
-    l: Tensor
+    row_sum: Tensor
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """``out`` (N, d), natural-log ``lse`` (N,), gradients when it was a backward pass, and the arena with the counts."""
+    """``out`` (N, d), natural-log ``lse`` (N,), gradients after a backward pass, and the counts."""
 
     arena: Arena
     out: Tensor | None = None
@@ -142,12 +142,12 @@ class _Run:
         if self.causal:
             scores = scores.masked_fill(_future(rows, cols), -torch.inf)
         score_block = self.arena.allocate("register", "S", scores.shape, index=(i, j), itemsize=self.itemsize)
-        m, l, out = self.m[rows], self.l[rows], self.out[rows]
+        m, row_sum, out = self.m[rows], self.l[rows], self.out[rows]
         new_m = torch.maximum(m, scores.amax(1, keepdim=True))
         safe = new_m.masked_fill(torch.isneginf(new_m), 0.0)
         weights, shrink = torch.exp(scores - safe), torch.exp(m - safe)
-        new_l = shrink * l + weights.sum(1, keepdim=True)
-        old = out * (l * shrink if normalised else shrink)
+        new_l = shrink * row_sum + weights.sum(1, keepdim=True)
+        old = out * (row_sum * shrink if normalised else shrink)
         fresh = old + weights @ self.v[cols]
         self.out[rows] = fresh / new_l.masked_fill(new_l == 0, 1.0) if normalised else fresh
         self.m[rows], self.l[rows] = new_m, new_l
@@ -299,7 +299,7 @@ def _move(
 
 
 def _arena(tiling: Tiling, d: int, itemsize: int, history: bool, blocks: int = 4) -> Arena:
-    """SRAM holds the paper's four d-wide blocks (M rounded up to whole rows); scores and statistics sit in registers."""
+    """SRAM holds the paper's four d-wide blocks (M in whole rows); scores and statistics sit in registers."""
     room = math.ceil(blocks / 2) * (tiling.rows + tiling.cols) * d * itemsize
     return Arena({"HBM": None, "SRAM": room, "register": None}, history=history)
 

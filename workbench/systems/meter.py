@@ -1,8 +1,8 @@
 """Counts the tensor bytes that a piece of code keeps alive at once, on any device, without asking the operating system.
 
 ``tracemalloc`` does not see torch's allocations and resident set size is shared with everything else in the process, so
-the meter watches every operation and counts each new storage until it dies. Scratch space inside one C++ operator is not
-seen.
+the meter watches every operation and counts each new storage until it dies. Scratch space inside one C++ operator is
+not seen.
 """
 
 from __future__ import annotations
