@@ -17,8 +17,20 @@ FLOORS = {
     "workbench.memory": {"workbench_kernels", "workbench_datasets", "workbench.models"},
     "workbench.models": {"workbench_kernels", "workbench_datasets", "workbench.memory"},
     "workbench.training": {"workbench_kernels", "workbench_datasets", "workbench.models", "workbench.memory"},
-    "workbench.tasks": {"workbench_kernels", "workbench_datasets", "workbench.models", "workbench.memory", "workbench.systems"},
-    "workbench.probes": {"workbench_kernels", "workbench_datasets", "workbench.models", "workbench.memory", "workbench.systems"},
+    "workbench.tasks": {
+        "workbench_kernels",
+        "workbench_datasets",
+        "workbench.models",
+        "workbench.memory",
+        "workbench.systems",
+    },
+    "workbench.probes": {
+        "workbench_kernels",
+        "workbench_datasets",
+        "workbench.models",
+        "workbench.memory",
+        "workbench.systems",
+    },
     "workbench.views": set(),
 }
 SHARED = {"workbench", "workbench.errors", "workbench.registry", "workbench.storage", "workbench.statistics", "workbench.provenance",
@@ -85,13 +97,21 @@ def test_floors_import_downwards_only(root: Path) -> None:
         for name in imports(path):
             ours = name.split(".")[0] in ("workbench", "workbench_kernels", "workbench_datasets")
             inside = name == floor or name.startswith(f"{floor}.")
-            if ours and not inside and not any(name == ok or (ok != "workbench" and name.startswith(f"{ok}.")) for ok in allowed):
+            if (
+                ours
+                and not inside
+                and not any(name == ok or (ok != "workbench" and name.startswith(f"{ok}.")) for ok in allowed)
+            ):
                 wrong.append(f"{module} imports {name}")
     assert not wrong, "\n".join(wrong)
 
 
 def test_kernels_never_import_transformers(root: Path) -> None:
-    assert not [m for m, path in packages(root) if m.startswith("workbench_kernels") and {"transformers", "workbench"} & imports(path)]
+    assert not [
+        m
+        for m, path in packages(root)
+        if m.startswith("workbench_kernels") and {"transformers", "workbench"} & imports(path)
+    ]
 
 
 def test_nothing_banned_in_the_sources(root: Path) -> None:

@@ -30,19 +30,29 @@ def test_the_install_steps_end_in_a_working_workbench(root: Path, tmp_path: Path
     checkout = tmp_path / "checkout"
     skip = shutil.ignore_patterns(".venv", ".git", "artefacts", "__pycache__", ".*_cache", "*.tmp")
     shutil.copytree(root, checkout, ignore=skip)
-    env = os.environ | {"PATH": f"{environment / 'bin'}:{os.environ['PATH']}", "HOME": str(home), "WORKBENCH_TORCH_INDEX": ""}
+    env = os.environ | {
+        "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",
+        "HOME": str(home),
+        "WORKBENCH_TORCH_INDEX": "",
+    }
     env.pop("JUPYTER_CONFIG_DIR", None)
-    subprocess.run([str(python), "-m", "pip", "install", "-q", "-r", "binder/requirements.txt"], cwd=checkout, env=env, check=True)
+    subprocess.run(
+        [str(python), "-m", "pip", "install", "-q", "-r", "binder/requirements.txt"], cwd=checkout, env=env, check=True
+    )
     done = subprocess.run(["bash", "binder/postBuild"], cwd=checkout, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     config = json.loads((home / ".jupyter" / "jupyter_server_config.json").read_text())
     start = config["LabApp"]["default_url"].removeprefix("/lab/tree/")
     assert (checkout / start).is_file()
     code = "import workbench; print(workbench.load('embedded').n_layers)"
-    out = subprocess.run(["bash", "binder/start", str(python), "-c", code], cwd=checkout, env=env, capture_output=True, text=True)
+    out = subprocess.run(
+        ["bash", "binder/start", str(python), "-c", code], cwd=checkout, env=env, capture_output=True, text=True
+    )
     assert out.returncode == 0, out.stderr[-3000:]
     assert int(out.stdout) >= 4
-    listed = subprocess.run([str(python), "-m", "pip", "list"], env=env, capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(
+        [str(python), "-m", "pip", "list"], env=env, capture_output=True, text=True, check=True
+    ).stdout
     assert "nvidia" not in listed
 
 

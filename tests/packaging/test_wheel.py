@@ -33,14 +33,26 @@ def empty(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     venv.create(folder, with_pip=False)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
     (site / "dependencies.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    command = [sys.executable, "-m", "pip", "--python", str(folder / "bin" / "python"), "install", "-q", "--no-deps", "--no-index"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--python",
+        str(folder / "bin" / "python"),
+        "install",
+        "-q",
+        "--no-deps",
+        "--no-index",
+    ]
     subprocess.run([*command, "--ignore-installed", str(wheel)], check=True, capture_output=True)
     return folder
 
 
 def run(empty: Path, cwd: Path, *command: str) -> str:
     env = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")} | {"WORKBENCH_CACHE": str(cwd / "cache")}
-    done = subprocess.run([str(empty / "bin" / command[0]), *command[1:]], cwd=cwd, env=env, capture_output=True, text=True)
+    done = subprocess.run(
+        [str(empty / "bin" / command[0]), *command[1:]], cwd=cwd, env=env, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
     return done.stdout
 
