@@ -123,7 +123,7 @@ def _tensors(
 ) -> Any:
     """From transformers' (B, H, S, D) and keywords to the tensor function's, as views."""
     plan, scale, softcap, sinks = _read(module, query, attention_mask, kwargs)
-    words = {"return_lse": True} if return_lse else {}
+    words: dict[str, Any] = {"return_lse": True} if return_lse else {}
     if dropout:
         words |= {"dropout": dropout, "seed": int(torch.randint(2**31, ()))}
     return attention(

@@ -34,13 +34,15 @@ class Prediction:
     notes: list[str] = field(default_factory=list)
 
 
-def predict(loaded: LoadedModel, batch: dict[str, Tensor], *, hidden: bool) -> Prediction:
-    """One forward pass without a cache; ``batch`` as ``LoadedModel.encode`` gives it."""
+def predict(loaded: LoadedModel, batch: dict[str, Tensor], *, hidden: bool, cache: Any = None) -> Prediction:
+    """One forward pass; ``batch`` as ``LoadedModel.encode`` gives it, ``cache`` a memory whose stream it continues."""
     inputs = arguments(loaded, batch)
+    if cache is not None:
+        inputs |= {"past_key_values": cache, "use_cache": True}
     ids, mask = batch["input_ids"], batch["attention_mask"]
     size = ids.numel() * loaded.vocab_size * 4
     trunk = _trunk(loaded.model)
-    if size <= KEEP_LOGITS_BYTES or trunk is None or not _takes(loaded.model, "logits_to_keep"):
+    if cache is not None or size <= KEEP_LOGITS_BYTES or trunk is None or not _takes(loaded.model, "logits_to_keep"):
         output = loaded.model(**inputs, output_hidden_states=hidden)
         logits = getattr(output, "logits", None)
         if logits is None:
@@ -73,7 +75,7 @@ def _headless(ids: Tensor, output: Any, hidden: bool) -> Prediction:
 
 
 def arguments(loaded: LoadedModel, batch: dict[str, Tensor]) -> dict[str, Any]:
-    """Keyword arguments of a forward pass without a cache: a mask only where there is padding, positions only on the left."""
+    """Keywords of a pass without a cache: a mask only if there is padding, positions only if it is on the left."""
     mask = batch["attention_mask"]
     given: dict[str, Any] = {"input_ids": batch["input_ids"]}
     if not bool(mask.all()):
@@ -142,7 +144,7 @@ def _head_chunks(model: nn.Module, trunk: nn.Module, last: Tensor, ids: Tensor, 
     scaling) is done by the class itself.
     """
     piece: list[Tensor] = []
-    trunk.forward = lambda *args, **kwargs: BaseModelOutputWithPast(last_hidden_state=piece[0])  # type: ignore[method-assign]
+    trunk.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=piece[0])  # type: ignore[method-assign]
     try:
         for start in range(0, last.shape[1], step):
             piece[:] = [last[:, start : start + step]]

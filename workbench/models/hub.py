@@ -1,4 +1,4 @@
-"""Where a model's files are: embedded, a local folder, or a hub repository (network when there is one, else the cache)."""
+"""Where a model's files are: embedded, a local folder, or a hub repository (the network if any, else the cache)."""
 
 from __future__ import annotations
 

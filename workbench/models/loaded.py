@@ -70,7 +70,7 @@ class LoadedModel:
     def __repr__(self) -> str:
         kind = "decoder" if self.is_decoder else "encoder"
         return (
-            f"LoadedModel({self.name!r}: {type(self.model).__name__}, {kind}, {self.n_parameters / 1e6:.1f} M parameters, "
+            f"LoadedModel({self.name!r}: {type(self.model).__name__}, {kind}, {self.n_parameters / 1e6:.1f} M weights, "
             f"{self.n_layers} layers x {self.n_heads} heads ({self.n_kv_heads} kv) x {self.head_dim}, {self.dtype}, "
             f"{self.device}; attention={self.attention!r}, memory={_slug(self.memory)!r})"
         )
@@ -126,7 +126,7 @@ class LoadedModel:
     def encode(
         self, text: str | Sequence[str] | Sequence[int] | Tensor | dict, *, side: str = "right"
     ) -> dict[str, Tensor]:
-        """``input_ids`` and ``attention_mask`` (B, S) int64 on the model's device; several texts are padded at ``side``.
+        """``input_ids`` and ``attention_mask`` (B, S) int64 on the model's device, padded at ``side``.
 
         Raises:
             BadInput: empty text or ids, ids outside the vocabulary. ModelError: text for a model without tokenizer.
@@ -217,10 +217,10 @@ class _Before:
     """Tells a memory how many tokens come, on forwards that carry it as past_key_values."""
 
     def __init__(self, memory: Any):
-        self.memory = memory
+        self.memory: Any = memory
 
     def __call__(self, module: Any, args: tuple, kwargs: dict) -> None:
-        if kwargs.get("past_key_values") is self.memory:
+        if self.memory is kwargs.get("past_key_values"):
             self.memory.before_forward(_ids(args, kwargs).shape[1])
 
 
@@ -228,10 +228,10 @@ class _After:
     """Hands a memory the ids and the logits of a forward that carried it."""
 
     def __init__(self, memory: Any):
-        self.memory = memory
+        self.memory: Any = memory
 
     def __call__(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
-        if kwargs.get("past_key_values") is self.memory:
+        if self.memory is kwargs.get("past_key_values"):
             self.memory.after_forward(_ids(args, kwargs), output.logits)
 
 

@@ -133,7 +133,7 @@ def _model(folder: Path, config: Any, name: str, dtype: torch.dtype) -> Any:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """transformers prints a table of unexpected keys and a bar per shard; what matters is raised by ``check_complete``."""
+    """transformers prints a table of keys and a bar per shard; what matters is raised by ``check_complete``."""
     from transformers.utils import logging
 
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

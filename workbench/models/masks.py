@@ -78,7 +78,7 @@ def compact_plan(
 
 
 def compact_mask(*, batch_size: int, kv_length: int, device: Any = "cpu", **call: Any) -> Tensor | None:
-    """A mask function for kernels that take patterns: None (plain causal), padding (B, Nk) with its plan, or a matrix."""
+    """A mask function for kernels that take patterns: None (plain causal), padding (B, Nk) with a plan, or a matrix."""
     plan = compact_plan(kv_length=kv_length, **call)
     if plan is None:
         full = {**call, "allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
-from workbench.errors import BadInput, KernelUnsupported, UnknownName
+from workbench.errors import BadInput, KernelUnsupported, MemoryError_, UnknownName
 from workbench.memory.base import MEMORIES
 from workbench.models import anatomy
 from workbench.models.attention import KERNELS, AttentionKernel
@@ -107,8 +107,16 @@ def make_memory(loaded: LoadedModel, memory: Any) -> Any:
             f"{_memory_name(made)!r} is not a token cache that a language model can run through (it has no bind() and "
             "get_mask_sizes()); cache memories are the ones in workbench.memory.cache"
         )
-    made.bind(loaded.model)
+    if _bound_to(made) is not loaded.model:  # binding empties a memory; one that is bound here keeps what it holds
+        made.bind(loaded.model)
     return made
+
+
+def _bound_to(memory: Any) -> Any:
+    try:
+        return memory.model
+    except (AttributeError, MemoryError_):
+        return None
 
 
 def _memory_class(name: str) -> Any:

@@ -229,7 +229,7 @@ class Trace:
         rows: slice | None = None,
         cols: slice | None = None,
     ) -> Cost:
-        """Predicted flops, bytes and seconds of a "map", "region", "statistics" or "mass" on this trace, before it runs."""
+        """Predicted flops, bytes and seconds of a "map", "region", "statistics" or "mass", before it runs."""
         from workbench_kernels import predicted_cost
 
         at = self.layers[0] if layer is None else self.layer(layer)
@@ -257,7 +257,7 @@ class Trace:
     def __repr__(self) -> str:
         batch, length = self.input_ids.shape
         return (
-            f"Trace({self.model_name!r}, attention={self.attention!r}, memory={self.memory!r}: {batch} x {length} tokens, "
+            f"Trace({self.model_name!r}, attention={self.attention!r}, memory={self.memory!r}: {batch} x {length}, "
             f"{len(self.layers)} layers, {self.nbytes() / 1e6:.1f} MB, {self.seconds:.2f} s)"
         )
 

@@ -40,7 +40,8 @@ def trace(
     """One forward pass of ``text`` (text, texts, ids, or a dict with a mask) and all it left behind.
 
     It runs under the current kernel; where that gives no log-sum-exp (eager, sdpa) the LSE is computed from Q and K
-    in linear memory. A memory in use is not touched: its tokens are not part of a trace.
+    in linear memory. If a memory is in use and holds tokens, the text is read as the continuation of its stream, so the
+    keys are the memory's slots and then the text's own; the memory is put back to what it was.
 
     Args:
         hidden: keep the hidden states. values: keep V. layers: record only these (default all).
@@ -53,13 +54,18 @@ def trace(
     """
     batch = loaded.encode(text)
     wanted = _layers(loaded, layers)
-    notes = check_positions(loaded, batch["input_ids"].shape[1], beyond_positions)
+    memory = loaded.memory if loaded.memory is not None and loaded.memory.get_seq_length() else None
+    notes = [] if memory else check_positions(loaded, batch["input_ids"].shape[1], beyond_positions)
     taken: list[LayerTrace] = []
+
+    def take(index: int, call: Call) -> None:
+        taken.append(_layer(index, call, values, memory))
+
     start = time.perf_counter()
-    with _shown(loaded, batch["input_ids"], progress) as tick, recorded_kernel(loaded):
-        recorder = Recorder(lambda index, call: taken.append(_layer(index, call, values)), wanted, tick)
+    with _shown(loaded, batch["input_ids"], progress) as tick, recorded_kernel(loaded), _put_back(memory):
+        recorder = Recorder(take, wanted, tick)
         with recording(recorder):
-            seen = predict(loaded, batch, hidden=hidden)
+            seen = predict(loaded, batch, hidden=hidden, cache=memory)
     if recorder.calls == 0:
         raise ModelError(f"{type(loaded.model).__name__} computes attention in its own code; it cannot be recorded")
     return Trace(
@@ -74,6 +80,7 @@ def trace(
         hidden=seen.hidden,
         layers=taken,
         seconds=time.perf_counter() - start,
+        memory="none" if memory is None else getattr(memory, "slug", type(memory).__name__),
         notes=notes + seen.notes,
     )
 
@@ -89,14 +96,14 @@ def _layers(loaded: LoadedModel, layers: Iterable[int] | None) -> frozenset[int]
 
 
 def check_positions(loaded: LoadedModel, length: int, allowed: bool) -> list[str]:
-    """Notes about positions; ModelError when the sequence is longer than the model was made for and that is not allowed."""
+    """Notes about positions; ModelError when the sequence is longer than the model was made for."""
     most = loaded.max_positions
     if most is None or length <= most:
         return []
     if not loaded.is_rotary:
         raise ModelError(
-            f"{length} tokens are more than the {most} positions of {loaded.name}, and its positions are learned, so there "
-            f"is no embedding for the rest; give at most {most} tokens"
+            f"{length} tokens are more than the {most} positions of {loaded.name}, whose position embeddings are a "
+            f"table, so the rest has none; give at most {most} tokens"
         )
     if not allowed:
         raise ModelError(
@@ -106,7 +113,35 @@ def check_positions(loaded: LoadedModel, length: int, allowed: bool) -> list[str
     return [f"{length} tokens, but the model was made for {most} positions: what lies beyond is extrapolation"]
 
 
-def _layer(index: int, call: Call, values: bool) -> LayerTrace:
+@contextlib.contextmanager
+def _put_back(memory: Any) -> Iterator[None]:
+    """The memory afterwards holds what it held before."""
+    if memory is None:
+        yield
+        return
+    if not hasattr(memory, "snapshot"):
+        raise ModelError(
+            f"{type(memory).__name__} has no snapshot(), so a trace would change it; use(memory='none') first"
+        )
+    moment = memory.snapshot()
+    try:
+        yield
+    finally:
+        memory.restore(moment)
+
+
+def _key_positions(call: Call, memory: Any) -> Tensor:
+    """(B, Nk): where in the stream each key stands; -1 for columns of a memory that hold nothing."""
+    count, new = call.k.shape[1], call.q.shape[1]
+    positions = torch.arange(count).repeat(call.k.shape[0], 1)
+    for at, row in zip(positions, getattr(memory, "rows", ())):
+        at[: count - new] = -1
+        at[torch.as_tensor(row.items["column"])] = torch.as_tensor(row.items["position"])
+        at[count - new :] = row.seen + torch.arange(new)
+    return positions.to(call.k.device)
+
+
+def _layer(index: int, call: Call, values: bool, memory: Any) -> LayerTrace:
     from workbench_kernels import row_lse
 
     plan = call.plan
@@ -114,7 +149,6 @@ def _layer(index: int, call: Call, values: bool) -> LayerTrace:
     lse = call.lse
     if lse is None:
         lse = row_lse(call.q, call.k, scale=call.scale, softcap=call.softcap, sinks=call.sinks, **masks)
-    keys = call.k.shape[1]
     return LayerTrace(
         index=index,
         q=call.q,
@@ -127,7 +161,7 @@ def _layer(index: int, call: Call, values: bool) -> LayerTrace:
         softcap=call.softcap,
         sinks=call.sinks,
         key_padding=plan.padding,
-        key_positions=torch.arange(keys, device=call.k.device).expand(call.k.shape[0], keys),
+        key_positions=_key_positions(call, memory),
         mask=plan.dense,
     )
 

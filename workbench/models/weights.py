@@ -48,7 +48,7 @@ def _no_safetensors(folder: Path, name: str) -> str:
     pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickled:
         return (
-            f"{name} has pickled weights only ({', '.join(pickled[:3])}) and pickle can run any code when it is opened; "
+            f"{name} has pickled weights only ({', '.join(pickled[:3])}), and pickle can run any code when opened: "
             f"only safetensors is read here. To use it, {CONVERT}"
         )
     return f"{folder} has a config.json but no weights: no *.safetensors file in it (found: {_listing(folder)})"
