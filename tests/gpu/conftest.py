@@ -1,4 +1,4 @@
-"""Every test here needs a CUDA device; a run that had one leaves its date, commit, machine and counts in last_run.json."""
+"""Every test here needs a CUDA device; a run on one leaves its date, commit, machine and counts in last_run.json."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kernels on the card, held to float64 on the CPU: the error budget is what plain low precision makes on the card."""
+"""The kernels on the card, held to float64 on the CPU; the budget is the error of plain low precision on the card."""
 
 from __future__ import annotations
 

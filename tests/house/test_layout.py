@@ -33,8 +33,10 @@ FLOORS = {
     },
     "workbench.views": set(),
 }
-SHARED = {"workbench", "workbench.errors", "workbench.registry", "workbench.storage", "workbench.statistics", "workbench.provenance",
-          "workbench.catalogue", "workbench._version"}  # fmt: skip
+SHARED = {"workbench"} | {
+    f"workbench.{name}"
+    for name in ("errors", "registry", "storage", "statistics", "provenance", "catalogue", "_version")
+}
 BANNED = {
     "block pointers are gone from Triton": re.compile(r"make_block_ptr"),
     "remote code is never run": re.compile(r"trust_remote_code\s*=\s*True"),

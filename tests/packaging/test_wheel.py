@@ -27,8 +27,10 @@ def wheel(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def empty(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A fresh environment: the wheel itself, and the dependencies by path (a path file in it does not run their path files,
-    so the editable install of this checkout stays invisible)."""
+    """A fresh environment: the wheel, and the dependencies by a path file.
+
+    Path files found through a path file are not run, so the editable install of this checkout stays invisible.
+    """
     folder = tmp_path_factory.mktemp("empty")
     venv.create(folder, with_pip=False)
     site = Path(sysconfig.get_path("purelib", vars={"base": str(folder)}))
@@ -72,7 +74,8 @@ def test_the_wheel_holds_the_three_packages_and_their_files(wheel: Path) -> None
 
 
 def test_it_imports_from_the_environment(empty: Path, tmp_path: Path, root: Path) -> None:
-    code = "import workbench, workbench_kernels, workbench_datasets as d; print(workbench.__file__, workbench_kernels.__file__, d.__file__)"
+    names = ("workbench", "workbench_kernels", "workbench_datasets")
+    code = f"import importlib as i; print(*(i.import_module(n).__file__ for n in {names}))"
     for place in run(empty, tmp_path, "python", "-c", code).split():
         assert Path(place).is_relative_to(empty)
 
