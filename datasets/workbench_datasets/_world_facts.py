@@ -85,6 +85,11 @@ def _side_fact(world: World, rng: random.Random, writer: Writer) -> None:
         writer.ask(question.format(x=obj), answer, relation=name, about=obj)
 
 
+def _gap(rng: random.Random) -> int:
+    """Tokens between statement and question: log-uniform for the near ones, uniform up to 900 for a third."""
+    return rng.randint(0, 900) if rng.random() < 0.35 else int(math.exp(rng.uniform(0, math.log(900)))) - 1
+
+
 def open_book(world: World, rng: random.Random, *, split: str = "context", distance: int | None = None,
               people: int | None = None, form: str | None = None) -> Document:  # fmt: skip
     """People whose facts stand only in this text, asked later over ``distance`` tokens of other text.
@@ -92,18 +97,15 @@ def open_book(world: World, rng: random.Random, *, split: str = "context", dista
     ``split="unseen"`` takes names that no training document holds.
     """
     writer = Writer("open-book")
-    names = world.new_people(rng, people or rng.choices((1, 2, 3, 4, 6), (3, 3, 2, 2, 1))[0], split)
-    told = [
-        (name, rel)
-        for name in names
-        for rel in rng.sample(PERSON_RELATIONS, rng.randint(1, 4 if len(names) < 4 else 2))
-    ]
+    gap = _gap(rng) if distance is None else distance
+    names = world.new_people(rng, people or (rng.choices((1, 2, 3, 4, 6), (3, 3, 2, 2, 1))[0] if gap < 600 else 1), split)
+    most = 4 if len(names) < 4 else 2
+    told = [(name, relation) for name in names for relation in rng.sample(PERSON_RELATIONS, rng.randint(1, most))]
     rng.shuffle(told)
     truth = {}
     for name, relation in told:
         truth[(name, relation)] = obj = rng.choice(world.objects(relation))
         writer.state(zipf(rng, RELATIONS[relation].frames("statement")), name, obj)
-    gap = int(math.exp(rng.uniform(0, math.log(900)))) - 1 if distance is None else distance
     writer.add("\n" if not gap else world.filler(rng, gap) + "\n")
     asked = rng.sample(told, min(len(told), rng.randint(1, 4)))
     for name, relation in asked if distance is None else asked[:1]:

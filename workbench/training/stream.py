@@ -1,0 +1,201 @@
+"""The training stream: documents of the mixture, tokenised and packed into flat batches, reproducible shard by shard.
+
+Shard ``i`` depends on (seed, i) alone and holds a fixed number of batches, so a training resumes at any step without
+replaying what came before. A batch is one row of tokens with the lengths of its documents: attention never crosses
+from one document to another, and positions start at 0 in each.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from workbench.errors import BadInput
+from workbench.training.mixture import MIXTURE, Portion, world_makers
+
+NO_BOS_SHARE = 0.15  # documents without a leading BOS, so that a stream may be continued without one
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """What fixes the stream: sizes in tokens, seeds, the mixture, and where tokenizer and book tokens are."""
+
+    tokenizer: str
+    books: str | None = None
+    prose: str | None = None
+    batch_tokens: int = 65536
+    context: int = 1024
+    batches_per_shard: int = 16
+    seed: int = 0
+    world_seed: int = 0
+    rho: float = 0.1
+    mixture: tuple[Portion, ...] = field(default=MIXTURE)
+
+
+@dataclass
+class Batch:
+    """``tokens`` (T,) uint16, ``weights`` (T,) float32 of predicting each token, ``lengths`` of its documents."""
+
+    tokens: np.ndarray
+    weights: np.ndarray
+    lengths: np.ndarray
+
+
+class Stream:
+    """Makes shards; each worker process holds one."""
+
+    def __init__(self, spec: StreamSpec):
+        from tokenizers import Tokenizer
+        from workbench_datasets.small_world import world
+
+        if spec.batch_tokens < spec.context:
+            raise BadInput(f"batch_tokens={spec.batch_tokens}: expected at least the context, {spec.context}")
+        self.spec = spec
+        self.tokenizer = Tokenizer.from_file(str(Path(spec.tokenizer) / "tokenizer.json"))
+        self.bos, self.eos = (self.tokenizer.token_to_id(name) for name in ("<|bos|>", "<|eos|>"))
+        self.books = np.load(spec.books, mmap_mode="r") if spec.books else None
+        prose = Path(spec.prose).read_text(encoding="utf-8").split("\n") if spec.prose else []
+        self.makers = world_makers(world(spec.world_seed, rho=spec.rho, prose=prose))
+        self.portions = [p for p in spec.mixture if p.kind != "books" or self.books is not None]
+
+    def shard(self, index: int) -> list[Batch]:
+        """The batches of shard ``index``."""
+        rng = random.Random(f"stream:{self.spec.seed}:{index}")
+        goal = self.spec.batch_tokens * self.spec.batches_per_shard
+        documents: list[tuple[np.ndarray, np.ndarray]] = []
+        total = sum(portion.share for portion in self.portions)
+        for portion in self.portions:
+            documents += self._documents(portion, rng, int(goal * portion.share / total) + self.spec.context)
+        rng.shuffle(documents)
+        return self._pack(documents)
+
+    def _documents(self, portion: Portion, rng: random.Random, tokens: int) -> list[tuple[np.ndarray, np.ndarray]]:
+        made: list[tuple[np.ndarray, np.ndarray]] = []
+        while tokens > 0:
+            for ids, weights in self._some(portion, rng):
+                made.append(self._framed(ids, weights, rng))
+                tokens -= len(made[-1][0])
+                if tokens <= 0:
+                    break
+        return made
+
+    def _some(self, portion: Portion, rng: random.Random) -> list[tuple[list[int], list[float]]]:
+        if portion.kind == "books":
+            return [self._book_window(rng) for _ in range(8)]
+        if portion.kind == "repeat":
+            return [self._repeat(rng) for _ in range(8)]
+        return self._texts([self.makers[portion.kind](rng) for _ in range(64)], portion.answer_weight)
+
+    def _texts(self, documents: Sequence[Any], answer_weight: float) -> list[tuple[list[int], list[float]]]:
+        """Tokenise pieces between answers apart, so that the answers' tokens are known."""
+        cut = [document.pieces() for document in documents]
+        pieces = [text for pieces in cut for text, _ in pieces]
+        encoded = iter(self.tokenizer.encode_batch_fast(pieces, add_special_tokens=False))
+        made = []
+        for pieces_ in cut:
+            ids: list[int] = []
+            weights: list[float] = []
+            for _, is_answer in pieces_:
+                new = next(encoded).ids
+                ids += new
+                weights += [answer_weight if is_answer else 1.0] * len(new)
+            if len(ids) <= self.spec.context - 2 or documents[0].kind in ("grocery", "rock-paper-scissors"):
+                made.append((ids, weights))
+        return made
+
+    def _book_window(self, rng: random.Random) -> tuple[list[int], list[float]]:
+        assert self.books is not None
+        size = self.spec.context - 2
+        at = rng.randrange(max(1, len(self.books) - size))
+        ids = self.books[at : at + size].tolist()
+        return ids, [1.0] * len(ids)
+
+    def _repeat(self, rng: random.Random) -> tuple[list[int], list[float]]:
+        """A stretch of random tokens (or of a book) repeated; only the repeats can be predicted."""
+        size = min(rng.choice((8, 16, 32, 64, 128, 256, 400)), (self.spec.context - 2) // 2)
+        if self.books is not None and rng.random() < 0.4:
+            at = rng.randrange(max(1, len(self.books) - size))
+            once = self.books[at : at + size].tolist()
+        else:
+            once = [rng.randrange(2, self.tokenizer.get_vocab_size()) for _ in range(size)]
+        times = min(rng.randint(2, 4), (self.spec.context - 2) // len(once))
+        return once * times, [0.05] * (len(once) + 1) + [1.0] * (len(once) * (times - 1) - 1)
+
+    def _framed(self, ids: list[int], weights: list[float], rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
+        """BOS (mostly) and EOS around a document, cut to the context; the first token is never predicted."""
+        if rng.random() >= NO_BOS_SHARE:
+            ids, weights = [self.bos, *ids], [0.0, *weights]
+        else:
+            weights = [0.0, *weights[1:]]
+        ids, weights = [*ids, self.eos][: self.spec.context], [*weights, 1.0][: self.spec.context]
+        return np.array(ids, np.uint16), np.array(weights, np.float32)
+
+    def _pack(self, documents: list[tuple[np.ndarray, np.ndarray]]) -> list[Batch]:
+        batches, at = [], 0
+        for _ in range(self.spec.batches_per_shard):
+            left, tokens, weights, lengths = self.spec.batch_tokens, [], [], []
+            while left > 0:
+                ids, w = documents[at % len(documents)]
+                at += 1
+                take = min(left, len(ids))
+                tokens.append(ids[:take])
+                weights.append(w[:take])
+                lengths.append(take)
+                left -= take
+            batches.append(Batch(np.concatenate(tokens), np.concatenate(weights), np.array(lengths, np.int32)))
+        return batches
+
+
+_worker: Stream | None = None
+
+
+def _start_worker(spec: StreamSpec) -> None:
+    import os
+
+    global _worker
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    _worker = Stream(spec)
+
+
+def _work(index: int) -> list[Batch]:
+    assert _worker is not None
+    return _worker.shard(index)
+
+
+def batches(spec: StreamSpec, *, start: int = 0, workers: int = 0) -> Iterator[Batch]:
+    """Batches from step ``start`` on; with ``workers`` processes shards are made ahead, in the same order."""
+    shard, skip = divmod(start, spec.batches_per_shard)
+    for made in _in_process(spec, shard) if workers < 1 else _ahead(spec, shard, workers):
+        yield from made[skip:]
+        skip = 0
+
+
+def _in_process(spec: StreamSpec, shard: int) -> Iterator[list[Batch]]:
+    stream = Stream(spec)
+    while True:
+        yield stream.shard(shard)
+        shard += 1
+
+
+def _ahead(spec: StreamSpec, shard: int, workers: int) -> Iterator[list[Batch]]:
+    import multiprocessing
+    from collections import deque
+    from concurrent.futures import Future, ProcessPoolExecutor
+
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(spec,)) as pool:
+        waiting: deque[Future] = deque(pool.submit(_work, shard + i) for i in range(2 * workers))
+        shard += 2 * workers
+        try:
+            while True:
+                made = waiting.popleft().result()
+                waiting.append(pool.submit(_work, shard))
+                shard += 1
+                yield made
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
