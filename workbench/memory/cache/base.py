@@ -58,6 +58,7 @@ class TokenCache(Cache):
         self.budget = budget
         self._rotary: Rotary | None = None
         self._model: PreTrainedModel | None = None
+        self._windowed = False
         self._handles: list[Any] = []
         self._forget()
 
@@ -95,7 +96,7 @@ class TokenCache(Cache):
                 "language-model head; load it with AutoModelForCausalLM"
             )
         self.unbind()
-        self._rotary, self._model = rotary, model
+        self._rotary, self._model, self._windowed = rotary, model, _windowed(model)
         self.layers = [SlotLayer(weakref.ref(self), index) for index in range(len(rotary.layers))]
         self._forget()
         self._handles = install(self, model)
@@ -231,6 +232,7 @@ class TokenCache(Cache):
         if self._pass is not None and not self._dirty() and self._pass.valid.shape == valid.shape:
             return
         self._roll_back()
+        self._check_padding(valid)
         counts = valid.sum(1)
         if self._room is not None:
             if len(counts) != len(self._room) or (counts > self._room).any():
@@ -241,6 +243,14 @@ class TokenCache(Cache):
         else:
             self._open(counts)
         self._pass = plan(self.rows, self.width, valid, self.bound_rotary, self.model)
+
+    def _check_padding(self, valid: np.ndarray) -> None:
+        padded = np.diff(valid.astype(np.int8), axis=1).max(initial=0) > 0 or not valid[:, :1].all()
+        if padded and self.width and self._windowed:
+            raise MemoryError_(
+                f"{type(self.model).__name__} has sliding windows, which count padding between old and new tokens; "
+                "pad the new tokens on the right"
+            )
 
     def after_forward(self, input_ids: Tensor | None, logits: Tensor | None) -> None:
         """Record what the pass wrote; a second call for the same pass does nothing. The model's hooks call this."""
@@ -261,7 +271,7 @@ class TokenCache(Cache):
             self._room = self._room - now.valid.sum(1)
         self.fed += now.valid.shape[1]
         self._pass, self._empty_round = None, False
-        if self.width > max(len(row) for row in self.rows):
+        if any(len(row) and row.items["column"][0] != self.width - len(row) for row in self.rows):
             self._compact()
 
     def _raw(self, ids: np.ndarray, valid: np.ndarray, logits: Tensor | None) -> list[np.ndarray]:
@@ -285,12 +295,12 @@ class TokenCache(Cache):
             self._pass = None
 
     def _compact(self) -> None:
-        """Re-allocate every layer to the columns that are held, left-aligned."""
-        held = max(len(row) for row in self.rows)
-        columns = np.zeros((len(self.rows), held), dtype=np.int64)
+        """Re-allocate every layer to the columns held. Holes go to the left: a sliding window counts columns."""
+        width = max(len(row) for row in self.rows)
+        columns = np.zeros((len(self.rows), width), dtype=np.int64)
         for index, row in enumerate(self.rows):
-            columns[index, : len(row)] = row.items["column"]
-            row.items["column"] = np.arange(len(row))
+            columns[index, width - len(row) :] = row.items["column"]
+            row.items["column"] = np.arange(width - len(row), width)
         for layer in self.layers:
             if layer.keys is not None:
                 layer.gather(torch.from_numpy(columns).to(layer.keys.device))
@@ -406,3 +416,12 @@ class TokenCache(Cache):
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.batch_select_indices(torch.arange(len(self.rows)).repeat_interleave(repeats))
+
+
+def _windowed(model: PreTrainedModel) -> bool:
+    """Whether some layer sees a sliding window (here: of slots). Chunked attention has no meaning over slots."""
+    config = model.config.get_text_config()
+    types = getattr(config, "layer_types", None) or ()
+    if "chunked_attention" in types:
+        raise MemoryError_(f"{type(model).__name__} attends in fixed chunks of positions, which slots cannot stand for")
+    return "sliding_attention" in types or getattr(config, "sliding_window", None) is not None
