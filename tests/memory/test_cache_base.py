@@ -256,9 +256,7 @@ def test_hooks_may_be_called_twice_for_one_pass(llama):
     """LoadedModel calls them too."""
     once, twice = (SirLLM(budget=14, n_sink=2).bind(llama) for _ in range(2))
     handles = [
-        llama.register_forward_pre_hook(
-            lambda m, a, k: twice.before_forward(k["input_ids"].shape[1]), with_kwargs=True
-        ),
+        llama.register_forward_pre_hook(lambda m, a, k: twice.before_forward(len(k["input_ids"][0])), with_kwargs=True),
         llama.register_forward_hook(lambda m, a, k, o: twice.after_forward(k["input_ids"], o.logits), with_kwargs=True),
     ]
     for start in range(4):
@@ -364,7 +362,7 @@ def test_oracle_holds_what_it_was_told(llama):
     memory = OracleCache(budget=12, n_sink=2).bind(llama)
     memory.name_rows([0, 1])
     wanted = [{int(ids[0, 9])}, {int(ids[1, 20])}]
-    memory.hold({row: ids_ for row, ids_ in enumerate(wanted)})
+    memory.hold(dict(enumerate(wanted)))
     memory.feed(ids, chunk=5)
     assert 9 in memory.contents(0)["position"].tolist()
     assert 20 in memory.contents(1)["position"].tolist()

@@ -45,7 +45,7 @@ def test_full_cache_gives_the_logits_of_one_plain_pass(family, name, kernel):
 
 @pytest.mark.parametrize(("name", "kernel"), BOTH)
 def test_kept_tokens_stand_in_slots_without_gaps(family, name, kernel):
-    """In one layer keys do not depend on context: reading on after an eviction must equal reading the kept tokens anew."""
+    """One layer's keys do not depend on context: reading on after an eviction equals reading the kept tokens anew."""
     model = family(name, layers=1)
     model.set_attn_implementation(kernel)
     ids = tokens(2, 24, seed=1)
