@@ -1,0 +1,264 @@
+"""The app: one object in a notebook cell with everything to load, swap and look at.
+
+>>> from workbench.widgets import Workbench
+>>> app = Workbench("embedded", text="The key of Ada lies under the mat.")    # doctest: +SKIP
+>>> app.state.kernel = "flash-attention"                                      # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import contextlib
+import html
+import logging
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ipywidgets as w
+
+from workbench.errors import WorkbenchError
+from workbench.widgets.app_chart import warm_up
+from workbench.widgets.app_controls import Controls
+from workbench.widgets.app_file import FileRow
+from workbench.widgets.app_parts import CodeStrip, StatusStrip
+from workbench.widgets.app_state import DEFAULT_TEXT, TABS, AppState, Session, starting_settings
+from workbench.widgets.app_tabs import TAB_CLASSES, Tab
+from workbench.widgets.app_tokens import Tokens
+
+PRELUDE = ("import workbench as wb", "from workbench.memory.base import MEMORIES")
+#: A change of one of these asks the model anew; everything else only draws.
+CHOICES = ("model", "kernel", "memory", "settings", "text")
+
+#: Tabs on which another memory can be seen; choosing one elsewhere goes to the first of them.
+MEMORY_TABS = ("memory", "timeline", "generation")
+
+log = logging.getLogger(__name__)
+
+
+class Workbench:
+    """Load a model, swap its kernel and its memory, and look.
+
+    Args:
+        model: "embedded", a folder, or a hub id.
+        text: what the model reads; a short default with two equal halves.
+        kernel: an attention kernel's name; the model's own when not given.
+        memory, settings: a memory's name and its hyper-parameters.
+
+    ``state`` (traitlets) holds every choice: set one and the app follows; a choice that cannot be carried out is shown
+    as an error and taken back. ``session`` holds the model, the trace and the memory; ``code`` the lines that do the
+    same without the app. Raises WorkbenchError when the first choice cannot be carried out.
+    """
+
+    def __init__(
+        self,
+        model: str = "embedded",
+        *,
+        text: str | None = None,
+        kernel: str | None = None,
+        memory: str = "none",
+        settings: Mapping[str, Any] | None = None,
+    ):
+        self.id = uuid.uuid4().hex[:12]
+        self.code = CodeStrip(lines=list(PRELUDE), app_id=self.id)
+        self.status = StatusStrip()
+        self.session = Session()
+        self.session.tell = lambda fraction: self.status.set_trait("fraction", float(fraction))
+        first: dict[str, Any] = {
+            "model": model,
+            "text": DEFAULT_TEXT if text is None else text,
+            "memory": memory,
+            "settings": dict(settings or {}),
+            **({"kernel": kernel} if kernel else {}),
+        }
+        self._write_down(self.session.carry_out(**first))
+        self.state = AppState(**{**first, **self.session.chosen()})
+        self._build()
+
+    # ---- building -------------------------------------------------------------------------------------------------
+
+    def _build(self) -> None:
+        self._quiet = False
+        self._display: Any = None
+        self._tokens = Tokens(self)
+        self.controls = Controls(self.state, self.session, self.look)
+        self.tabs: dict[str, Tab] = {name: TAB_CLASSES[name](self) for name in TABS}
+        self._stale = set(TABS)
+        self._pages = w.Tab([tab.view for tab in self.tabs.values()], titles=[tab.title for tab in self.tabs.values()])
+        self._pages.observe(lambda change: self.state.set_trait("tab", TABS[change.new]), "selected_index")
+        self._header = w.HTML()
+        self.view = w.VBox(
+            [
+                self._header,
+                self.controls.view,
+                self.status,
+                self._tokens.view,
+                self._pages,
+                FileRow(self).view,
+                self.code,
+            ]
+        )
+        self.view.add_class("wb-app")
+        self.state.observe(self._changed)
+        self.refresh()
+
+    def _ipython_display_(self) -> None:
+        """Show the app, and under it a static picture that is only seen where no kernel runs."""
+        from IPython.display import HTML, display
+
+        display(self.view)
+        warm_up()
+        self._display = display(HTML(self.static()), display_id=f"workbench-{self.id}")
+
+    def static(self) -> str:
+        """The visible tab as plain HTML with embedded pictures: what a reopened notebook shows without a kernel."""
+        return f'<div class="wb-static-{self.id}">{self._header.value}{self.tabs[self.state.tab].static()}</div>'
+
+    # ---- doing ----------------------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Read the text again and draw anew."""
+        with self.working("reading the text"):
+            self.session.forget()
+            self._write_down(self.session.carry_out(text=self.controls.text.value))
+            self._settle()
+
+    def choose(self, **choices: Any) -> None:
+        """Several choices at once (model, kernel, memory, settings, text): all of them or, on an error, none."""
+        with self.working("working"):
+            self._write_down(self.session.carry_out(**choices))
+        self._settle()
+
+    def restore(self, values: Mapping[str, Any]) -> None:
+        """Go to a saved state; raises WorkbenchError and changes nothing when it cannot be reached."""
+        AppState().update(values)
+        self._write_down(self.session.carry_out(**{name: values[name] for name in CHOICES if name in values}))
+        with self._silently():
+            self.state.update({**values, **self.session.chosen()})
+        self._settle()
+
+    def save(self, path: str | Path) -> Path:
+        """The state, and the trace it shows, as one bundle."""
+        from workbench.widgets.app_file import save
+
+        return save(self, path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Workbench:
+        """An app in the state that was saved at ``path``."""
+        from workbench.widgets.app_file import read
+
+        values = read(path)
+        app = cls(values["model"], text=values["text"], kernel=values["kernel"])
+        app.restore(values)
+        return app
+
+    # ---- following the state --------------------------------------------------------------------------------------
+
+    def _changed(self, change: Any) -> None:
+        if self._quiet:
+            return
+        if change.name in CHOICES:
+            self._carry_out(change)
+        elif change.name == "tab":
+            self._pages.selected_index = TABS.index(change.new)
+            self.refresh()
+        else:
+            self._stale |= {name for name, tab in self.tabs.items() if change.name in tab.follows}
+            self.refresh()
+
+    def _carry_out(self, change: Any) -> None:
+        choices = {change.name: change.new}
+        if change.name == "memory":
+            choices["settings"] = starting_settings(change.new, len(self.session.tokens()))
+        done = False
+        with self.working(f"{change.name}: {str(change.new)[:60]}"):
+            self._write_down(self.session.carry_out(**choices))
+            done = True
+        if not done:
+            with self._silently():
+                self.state.set_trait(change.name, change.old)
+            self.controls.show_all()
+            return
+        if change.name == "memory" and change.new != "none" and self.state.tab not in MEMORY_TABS:
+            with self._silently():
+                self.state.tab = "memory"
+        self._settle()
+
+    def _settle(self) -> None:
+        """The session changed: bring state, controls and pictures to what it is now."""
+        with self._silently():
+            self.state.update(self.session.chosen())
+            self._clip_selection()
+        self.controls.show_all()
+        self._pages.selected_index = TABS.index(self.state.tab)
+        self._stale = set(TABS)
+        self.refresh()
+
+    def _clip_selection(self) -> None:
+        model = self.session.need_model()
+        self.state.layer = min(max(self.state.layer, 0), model.n_layers - 1)
+        self.state.head = min(max(self.state.head, 0), model.n_heads - 1)
+        self.state.token = min(self.state.token, len(self.session.tokens()) - 1)
+        self.state.moment = self.state.compared = -1
+
+    def refresh(self) -> None:
+        """Draw the token strip and the visible tab, if what they show has changed; other tabs wait until seen."""
+        self._header.value = header(self)
+        with self.working("drawing", keep_error=True):
+            self._tokens.draw()
+            name = self.state.tab
+            if name in self._stale:
+                self.tabs[name].draw()
+                self._stale.discard(name)
+            if self._display is not None:
+                from IPython.display import HTML
+
+                self._display.update(HTML(self.static()))
+
+    def redraw(self, *names: str) -> None:
+        """These tabs are out of date; the one that is seen is drawn now."""
+        self._stale |= set(names)
+        self.refresh()
+
+    @contextlib.contextmanager
+    def _silently(self) -> Iterator[None]:
+        self._quiet, before = True, self._quiet
+        try:
+            yield
+        finally:
+            self._quiet = before
+
+    @contextlib.contextmanager
+    def working(self, what: str, *, keep_error: bool = False) -> Iterator[StatusStrip]:
+        """Show that something runs; an error goes to the error strip instead of up the stack."""
+        self.status.message, self.status.fraction = f"{what} …", 0.02
+        if not keep_error:
+            self.status.error = ""
+        try:
+            yield self.status
+        except WorkbenchError as error:
+            self.status.error = str(error)
+        except KeyboardInterrupt:
+            self.status.error = f"stopped while {what}; nothing was changed"
+        except Exception as error:  # a widget's callback has nobody above it who could show this
+            log.exception("while %s", what)
+            self.status.error = f"{type(error).__name__} while {what}: {error}"
+        finally:
+            self.status.message, self.status.fraction = "", -1.0
+
+    def _write_down(self, lines: list[str]) -> None:
+        for line in lines:
+            self.code.add(line)
+
+
+def header(app: Workbench) -> str:
+    model, state = app.session.need_model(), app.state
+    parts = [
+        f"{model.n_layers} layers of {model.n_heads} heads",
+        f"kernel {state.kernel}",
+        f"memory {state.memory}",
+        f"{len(app.session.tokens()):,} tokens",
+    ]
+    name = html.escape(Path(state.model).name or state.model)
+    return f'<div class="wb-head-line"><b>{name}</b><span>{" · ".join(map(html.escape, parts))}</span></div>'

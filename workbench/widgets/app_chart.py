@@ -1,0 +1,56 @@
+"""An Altair chart in the app: interactive, from this machine alone, made when it is first shown."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import ipywidgets as w
+
+_READY = threading.Lock()
+
+
+def offline_altair() -> Any:
+    """Altair with its browser script bundled from this machine; the first call takes a second or two."""
+    with _READY:
+        import altair
+
+        altair.JupyterChart.enable_offline()
+        return altair
+
+
+def warm_up() -> None:
+    """Do that first call on a thread of its own while the user looks at something else."""
+    threading.Thread(target=offline_altair, name="workbench-charts", daemon=True).start()
+
+
+class ChartPane:
+    """Holds one ``JupyterChart`` whose spec is replaced; its script is bundled here and never fetched."""
+
+    def __init__(self, label: str):
+        self.label = label
+        self.view = w.VBox([], layout=w.Layout(overflow="auto"))
+        self._live: Any = None
+
+    def show(self, chart: Any) -> None:
+        """Draw ``chart``; None hides the pane."""
+        if chart is None:
+            self.hide()
+            return
+        if self._live is None:
+            alt = offline_altair()
+            self._live = alt.JupyterChart(
+                chart, embed_options={"actions": {"export": True, "source": False, "compiled": False, "editor": False}}
+            )
+            self.view.children = [self._live]
+        else:
+            self._live.chart = chart
+        self.view.layout.display = ""
+
+    def set(self, name: str, value: float) -> None:
+        """Move a parameter of the chart that is shown, without a new spec."""
+        if self._live is not None and self.view.layout.display != "none" and name in self._live.params.trait_names():
+            self._live.params.set_trait(name, value)
+
+    def hide(self) -> None:
+        self.view.layout.display = "none"

@@ -1,0 +1,63 @@
+"""Saving the app's state to a bundle and opening it elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as w
+
+from workbench.errors import BundleError
+from workbench.widgets.app_controls import NARROW, button, row
+
+if TYPE_CHECKING:
+    from workbench.widgets.app import Workbench
+
+#: The name under which a bundle keeps the app's choices.
+KIND = "workbench-app"
+
+
+def save(app: Workbench, path: str | Path) -> Path:
+    """Write the choices of ``app`` atomically; raises StorageError where nothing can be written."""
+    from workbench.models.bundle import save_bundle
+
+    return Path(save_bundle(path, {"kind": KIND, "state": app.state.as_dict()}))
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The choices that ``save`` wrote; raises BundleError for anything else."""
+    from workbench.models.bundle import load_bundle
+
+    state, _ = load_bundle(path)
+    if state.get("kind") != KIND:
+        raise BundleError(f"{path} is a bundle, but not one of the Workbench app; open it with load_bundle")
+    return state["state"]
+
+
+class FileRow:
+    """A field for the path and two buttons."""
+
+    def __init__(self, app: Workbench):
+        self.app = app
+        self.path = w.Text(
+            "workbench-state",
+            description="Bundle",
+            style=NARROW,
+            layout=w.Layout(width="320px"),
+            tooltip="path of the bundle, relative to the notebook",
+        )
+        self.save = button("Save state", "write every choice to this bundle")
+        self.open = button("Open state", "go to the state in this bundle")
+        self.save.on_click(lambda _: self._save())
+        self.open.on_click(lambda _: self._open())
+        self.view = row(self.path, self.save, self.open)
+
+    def _save(self) -> None:
+        with self.app.working("saving"):
+            path = self.app.save(self.path.value)
+            self.app.code.add(f"app.save({str(path)!r})")
+
+    def _open(self) -> None:
+        with self.app.working("opening"):
+            self.app.restore(read(self.path.value))
+            self.app.code.add(f"app = Workbench.open({self.path.value!r})")

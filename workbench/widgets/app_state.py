@@ -1,0 +1,252 @@
+"""What the user chose (``AppState``) and the session that carries it out (``Session``); no widget in here.
+
+The session holds the model, the last trace and the memory that was fed. Each of its actions either succeeds, and then
+leaves behind the line of code that does the same, or raises a ``WorkbenchError`` and leaves everything as it was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import traitlets as t
+
+from workbench.errors import BadInput
+from workbench.memory.base import MEMORIES
+
+if TYPE_CHECKING:
+    from workbench.models import LoadedModel, Swap, Trace
+
+#: Tabs in the order they stand.
+TABS = ("heads", "microscope", "similarity", "memory", "timeline", "generation", "proof")
+
+DEFAULT_TEXT = (
+    "The key of Ada lies under the mat. The lamp of Ben stands on the desk. The boat of Cleo waits at the pier.\n"
+    "The key of Ada lies under the mat. The lamp of Ben stands on the desk. The boat of Cleo waits at the pier."
+)
+
+#: The least budget the app proposes by itself.
+SMALLEST_BUDGET = 48
+
+#: Types of default values for which there is a control.
+PLAIN = (bool, int, float, str)
+
+
+class AppState(t.HasTraits):
+    """Everything that was chosen; observe it, set it, save it. Names are those of the code strip."""
+
+    model = t.Unicode("embedded")
+    kernel = t.Unicode("sdpa")
+    memory = t.Unicode("none")
+    settings = t.Dict()
+    text = t.Unicode(DEFAULT_TEXT)
+    layer = t.Int(0)
+    head = t.Int(0)
+    token = t.Int(-1)
+    colour_by = t.Enum(("surprise", "attention"), "surprise")
+    tab = t.Enum(TABS, "heads")
+    reduce = t.Enum(("mean", "max"), "mean")
+    similar = t.List(t.Int(), default_value=[0, -1])
+    moment = t.Int(-1)
+    compared = t.Int(-1)
+
+    def as_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.trait_names()}
+
+    def update(self, values: Mapping[str, Any]) -> None:
+        """Set many at once; an unknown name or a value of the wrong kind changes nothing."""
+        unknown = sorted(set(values) - set(self.trait_names()))
+        if unknown:
+            raise BadInput(f"the app's state has no {unknown[0]!r}; it has {', '.join(sorted(self.trait_names()))}")
+        try:
+            AppState(**values)
+        except t.TraitError as error:
+            raise BadInput(f"this state cannot be shown: {error}") from error
+        for name, value in values.items():
+            setattr(self, name, value)
+
+
+def hyperparameters(memory: str) -> dict[str, Any]:
+    """Names and defaults of a memory's plain constructor arguments, in the order of its signature."""
+    if memory == "none":
+        return {}
+    parameters = inspect.signature(MEMORIES.get(memory)).parameters.values()
+    return {p.name: p.default for p in parameters if isinstance(p.default, PLAIN)}
+
+
+def starting_settings(memory: str, tokens: int) -> dict[str, Any]:
+    """What the app begins with: a budget that the text at hand overflows, so that one can watch it forget."""
+    budget = hyperparameters(memory).get("budget")
+    return {} if budget is None or budget < tokens else {"budget": max(SMALLEST_BUDGET, tokens // 2)}
+
+
+def memory_names() -> list[str]:
+    """'none', then every memory that can serve a model's cache: built in, registered here, or by entry point."""
+    return ["none", *MEMORIES.names()]
+
+
+class Session:
+    """The model at hand and what was computed with it."""
+
+    def __init__(self) -> None:
+        self.model: LoadedModel | None = None
+        self.name, self.kernel, self.memory, self.text = "", "", "none", ""
+        self.settings: dict[str, Any] = {}
+        self.trace: Trace | None = None
+        self.rounds, self.stream = 0, list[str]()
+        self.loads = self.reads = 0
+        self.tell: Callable[[float], Any] = lambda fraction: None
+        self._lines: list[str] = []
+        self._swaps: list[Swap] = []
+
+    def chosen(self) -> dict[str, Any]:
+        """The choices in force, under the names of ``AppState``."""
+        return {
+            "model": self.name,
+            "kernel": self.kernel,
+            "memory": self.memory,
+            "settings": dict(self.settings),
+            "text": self.text,
+        }
+
+    def need_model(self) -> LoadedModel:
+        if self.model is None:
+            raise BadInput("no model is loaded; choose one first")
+        return self.model
+
+    def need_trace(self) -> Trace:
+        if self.trace is None:
+            raise BadInput("no text was read yet; type one and press Look")
+        return self.trace
+
+    def tokens(self) -> list[str]:
+        return self.trace.tokens[0] if self.trace is not None else []
+
+    # ---- choosing: all or nothing ---------------------------------------------------------------------------------
+
+    def carry_out(
+        self,
+        *,
+        model: str | None = None,
+        kernel: str | None = None,
+        memory: str | None = None,
+        settings: Mapping[str, Any] | None = None,
+        text: str | None = None,
+    ) -> list[str]:
+        """Make the choices given and trace the text under them; what is not given stays as it is.
+
+        Returns the lines of code that do the same. Raises what the model, the kernel or the memory raises; everything
+        is then as it was before.
+        """
+        before = dict(vars(self))
+        self._lines, self._swaps = [], []
+        try:
+            self._choose_model(model)
+            self._choose_kernel(kernel)
+            self._choose_memory(memory, settings, rebind=model is not None)
+            self._read(self.text if text is None else text)
+            return self._lines
+        except BaseException:
+            for swap in reversed(self._swaps):
+                swap.restore()
+            vars(self).update(before)
+            raise
+
+    def _choose_model(self, name: str | None) -> None:
+        if name is None:
+            return
+        if not name.strip():
+            raise BadInput("the model's name is empty; give 'embedded', a folder or a hub id")
+        from workbench.models import load
+
+        self.model, self.name = load(name.strip()), name.strip()
+        self._lines.append(f"model = wb.load({self.name!r})")
+        self.trace, self.loads = None, self.loads + 1
+        if self.kernel in self.model.kernels():
+            self._use_kernel(self.kernel)
+        self.kernel = self.model.attention
+
+    def _choose_kernel(self, name: str | None) -> None:
+        if name is not None and name != self.need_model().attention:
+            self._use_kernel(name)
+
+    def _use_kernel(self, name: str) -> None:
+        model = self.need_model()
+        if name != model.attention:
+            self._swaps.append(model.use(attention=name))
+            self._lines.append(f"model.use(attention={name!r})")
+        self.kernel, self.trace = name, None
+
+    def _choose_memory(self, name: str | None, settings: Mapping[str, Any] | None, *, rebind: bool) -> None:
+        if name is None and settings is None and not (rebind and self.memory != "none"):
+            return
+        name = self.memory if name is None else name
+        settings = dict(self.settings if settings is None else settings)
+        if name == "none":
+            made, line, settings = None, 'model.use(memory="none")', {}
+        else:
+            made, line = make_memory(name, settings)
+        if made is not None or self.need_model().memory is not None:
+            self._swaps.append(self.need_model().use(memory=made))
+            self._lines.append(line)
+        self.memory, self.settings, self.rounds = name, settings, 0
+
+    def _read(self, text: str) -> None:
+        """The trace of ``text``; kept, so that another head, tab or token costs no forward pass."""
+        if not text.strip():
+            raise BadInput("the text is empty; type or paste at least one word")
+        if self.trace is not None and text == self.text:
+            return
+        model = self.need_model()
+        with model.use(memory=None) if model.memory is not None else contextlib.nullcontext():
+            self.trace = model.trace(text, progress=lambda fraction: self.tell(fraction))
+        if text != self.text:
+            self._lines.append(f"text = {text!r}")
+        alone = 'with model.use(memory="none"): ' if model.memory is not None else ""
+        self._lines.append(f"{alone}trace = model.trace(text)")
+        self.text, self.rounds, self.reads = text, 0, self.reads + 1
+
+    def forget(self) -> None:
+        """The next ``carry_out`` reads the text anew."""
+        self.trace, self.rounds = None, 0
+
+    # ---- memory ---------------------------------------------------------------------------------------------------
+
+    def feed(self, on_round: Callable[[int, int], Any] = lambda done, total: None) -> list[str]:
+        """Stream the text through the memory, one line a round, unless that was done; returns the lines of code."""
+        model = self.need_model()
+        if model.memory is None:
+            raise BadInput("no memory is chosen; pick one in the list above")
+        if self.rounds:
+            return []
+        model.reset()
+        rounds, stream = rounds_of(self.text), list[str]()
+        for index, line in enumerate(rounds):
+            stream += model.feed(line).tokens
+            on_round(index + 1, len(rounds))
+        self.rounds, self.stream = len(rounds), stream
+        return ["model.reset()", "for line in filter(str.strip, text.splitlines(keepends=True)): model.feed(line)"]
+
+
+def rounds_of(text: str) -> list[str]:
+    """One round a line, with its line break; blank lines are no rounds."""
+    return [line for line in text.splitlines(keepends=True) if line.strip()]
+
+
+def make_memory(name: str, settings: Mapping[str, Any]) -> tuple[Any, str]:
+    """A memory with these hyper-parameters, and the line of code that puts it in.
+
+    Raises UnknownName for a memory nobody registered and BadInput for a hyper-parameter it does not have or refuses.
+    """
+    try:
+        made = MEMORIES.get(name)(**settings)
+    except TypeError as error:
+        raise BadInput(f"{name} cannot be made with {dict(settings)}: {error}; it takes {signature(name)}") from error
+    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
+    return made, f"model.use(memory=MEMORIES.get({name!r})({arguments}))"
+
+
+def signature(memory: str) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in hyperparameters(memory).items()) or "no plain arguments"

@@ -1,0 +1,219 @@
+"""Tabs about what the memory holds: its contents now, and its past moment by moment."""
+
+from __future__ import annotations
+
+import html
+import weakref
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as w
+
+from workbench.errors import BadInput
+from workbench.widgets.app_chart import ChartPane
+from workbench.widgets.app_controls import button, note, row
+from workbench.widgets.app_tab import Tab, bytes_text, table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.memory.base import EventLog
+
+#: Tokens that the timeline writes out; a longer stream shows its end.
+MOST_TOKENS = 1500
+#: Stays that are drawn as bars.
+MOST_BARS = 400
+
+
+def contents_of(tab: Tab) -> pd.DataFrame:
+    """What the memory holds of the first text, with each token's text where the memory keeps token ids."""
+    memory = tab.session.need_model().memory
+    frame = memory.contents()
+    if "row" in frame:
+        frame = frame[frame["row"] == 0].drop(columns="row")
+    if "token_id" in frame:
+        words = tab.session.need_model().tokens(frame["token_id"])
+        frame.insert(1, "token", words)
+    return frame
+
+
+class MemoryTab(Tab):
+    """The contents table: every slot, what is in it, its scores, and why it is still there."""
+
+    name, title = "memory", "Memory"
+
+    def build(self) -> list[w.Widget]:
+        self.again = button(
+            "Feed the text", "empty the memory and stream the text through it, one line a round", primary=True
+        )
+        self.summary, self.table = note(), w.HTML()
+        self.again.on_click(lambda _: self._again())
+        self._shown = ""
+        return [row(self.again, self.summary), self.table]
+
+    def _again(self) -> None:
+        self.session.rounds = 0
+        self.app.redraw("memory", "timeline", "generation")
+
+    def draw(self) -> None:
+        if self.session.need_model().memory is None:
+            self._empty()
+            return
+        feed(self)
+        frame = contents_of(self)
+        memory = self.session.need_model().memory
+        self.again.layout.display = ""
+        self.summary.value = (
+            f"{len(frame):,} slots hold {bytes_text(memory.nbytes())} after {self.session.rounds} rounds "
+            f"of a text of {len(self.session.tokens()):,} tokens; one line of the text is one round."
+        )
+        scores = [name for name in frame if frame[name].dtype.kind == "f"]
+        self._shown = self.table.value = table(frame, caption="what the memory holds", bars=scores)
+        self.write_down("model.memory.contents()")
+
+    def _empty(self) -> None:
+        self._shown = ""
+        self.table.value, self.again.layout.display = "", "none"
+        self.summary.value = (
+            "No memory is chosen: the model keeps every token in an ordinary cache. Choose one above; "
+            "<b>streaming</b> and <b>sirllm</b> forget, <b>full</b> does not."
+        )
+
+    def static(self) -> str:
+        return self.summary.value + self._shown
+
+
+def feed(tab: Tab) -> None:
+    """Stream the text through the memory if that has not been done, with progress."""
+    status = tab.app.status
+
+    def tell(done: int, total: int) -> None:
+        status.fraction = done / total
+
+    tab.write_down(*tab.session.feed(tell))
+
+
+class TimelineTab(Tab):
+    """The log of the memory: scrub through it, and compare two moments."""
+
+    name, title, follows = "timeline", "Timeline", frozenset({"moment", "compared"})
+
+    def build(self) -> list[w.Widget]:
+        wide = w.Layout(width="520px")
+        style = {"description_width": "90px"}
+        self.moment = w.IntSlider(
+            -1,
+            -1,
+            0,
+            description="Moment",
+            style=style,
+            layout=wide,
+            tooltip="after which event the memory is shown; arrow keys step",
+        )
+        self.compared = w.IntSlider(
+            -1,
+            -1,
+            0,
+            description="against",
+            style=style,
+            layout=wide,
+            tooltip="the earlier or later moment to compare with; -1 is the empty memory",
+        )
+        self.event, self.stream, self.chart, self.log = note(), w.HTML(), ChartPane("event timeline"), w.HTML()
+        self.moment.observe(lambda change: self._choose("moment", change.new), "value")
+        self.compared.observe(lambda change: self._choose("compared", change.new), "value")
+        self._filling = False
+        self._drawn: Any = None
+        return [row(self.moment, self.compared), self.event, self.stream, self.chart.view, self.log]
+
+    def _choose(self, name: str, value: int) -> None:
+        if not self._filling:
+            setattr(self.state, name, value)
+
+    def draw(self) -> None:
+        if self.session.need_model().memory is None:
+            self.event.value = "No memory is chosen, so there are no events. Choose one above."
+            self.stream.value = self.log.value = ""
+            self.chart.hide()
+            return
+        feed(self)
+        events = self.session.need_model().memory.events()
+        now = self._fill(events)
+        self._draw_log(events)
+        list_ = list(events)
+        self.event.value = describe(list_[now]) if list_ and now >= 0 else "before the first event the memory is empty"
+        self.stream.value = stream_html(self._words(), events, now, self.compared.value)
+        self.chart.set("before", self.compared.value)
+        self.chart.set("after", now)
+        self.write_down(f"model.memory.events().diff({self.compared.value}, {now})")
+
+    def _fill(self, events: EventLog) -> int:
+        """Sliders over this log; a moment never chosen is the last one."""
+        last = len(events) - 1
+        now = last if not -1 < self.state.moment <= last else self.state.moment
+        self._filling = True
+        for slider, value in ((self.moment, now), (self.compared, min(self.state.compared, last))):
+            slider.max = max(last, -1)
+            slider.value = value
+        self._filling = False
+        return now
+
+    def _draw_log(self, events: EventLog) -> None:
+        drawn = (weakref.ref(self.session.need_model().memory), len(events))
+        if self._drawn == drawn:
+            return
+        frame = events.frame()
+        rows = table(frame.drop(columns="items"), caption="all events")
+        self.log.value = f"<details><summary>all {len(frame):,} events as a table</summary>{rows}</details>"
+        self.chart.show(timeline_chart(events, self._words()))
+        self._drawn = drawn
+
+    def _words(self) -> list[str]:
+        return self.session.stream
+
+    def static(self) -> str:
+        return self.event.value + self.stream.value
+
+
+def timeline_chart(events: EventLog, words: list[str]) -> Any:
+    """Every token's stay as a bar, its moments moved by the sliders above; a long stream shows the log alone."""
+    import altair as alt
+
+    from workbench.views import event_log, frames, memory_timeline
+
+    if not len(events):
+        return None
+    spans = frames.spans(events, words)
+    if len(spans) > MOST_BARS:
+        return event_log(frames.events(events))
+    chart = memory_timeline(spans)
+    for parameter in chart.params:
+        parameter.bind = alt.Undefined
+    return chart
+
+
+def describe(event: Any) -> str:
+    """One event in words."""
+    first, last = (min(event.items), max(event.items)) if event.items else (None, None)
+    where = f", stream positions {first} to {last}" if first is not None else ""
+    what = f"<b>{html.escape(event.kind)}</b> of {len(event.items)} tokens{where}"
+    return f"event {event.step}: {what}: {html.escape(event.why)}"
+
+
+def stream_html(words: list[str], events: EventLog, now: int, before: int) -> str:
+    """The stream as text: what is held now, what was lost and what came since ``before``."""
+    if not len(events):
+        raise BadInput("this memory has no events yet; feed it a text")
+    held, difference = events.held(now), events.diff(before, now)
+    start = max(0, len(words) - MOST_TOKENS)
+    spans = []
+    for position, word in enumerate(words[start:], start):
+        kind = "held" if position in held else "gone"
+        kind += " entered" if position in difference["entered"] else " left" if position in difference["left"] else ""
+        spans.append(f'<span class="wb-word {kind}" title="position {position}: {kind}">{html.escape(word)}</span>')
+    legend = (
+        f'<div class="wb-note">{len(held)} tokens held; since the other moment '
+        f'<span class="wb-word held entered">{len(difference["entered"])} came</span> and '
+        f'<span class="wb-word gone left">{len(difference["left"])} left</span>; '
+        f'<span class="wb-word gone">pale</span> words are not in memory.</div>'
+    )
+    return f'{legend}<div class="wb-stream">{"".join(spans)}</div>'
