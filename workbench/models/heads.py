@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from transformers.modeling_outputs import BaseModelOutputWithPast
 
 from workbench.models import encoding
 
@@ -55,7 +54,7 @@ def predict(loaded: LoadedModel, batch: dict[str, Tensor], *, hidden: bool, cach
 def _in_chunks(loaded: LoadedModel, trunk: nn.Module, inputs: dict, mask: Tensor, hidden: bool) -> Prediction:
     """The pass with the last logit only, then the model's own head on chunks of the trunk's output."""
     ids = inputs["input_ids"]
-    with _last_hidden(trunk) as seen:
+    with _outputs(trunk) as seen:
         output = loaded.model(**inputs, output_hidden_states=hidden, logits_to_keep=1)
     step = max(1, CHUNK_BYTES // (4 * len(ids) * loaded.vocab_size))
     chunks = _head_chunks(loaded.model, trunk, seen[0], ids, step)
@@ -128,23 +127,24 @@ def _trunk(model: Any) -> nn.Module | None:
 
 
 @contextlib.contextmanager
-def _last_hidden(trunk: nn.Module) -> Iterator[list[Tensor]]:
-    seen: list[Tensor] = []
-    hook = trunk.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+def _outputs(trunk: nn.Module) -> Iterator[list[Any]]:
+    seen: list[Any] = []
+    hook = trunk.register_forward_hook(lambda module, args, output: seen.append(output))
     try:
         yield seen
     finally:
         hook.remove()
 
 
-def _head_chunks(model: nn.Module, trunk: nn.Module, last: Tensor, ids: Tensor, step: int) -> Iterator[Tensor]:
+def _head_chunks(model: nn.Module, trunk: nn.Module, output: Any, ids: Tensor, step: int) -> Iterator[Tensor]:
     """Logits of ``step`` positions at a time.
 
     The trunk answers with its own earlier output, so whatever the model's class does to its logits (soft-capping,
     scaling) is done by the class itself.
     """
+    last, kind = output.last_hidden_state, type(output)
     piece: list[Tensor] = []
-    trunk.forward = lambda *_, **__: BaseModelOutputWithPast(last_hidden_state=piece[0])  # type: ignore[method-assign]
+    trunk.forward = lambda *_, **__: kind(last_hidden_state=piece[0])  # type: ignore[method-assign]
     try:
         for start in range(0, last.shape[1], step):
             piece[:] = [last[:, start : start + step]]

@@ -220,7 +220,7 @@ class _Before:
         self.memory: Any = memory
 
     def __call__(self, module: Any, args: tuple, kwargs: dict) -> None:
-        if self.memory is kwargs.get("past_key_values"):
+        if _carries(kwargs, self.memory):
             self.memory.before_forward(_ids(args, kwargs).shape[1])
 
 
@@ -231,8 +231,12 @@ class _After:
         self.memory: Any = memory
 
     def __call__(self, module: Any, args: tuple, kwargs: dict, output: Any) -> None:
-        if self.memory is kwargs.get("past_key_values"):
+        if _carries(kwargs, self.memory):
             self.memory.after_forward(_ids(args, kwargs), output.logits)
+
+
+def _carries(kwargs: dict, memory: Any) -> bool:
+    return kwargs.get("past_key_values") is memory
 
 
 def _ids(args: tuple, kwargs: dict) -> Tensor:
