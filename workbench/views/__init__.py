@@ -23,7 +23,8 @@ _WHERE = {
 }
 _HOME = {name: module for module, names in _WHERE.items() for name in names}
 
-__all__ = sorted(_HOME)
+__all__: list[str] = []
+__all__.extend(sorted(_HOME))
 
 
 def __getattr__(name: str) -> Any:

@@ -18,11 +18,11 @@ _ROW = 44
 
 
 def claims_table(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", width: int = 240) -> alt.Chart:
-    """One row a claim: statement, verdict (shape and colour), effect with its interval about the threshold, the numbers.
+    """One row a claim: verdict (shape and colour), statement, effect with its interval, the numbers.
 
-    Columns: ``id``, ``statement``, ``verdict`` ("holds", "not reproduced", "inconclusive"), ``effect``, ``low``, ``high``,
-    ``n``; optional ``threshold`` (default 0), ``source``, ``note`` (on hover). Effects have different units, so each row is
-    scaled by its own interval; the vertical line is the threshold.
+    Columns: ``id``, ``statement``, ``verdict`` ("holds", "not reproduced", "inconclusive"), ``effect``, ``low``,
+    ``high``, ``n``; optional ``threshold`` (default 0), ``source``, ``note`` (on hover). Effects have different
+    units, so each row is scaled by its own interval; the vertical line is the threshold.
     """
     data = frame_for(
         "claims_table", frame, numbers=("effect", "low", "high", "n"), columns=("id", "statement", "verdict")
@@ -40,14 +40,16 @@ def claims_table(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", wi
         for n in ("id", "statement", "verdict", "effect", "low", "high", "n", "source", "note")
         if n in data
     ]
+    lift = alt.expr("-6.5 * (length(split(datum._lines, '\\n')) - 1)")
+    text = alt.Chart(data).mark_text(align="left", x=4, lineBreak="\n", lineHeight=14, baseline="middle", dy=lift)
+    numbers = alt.Chart(data).mark_text(align="left", x=4).encode(y=y, text="_numbers:N")
     parts = [
-        _column(data, y, told, 110, "verdict", _verdict(data, y, told)),
-        _column(data, y, told, 350, "claim", alt.Chart(data).mark_text(align="left", x=2, lineBreak="\n", fontSize=11, baseline="middle",
-                dy=alt.expr("-6.5 * (length(split(datum._lines, '\\n')) - 1)"), lineHeight=14).encode(y=y, text="_lines:N", tooltip=told)),
+        _column(data, y, told, 116, "verdict", _verdict(data, y, told)),
+        _column(data, y, told, 350, "claim", text.encode(y=y, text="_lines:N", tooltip=told)),
         _column(data, y, told, width, "effect about its threshold", _forest(data, y, told)),
-        _column(data, y, told, 210, "effect [95 % interval], n", alt.Chart(data).mark_text(align="left", x=2).encode(y=y, text="_numbers:N")),
-    ]  # fmt: skip
-    return theme.themed(alt.hconcat(*parts, spacing=8), title, subtitle)
+        _column(data, y, told, 210, "effect [95 % interval]", numbers),
+    ]
+    return theme.themed(alt.hconcat(*parts, spacing=0), title, subtitle)
 
 
 def _scaled(data: pd.DataFrame) -> None:

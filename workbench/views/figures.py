@@ -15,16 +15,37 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def line_with_band(
-    frame: pd.DataFrame, x: str, y: str, *, low: str | None = None, high: str | None = None, colour: str | None = None,
-    facet: str | None = None, x_title: str = "", y_title: str = "", title: str = "", subtitle: str = "",
-    log_x: bool = False, log_y: bool = False, zero: bool = False, points: bool = True, order: Sequence[str] | None = None,
-    columns: int = 3, width: int = 420, height: int = 260,
-) -> alt.Chart:  # fmt: skip
-    """Lines of ``y`` over ``x`` with a shaded interval from ``low`` to ``high``; one line per ``colour``.
+_VALUES = alt.Axis(tickCount=5)
+_LEGEND = alt.Legend(symbolType="circle", symbolOpacity=1, symbolStrokeWidth=0)
 
-    Columns: ``x``, ``y`` (and ``low``, ``high``) numbers; ``colour`` and ``facet`` categories. ``order`` fixes the order
-    (and so the colours) of the categories. Clicking the legend keeps one line in full colour (selection ``lines``).
+
+def line_with_band(
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    low: str | None = None,
+    high: str | None = None,
+    colour: str | None = None,
+    facet: str | None = None,
+    x_title: str = "",
+    y_title: str = "",
+    title: str = "",
+    subtitle: str = "",
+    log_x: bool = False,
+    log_y: bool = False,
+    zero: bool = False,
+    points: bool = True,
+    order: Sequence[str] | None = None,
+    columns: int = 3,
+    width: int = 420,
+    height: int = 260,
+) -> alt.Chart:
+    """Lines of ``y`` over ``x``, one a ``colour``, with a shaded interval from ``low`` to ``high``.
+
+    Columns: ``x``, ``y`` (and ``low``, ``high``) numbers; ``colour`` and ``facet`` categories. ``order`` fixes the
+    order (and so the colours) of the categories. Clicking the legend keeps one line in full colour (selection
+    ``lines``).
     """
     numbers = (x, y, *(name for name in (low, high) if name))
     data = frame_for("line_with_band", frame, numbers=numbers, columns=tuple(n for n in (colour, facet) if n))
@@ -33,7 +54,7 @@ def line_with_band(
     names = _order(data, colour, order)
     base = alt.Chart(data).encode(
         x=alt.X(f"{_field(x)}:Q", title=x_title or x, scale=_scale(log_x, False)),
-        y=alt.Y(f"{_field(y)}:Q", title=y_title or y, scale=_scale(log_y, zero)),
+        y=alt.Y(f"{_field(y)}:Q", title=y_title or y, scale=_scale(log_y, zero), axis=_VALUES),
     )
     pick = alt.selection_point(name="lines", fields=[colour], bind="legend") if colour else None
     line = base.mark_line(point=alt.OverlayMarkDef(size=36, filled=True) if points else False)
@@ -42,15 +63,29 @@ def line_with_band(
     if low is not None and high is not None:
         band = base.mark_area(opacity=0.18, line=False).encode(y=alt.Y(f"{_field(low)}:Q"), y2=f"{_field(high)}:Q")
         marks.insert(0, _coloured(band, colour, names, pick, top=0.18))
-    return _finish(alt.layer(*marks), facet, columns, width, height, title, subtitle)
+    return _finish(alt.layer(*marks), data, facet, columns, width, height, title, subtitle)
 
 
 def bars_with_interval(
-    frame: pd.DataFrame, x: str, y: str, *, low: str | None = None, high: str | None = None, colour: str | None = None,
-    facet: str | None = None, x_title: str = "", y_title: str = "", title: str = "", subtitle: str = "",
-    order: Sequence[str] | None = None, bars: Sequence[str] | None = None, log_y: bool = False, columns: int = 3,
-    height: int = 260, step: int = 34,
-) -> alt.Chart:  # fmt: skip
+    frame: pd.DataFrame,
+    x: str,
+    y: str,
+    *,
+    low: str | None = None,
+    high: str | None = None,
+    colour: str | None = None,
+    facet: str | None = None,
+    x_title: str = "",
+    y_title: str = "",
+    title: str = "",
+    subtitle: str = "",
+    order: Sequence[str] | None = None,
+    bars: Sequence[str] | None = None,
+    log_y: bool = False,
+    columns: int = 3,
+    height: int = 260,
+    step: int = 34,
+) -> alt.Chart:
     """Bars of ``y`` per category ``x``, side by side per ``colour``, with whiskers from ``low`` to ``high``.
 
     Columns: ``y`` (``low``, ``high``) numbers, the others categories. ``order`` orders colours, ``bars`` the x axis.
@@ -67,27 +102,40 @@ def bars_with_interval(
         x=alt.X(f"{_field(x)}:N", title=x_title or None, sort=sort, axis=alt.Axis(labelAngle=0, labelLimit=140)),
         **offset,
     )
-    value = alt.Y(f"{_field(y)}:Q", title=y_title or y, scale=_scale(log_y, not log_y))
+    value = alt.Y(f"{_field(y)}:Q", title=y_title or y, scale=_scale(log_y, not log_y), axis=_VALUES)
     mark = base.mark_point(filled=True, size=90) if log_y else base.mark_bar()
     marks = [_coloured(mark, colour, names).encode(y=value, tooltip=_tooltips(data, [x, colour, y, low, high]))]
     if low is not None and high is not None:
         whisker = base.mark_rule(color=theme.INK, strokeWidth=1.3)
         marks.append(whisker.encode(y=alt.Y(f"{_field(low)}:Q", title=y_title or y), y2=f"{_field(high)}:Q"))
     width = alt.Step(step / max(1, len(names) or 1) if offset else step * 1.6, **({"for": "offset"} if offset else {}))
-    return _finish(alt.layer(*marks), facet, columns, width, height, title, subtitle)
+    return _finish(alt.layer(*marks), data, facet, columns, width, height, title, subtitle)
 
 
 def paper_recorded_live(
-    live: pd.DataFrame | None = None, reported: pd.DataFrame | None = None, recorded: pd.DataFrame | None = None, *,
-    item: str = "item", value: str = "value", low: str = "low", high: str = "high", panel: str | None = None,
-    unit: str = "", title: str = "", subtitle: str = "", log: bool = False, items: Sequence[str] | None = None,
-    row_height: int = 40, width: int = 460,
-) -> alt.Chart:  # fmt: skip
+    live: pd.DataFrame | None = None,
+    reported: pd.DataFrame | None = None,
+    recorded: pd.DataFrame | None = None,
+    *,
+    item: str = "item",
+    value: str = "value",
+    low: str = "low",
+    high: str = "high",
+    panel: str | None = None,
+    unit: str = "",
+    title: str = "",
+    subtitle: str = "",
+    log: bool = False,
+    items: Sequence[str] | None = None,
+    row_height: int = 40,
+    width: int = 460,
+) -> alt.Chart:
     """The same quantity from three sources on one axis: the paper's number, the recorded GPU run, this run.
 
-    Each frame may be None or empty (not all three) and has the columns ``item`` (one row of the picture) and ``value``;
-    ``low``/``high`` are optional, drawn as a whisker where present; ``panel`` splits into panels. ``reported`` may have a
-    boolean column ``verified``: a number nobody could verify is drawn hollow. Shape and colour both tell the source.
+    Each frame may be None or empty (not all three) and has the columns ``item`` (one row of the picture) and
+    ``value``; ``low``/``high`` are optional, drawn as a whisker where present; ``panel`` splits into panels.
+    ``reported`` may have a boolean column ``verified``: a number nobody could verify is drawn hollow. Shape and
+    colour both tell the source.
     """
     data = _gather({"paper": reported, "recorded": recorded, "live": live}, item, value, low, high, panel)
     present = [source for source in theme.SOURCES if source in set(data["source"])]
@@ -95,25 +143,26 @@ def paper_recorded_live(
     lanes = {"yOffset": alt.YOffset("source:N", sort=list(theme.SOURCES), scale=alt.Scale(domain=present))}
     inks = alt.Scale(domain=present, range=[theme.SOURCES[source] for source in present])
     base = alt.Chart(data).encode(y=alt.Y(f"{_field(item)}:N", sort=sort, title=None, axis=_row_axis()), **lanes)
-    place = alt.X("value:Q", title=unit or value, scale=_scale(log, False), axis=alt.Axis(grid=True))
+    place = alt.X("value:Q", title=unit or value, scale=_scale(log, False), axis=alt.Axis(grid=True, tickCount=6))
     rule = base.transform_filter("isValid(datum.low) && isValid(datum.high)").mark_rule(strokeWidth=2, opacity=0.7)
     shapes = {"paper": "diamond", "recorded": "square", "live": "circle"}
-    dots = base.mark_point(size=95, strokeWidth=1.8).encode(
+    marks = alt.Scale(domain=present, range=[shapes[source] for source in present])
+    dots = base.encode(
         x=place,
-        stroke=alt.Stroke("source:N", title=None, scale=inks),
-        fill=alt.condition("datum.verified", alt.Color("source:N", scale=inks, legend=None), alt.value(theme.PAPER)),
-        shape=alt.Shape("source:N", title=None, scale=alt.Scale(domain=present, range=[shapes[s] for s in present])),
-        tooltip=_tooltips(
-            data, [item, "source", value if value in data else "value", "low", "high", "verified", "note"]
-        ),
+        color=alt.Color("source:N", title=None, scale=inks, sort=present),
+        shape=alt.Shape("source:N", title=None, scale=marks, sort=present),
+        tooltip=_tooltips(data, [item, "source", "value", "low", "high", "verified", "note"]),
     )
-    chart = alt.layer(
-        rule.encode(x=alt.X("low:Q"), x2="high:Q", color=alt.Color("source:N", scale=inks, legend=None)), dots
+    known = dots.transform_filter("datum.verified").mark_point(size=95, filled=True, opacity=1)
+    open_ = dots.transform_filter("!datum.verified").mark_point(size=85, strokeWidth=2, fill=theme.PAPER, opacity=1)
+    whisker = rule.encode(
+        x=alt.X("low:Q"), x2="high:Q", color=alt.Color("source:N", title=None, scale=inks, sort=present)
     )
+    chart = alt.layer(whisker, open_, known)
     hollow = "" if data["verified"].all() else "hollow: from memory of the paper, not verified"
     lines = [line for line in (subtitle, hollow) if line]
     height = alt.Step(row_height / len(present), **{"for": "offset"})
-    return _finish(chart, panel, 2, width, height, title, lines)
+    return _finish(chart, data, panel, 2, width, height, title, lines)
 
 
 def _gather(frames: dict[str, Any], item: str, value: str, low: str, high: str, panel: str | None) -> pd.DataFrame:
@@ -156,7 +205,9 @@ def _scale(log: bool, zero: bool) -> alt.Scale:
 def _coloured(mark: Any, colour: str | None, names: list[Any], pick: Any = None, top: float = 1.0) -> Any:
     if colour is None:
         return mark.encode(color=alt.value(theme.CATEGORIES[0]))
-    mark = mark.encode(color=alt.Color(f"{_field(colour)}:N", title=None, sort=names, scale=theme.categories(names)))
+    mark = mark.encode(
+        color=alt.Color(f"{_field(colour)}:N", title=None, sort=names, scale=theme.categories(names), legend=_LEGEND)
+    )
     return mark if pick is None else mark.encode(opacity=alt.condition(pick, alt.value(top), alt.value(top * 0.15)))
 
 
@@ -167,18 +218,22 @@ def _tooltips(data: pd.DataFrame, names: Sequence[str | None]) -> list[alt.Toolt
     numeric = pd.api.types.is_numeric_dtype
     plain = pd.api.types.is_bool_dtype
     return [
-        alt.Tooltip(f"{_field(n)}:Q", title=n, format=".4~g") if numeric(data[n]) and not plain(data[n])
+        alt.Tooltip(f"{_field(n)}:Q", title=n, format=".4~g")
+        if numeric(data[n]) and not plain(data[n])
         else alt.Tooltip(f"{_field(n)}:N", title=n)
         for n in shown
-    ]  # fmt: skip
+    ]
 
 
 def _row_axis() -> alt.Axis:
     return alt.Axis(grid=True, labelLimit=260, labelColor=theme.INK)
 
 
-def _finish(chart: Any, facet: str | None, columns: int, width: Any, height: Any, title: str, subtitle: Any) -> Any:
+def _finish(
+    chart: Any, data: pd.DataFrame, facet: str | None, columns: int, width: Any, height: Any, title: str, subtitle: Any
+) -> Any:
     chart = chart.properties(width=width, height=height)
     if facet is not None:
-        chart = chart.facet(facet=alt.Facet(f"{_field(facet)}:N", title=None), columns=columns)
+        panels = list(dict.fromkeys(data[facet]))
+        chart = chart.facet(facet=alt.Facet(f"{_field(facet)}:N", title=None, sort=panels), columns=columns)
     return theme.themed(chart, title, subtitle)

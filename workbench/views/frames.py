@@ -41,6 +41,14 @@ def words(trace: Any, row: int = 0) -> list[str]:
     return [visible(token) for token in _row(trace, "tokens", row)]
 
 
+def keys(trace: Any, layer: int, row: int = 0) -> list[str]:
+    """The labels of a layer's keys: the row's tokens, behind the slots of a memory when it brought keys of its own."""
+    text = words(trace, row)
+    found = next((at for at in getattr(trace, "layers", ()) if at.index == layer), None)
+    before = 0 if found is None else found.k.shape[1] - len(text)
+    return [f"[slot {slot}]" for slot in range(before)] + text
+
+
 def tokens(trace: Any, row: int = 0) -> pd.DataFrame:
     """position, token, surprise (nats, NaN first), entropy (nats) of one row of a trace."""
     import pandas as pd
@@ -90,8 +98,7 @@ def heads(
     trace: Any, layer: int, *, row: int = 0, size: int = 128, reduce: str = "mean", **options: Any
 ) -> pd.DataFrame:
     """All heads of one traced layer, ready for ``head_grid``."""
-    maps = array(trace.map(layer, size=size, reduce=reduce))
-    return heads_of(maps.reshape(-1, maps.shape[-3], *maps.shape[-2:])[row], **options)
+    return heads_of(trace.map(layer, size=size, reduce=reduce, batch=row), **options)
 
 
 def attention(
@@ -101,11 +108,11 @@ def attention(
 
     ``rows``/``cols`` default to everything; more than 70 tokens a side raise BadInput: pick a stretch.
     """
-    text = words(trace, row)
-    r, c = _stretch("rows", rows, len(text)), _stretch("cols", cols, len(text))
-    probs = array(trace.region(layer, head, r, c))
-    probs = probs.reshape(len(trace.tokens), -1, *probs.shape[-2:])[row].mean(axis=0)
-    return cells(probs, text[r], text[c], start=(r.start, c.start))
+    text, held = words(trace, row), keys(trace, layer, row)
+    r, c = _stretch("rows", rows, len(text)), _stretch("cols", cols, len(held))
+    probs = array(trace.region(layer, head, r, c, batch=row))
+    probs = probs.reshape(-1, *probs.shape[-2:]).mean(axis=0)
+    return cells(probs, text[r], held[c], start=(r.start, c.start))
 
 
 def cells(
@@ -119,16 +126,18 @@ def cells(
         raise BadInput(f"values {plane.shape} do not fit {len(query_tokens)} query and {len(key_tokens)} key tokens")
     if max(plane.shape) > MOST_TOKENS:
         raise BadInput(
-            f"{plane.shape} cells are more than a chart shows; take at most {MOST_TOKENS} tokens a side or use MatrixView"
+            f"{plane.shape} cells are more than a chart shows; take {MOST_TOKENS} tokens a side or use MatrixView"
         )
     r, c = np.indices(plane.shape)
     return pd.DataFrame(
         {
-            "query": (r + start[0]).ravel(), "key": (c + start[1]).ravel(), "value": plane.ravel(),
+            "query": (r + start[0]).ravel(),
+            "key": (c + start[1]).ravel(),
+            "value": plane.ravel(),
             "query_token": np.repeat([visible(t) for t in query_tokens], plane.shape[1]),
             "key_token": np.tile([visible(t) for t in key_tokens], plane.shape[0]),
         }
-    )  # fmt: skip
+    )
 
 
 def _stretch(argument: str, part: slice | None, length: int) -> slice:
@@ -161,10 +170,14 @@ def slots(mass: Any, *, tokens: Sequence[str] | None = None, positions: Sequence
 def slot_mass(
     trace: Any, layer: int, keys: Sequence[int], *, row: int = 0, queries: slice = slice(None)
 ) -> pd.DataFrame:
-    """Attention of each head to each of the key positions ``keys``, averaged over ``queries``."""
-    columns = [array(trace.mass(layer, [int(key)]))[row][:, queries].mean(axis=-1) for key in keys]
-    text = words(trace, row)
-    return slots(np.stack(columns, axis=1), tokens=[text[key] for key in keys], positions=keys)
+    """Attention of each head to each of the keys ``at`` (their places in the layer), averaged over ``queries``."""
+    first, last, _ = queries.indices(len(words(trace, row)))
+    chunks = [slice(start, min(start + 64, last)) for start in range(first, last, 64)]
+    if not chunks:
+        raise BadInput(f"queries must hold at least one position, got {queries}")
+    parts = [array(trace.region(layer, None, chunk, list(at), batch=row)).sum(axis=1) for chunk in chunks]
+    text = keys(trace, layer, row)
+    return slots(sum(parts) / (last - first), tokens=[text[key] for key in at], positions=at)
 
 
 def events(log: Any) -> pd.DataFrame:
@@ -184,7 +197,8 @@ def spans(log: Any, labels: Mapping[int, str] | Sequence[str] | None = None) -> 
     import pandas as pd
 
     frame = events(log)
-    open_, rows = {}, []
+    open_: dict[int, dict[str, Any]] = {}
+    rows: list[dict[str, Any]] = []
     into = frame["into"] if "into" in frame else [()] * len(frame)
     for step, kind, items, why, merged in zip(frame["step"], frame["kind"], frame["items"], frame["why"], into):
         entering, leaving = _moves(kind, items, merged, open_)

@@ -14,12 +14,20 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def head_grid(frame: pd.DataFrame, *, columns: int = 4, cell: int = 132, title: str = "", subtitle: str = "",
-              chosen: int | None = None) -> alt.Chart:  # fmt: skip
+def head_grid(
+    frame: pd.DataFrame,
+    *,
+    columns: int = 4,
+    cell: int = 132,
+    title: str = "",
+    subtitle: str = "",
+    chosen: int | None = None,
+) -> alt.Chart:
     """Small pooled maps of all heads of a layer; a click selects a head (selection ``head``, field ``head``).
 
-    Columns: ``head`` (number), ``image`` (data URI of the map; ``frames.heads_of`` makes it). Optional columns are shown
-    on hover: ``entropy`` (nats), ``sink_mass``, ``distance`` (tokens), ``note`` (also printed beside the head's number).
+    Columns: ``head`` (number), ``image`` (data URI of the map; ``frames.heads_of`` makes it). Optional columns are
+    shown on hover: ``entropy`` (nats), ``sink_mass``, ``distance`` (tokens), ``note`` (also printed beside the head's
+    number).
     """
     data = frame_for("head_grid", frame, numbers=("head",), columns=("image",))
     columns = max(1, min(columns, len(data)))
@@ -86,10 +94,9 @@ def head_scores(
     if data.shape[0] <= 400:
         marks.append(_numbers(base, data, score, signed, scale.domain))
     if mark:
-        ring = base.transform_filter(f"datum['{mark}']").mark_point(
-            shape="circle", size=420, strokeWidth=2, filled=False
-        )
-        marks.append(ring.encode(color=alt.value("#D55E00")))
+        chosen = base.transform_filter(f"datum['{mark}']")
+        rings = ((4.5, "#ffffff"), (2, theme.INK))
+        marks += [chosen.mark_point(size=560, strokeWidth=w, filled=False, opacity=1, color=c) for w, c in rings]
     chart = alt.layer(*marks).properties(width=alt.Step(42), height=alt.Step(34))
     return theme.themed(chart, title, subtitle)
 
@@ -126,8 +133,11 @@ def head_scatter(
     data = frame_for("head_scatter", frame, numbers=("layer", "head", x, y), columns=(kind,) if kind else ())
     pick = alt.selection_point(name="head", fields=["layer", "head"], on="click")
     kinds = list(dict.fromkeys(data[kind])) if kind else []
-    colour = (alt.Color(f"{kind}:N", title=None, scale=theme.categories(kinds)) if kind
-              else alt.Color("layer:Q", title="layer", scale=theme.magnitude("cividis")))  # fmt: skip
+    colour = (
+        alt.Color(f"{kind}:N", title=None, scale=theme.categories(kinds))
+        if kind
+        else alt.Color("layer:Q", title="layer", scale=theme.magnitude("cividis"))
+    )
     dots = (
         alt.Chart(data)
         .mark_circle(size=90, strokeWidth=2)
@@ -188,13 +198,24 @@ def head_links(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", leas
     sides = alt.Scale(domain=["query", "key"], padding=0)
     positions = alt.Scale(domain=sorted({*data["query"], *data["key"]}))
     y = {"scale": positions, "axis": None}
-    links = alt.Chart(data).transform_filter(f"datum.value >= {least}").mark_rule(strokeWidth=1.6).encode(
-        x=alt.X("_left:N", scale=sides, axis=None), x2="_right:N", y=alt.Y("query:O", **y), y2="key:O",
-        color=alt.value(theme.CATEGORIES[0]),
-        opacity=alt.condition(over, alt.Opacity("value:Q", scale=alt.Scale(domain=[0, 1], range=[0.08, 1]), legend=None),
-                              alt.value(0.02)),
-        tooltip=["query_token:N", "key_token:N", alt.Tooltip("value:Q", format=".3f")],
-    )  # fmt: skip
+    links = (
+        alt.Chart(data)
+        .transform_filter(f"datum.value >= {least}")
+        .mark_rule(strokeWidth=1.6)
+        .encode(
+            x=alt.X("_left:N", scale=sides, axis=None),
+            x2="_right:N",
+            y=alt.Y("query:O", **y),
+            y2="key:O",
+            color=alt.value(theme.CATEGORIES[0]),
+            opacity=alt.condition(
+                over,
+                alt.Opacity("value:Q", scale=alt.Scale(domain=[0, 1], range=[0.08, 1]), legend=None),
+                alt.value(0.02),
+            ),
+            tooltip=["query_token:N", "key_token:N", alt.Tooltip("value:Q", format=".3f")],
+        )
+    )
     left = _token_column(data, "query", "_left", sides, y, align="right", dx=-8).add_params(over)
     right = _token_column(data, "key", "_right", sides, y, align="left", dx=8)
     step = _cell(len(positions.domain), 9, 18)
@@ -204,9 +225,11 @@ def head_links(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", leas
 
 def _token_column(data: pd.DataFrame, which: str, side: str, sides: alt.Scale, y: dict, **mark: object) -> alt.Chart:
     words = data.drop_duplicates(which)[[which, f"{which}_token", side]]
-    return alt.Chart(words).mark_text(fontSize=11, cursor="default", **mark).encode(
-        x=alt.X(f"{side}:N", scale=sides, axis=None), y=alt.Y(f"{which}:O", **y), text=f"{which}_token:N"
-    )  # fmt: skip
+    return (
+        alt.Chart(words)
+        .mark_text(fontSize=11, cursor="default", **mark)
+        .encode(x=alt.X(f"{side}:N", scale=sides, axis=None), y=alt.Y(f"{which}:O", **y), text=f"{which}_token:N")
+    )
 
 
 def _named(data: pd.DataFrame, which: str) -> pd.Series:
@@ -214,12 +237,18 @@ def _named(data: pd.DataFrame, which: str) -> pd.Series:
 
 
 def _token_axis(data: pd.DataFrame, which: str, angle: int) -> alt.Axis:
-    """Tokens as tick labels: equal tokens at different positions stay apart because the axis itself counts positions."""
+    """Tokens as tick labels; equal tokens at different positions stay apart: the axis itself counts positions."""
     one_of("head_tokens", "axis", which, ("query", "key"))
     pairs = data.drop_duplicates(which)
     table = {str(int(position)): str(token) for position, token in zip(pairs[which], pairs[f"{which}_token"])}
-    return alt.Axis(labelExpr=f"{json.dumps(table, ensure_ascii=True)}[datum.label]", labelAngle=angle, labelLimit=90,
-                    ticks=False, domain=False, labelOverlap=False)  # fmt: skip
+    return alt.Axis(
+        labelExpr=f"{json.dumps(table, ensure_ascii=True)}[datum.label]",
+        labelAngle=angle,
+        labelLimit=90,
+        ticks=False,
+        domain=False,
+        labelOverlap=False,
+    )
 
 
 def _cell(count: int, least: int = 11, most: int = 24) -> int:

@@ -29,15 +29,16 @@ def memory_table(
 ) -> alt.Chart:
     """A memory's ``contents()`` as a table; number columns named in ``bars`` are drawn as bars beside their value.
 
-    Columns: whatever the memory has. ``bars`` defaults to its float columns, ``columns`` to the others in order; ``sort``
-    (a number column, largest first) and ``top`` choose the rows. A click selects a row (selection ``item``, field ``_row``).
+    Columns: whatever the memory has. ``bars`` defaults to its float columns, ``columns`` to the others in order;
+    ``sort`` (a number column, largest first) and ``top`` choose the rows. A click selects a row (selection ``item``,
+    field ``_row``).
     """
     import pandas as pd
 
     data = frame_for("memory_table", contents)
-    floats = [name for name in data if pd.api.types.is_float_dtype(data[name])]
+    floats = [str(name) for name in data if pd.api.types.is_float_dtype(data[name])]
     bars = list(floats if bars is None else bars)
-    plain = [name for name in data if name not in bars] if columns is None else list(columns)
+    plain = [str(name) for name in data if name not in bars] if columns is None else list(columns)
     frame_for("memory_table", data, numbers=tuple(bars), columns=tuple(plain))
     total = len(data)
     if sort is not None:
@@ -51,7 +52,7 @@ def memory_table(
         raise BadInput("memory_table: no columns are left to show; name some in columns or bars")
     parts[0] = parts[0].add_params(pick)
     note = f"{len(data):,} of {total:,} items" + (f", largest {sort} first" if sort else "")
-    table = alt.hconcat(*parts, spacing=4)
+    table = alt.hconcat(*parts, spacing=0)
     lines = [line for line in (subtitle, note) if line]
     return theme.themed(table.resolve_scale(color="independent"), title or "memory contents", lines)
 
@@ -75,12 +76,16 @@ def _bar_column(data: pd.DataFrame, name: str, index: int) -> Any:
     rows = data[["_row"]].assign(_value=data[name].astype(float))
     low, high = min(0.0, float(rows["_value"].min())), max(0.0, float(rows["_value"].max()))
     room = alt.Scale(domain=[low, (high - low) * 1.45 + low if high > low else 1.0], nice=False)
-    bar = alt.Chart(rows).mark_bar(height=11, color=colour, opacity=0.75, cornerRadiusEnd=2).encode(
-        x=alt.X("_value:Q", axis=None, scale=room), tooltip=alt.Tooltip("_value:Q", title=name, format=".5~g")
-    )  # fmt: skip
-    number = alt.Chart(rows).mark_text(align="left", dx=4, fontSize=10, color=theme.MUTED).encode(
-        x=alt.X("_value:Q", axis=None, scale=room), text=alt.Text("_value:Q", format=".3~g")
-    )  # fmt: skip
+    bar = (
+        alt.Chart(rows)
+        .mark_bar(height=11, color=colour, opacity=0.75, cornerRadiusEnd=2)
+        .encode(x=alt.X("_value:Q", axis=None, scale=room), tooltip=alt.Tooltip("_value:Q", title=name, format=".5~g"))
+    )
+    number = (
+        alt.Chart(rows)
+        .mark_text(align="left", dx=4, fontSize=10, color=theme.MUTED)
+        .encode(x=alt.X("_value:Q", axis=None, scale=room), text=alt.Text("_value:Q", format=".3~g"))
+    )
     return _lined(rows, alt.layer(bar, number), name, width, "left")
 
 
@@ -126,17 +131,19 @@ def memory_timeline(
 ) -> alt.Chart:
     """Who was in the memory when: one bar per stay, and the difference between two moments on sliders.
 
-    Columns: ``item``, ``token``, ``entered``, ``left`` (steps), ``why_in``, ``why_out`` (``frames.spans``). The sliders
-    (parameters ``before`` and ``after``) colour each bar: stayed, entered or left between the two, or elsewhere; counts of
-    the three stand above.
+    Columns: ``item``, ``token``, ``entered``, ``left`` (steps), ``why_in``, ``why_out`` (``frames.spans``). The
+    sliders (parameters ``before`` and ``after``) colour each bar: stayed, entered or left between the two, or
+    elsewhere; counts of the three stand above.
     """
     data = frame_for(
         "memory_timeline", spans, numbers=("item", "entered", "left"), columns=("token", "why_in", "why_out")
     )
     last = int(data["left"].max()) - 1
     starts = (0 if before is None else before, last if after is None else after)
-    params = [alt.param(name=name, value=value, bind=alt.binding_range(min=0, max=max(last, 1), step=1, name=f"{name} "))
-              for name, value in zip(("before", "after"), starts)]  # fmt: skip
+    params = [
+        alt.param(name=name, value=value, bind=alt.binding_range(min=0, max=max(last, 1), step=1, name=f"{name} "))
+        for name, value in zip(("before", "after"), starts)
+    ]
     was, now = (f"(datum.entered <= {p} && datum.left > {p})" for p in ("before", "after"))
     change = f"{was} && {now} ? 'stayed' : {now} ? 'entered' : {was} ? 'left' : 'elsewhere'"
     colour = alt.Color(
@@ -197,7 +204,7 @@ def _tally(base: alt.Chart, width: int) -> alt.Chart:
 
 
 def event_log(events: pd.DataFrame, *, title: str = "", subtitle: str = "", width: int = 640) -> alt.Chart:
-    """The log itself: one mark per event, its kind by row, colour and size (how many items); drag to zoom into a stretch.
+    """The log itself: one mark per event; row and colour tell its kind, size how many items; a drag brushes a stretch.
 
     Columns: ``step``, ``kind``, ``n``, ``why`` (``frames.events``). Interval selection ``stretch`` on ``step``.
     """
@@ -211,14 +218,20 @@ def event_log(events: pd.DataFrame, *, title: str = "", subtitle: str = "", widt
     colours = alt.Scale(
         domain=list(KINDS), range=["#009E73", "#56B4E9", "#CC79A7", "#E69F00", "#8A6D00", "#0072B2", "#4D4D4D"]
     )
-    ticks = alt.Chart(data).mark_point(filled=True, shape="circle", opacity=0.75).encode(
-        x=alt.X("step:Q", title="event", axis=alt.Axis(tickMinStep=1)),
-        y=alt.Y("kind:N", sort=present, title=None, axis=alt.Axis(grid=True, labelColor=theme.INK)),
-        color=alt.Color("kind:N", scale=colours, legend=None),
-        size=alt.Size("n:Q", title="items", scale=alt.Scale(range=[14, 320])),
-        opacity=alt.condition(brush, alt.value(0.85), alt.value(0.2)),
-        tooltip=["step:Q", "kind:N", alt.Tooltip("n:Q", title="items"), "why:N"],
-    )  # fmt: skip
+    ticks = (
+        alt.Chart(data)
+        .mark_point(filled=True, shape="circle", opacity=0.75)
+        .encode(
+            x=alt.X("step:Q", title="event", axis=alt.Axis(tickMinStep=1), scale=alt.Scale(padding=14)),
+            y=alt.Y("kind:N", sort=present, title=None, axis=alt.Axis(grid=True, labelColor=theme.INK)),
+            color=alt.Color("kind:N", scale=colours, legend=None),
+            size=alt.Size(
+                "n:Q", title="items", scale=alt.Scale(range=[24, 320], zero=False), legend=alt.Legend(tickCount=3)
+            ),
+            opacity=alt.condition(brush, alt.value(0.85), alt.value(0.2)),
+            tooltip=["step:Q", "kind:N", alt.Tooltip("n:Q", title="items"), "why:N"],
+        )
+    )
     return theme.themed(ticks.add_params(brush).properties(width=width, height=alt.Step(32)), title, subtitle)
 
 
@@ -247,15 +260,29 @@ def slot_attention(
     told = [alt.Tooltip(f"{n}:N") for n in ("slot", "token", "position", by) if n in data]
     pick = alt.selection_point(name="slot", fields=["slot"], on="click")
     x = alt.X("slot:O", title="memory slot", axis=labels)
-    cells = alt.Chart(data).mark_rect().encode(
-        x=x, y=alt.Y(f"{by}:O", title=by), color=alt.Color("mass:Q", title=units, scale=theme.magnitude(scheme)),
-        stroke=alt.condition({"param": "slot", "empty": False}, alt.value("#E69F00"), alt.value(None)),
-        tooltip=[*told, alt.Tooltip("mass:Q", title=units, format=".4~g")],
-    ).add_params(pick).properties(width=alt.Step(step), height=alt.Step(18))  # fmt: skip
-    total = alt.Chart(data).mark_bar(color=theme.CATEGORIES[0], opacity=0.8).encode(
-        x=alt.X("slot:O", axis=None), y=alt.Y("mean(mass):Q", title="mean", axis=alt.Axis(tickCount=2)),
-        tooltip=[*told[:-1], alt.Tooltip("mean(mass):Q", format=".4~g")],
-    ).properties(width=alt.Step(step), height=60)  # fmt: skip
+    cells = (
+        alt.Chart(data)
+        .mark_rect()
+        .encode(
+            x=x,
+            y=alt.Y(f"{by}:O", title=by),
+            color=alt.Color("mass:Q", title=units, scale=theme.magnitude(scheme)),
+            stroke=alt.condition({"param": "slot", "empty": False}, alt.value("#E69F00"), alt.value(None)),
+            tooltip=[*told, alt.Tooltip("mass:Q", title=units, format=".4~g")],
+        )
+        .add_params(pick)
+        .properties(width=alt.Step(step), height=alt.Step(18))
+    )
+    total = (
+        alt.Chart(data)
+        .mark_bar(color=theme.CATEGORIES[0], opacity=0.8)
+        .encode(
+            x=alt.X("slot:O", axis=None),
+            y=alt.Y("mean(mass):Q", title="mean", axis=alt.Axis(tickCount=2)),
+            tooltip=[*told[:-1], alt.Tooltip("mean(mass):Q", format=".4~g")],
+        )
+        .properties(width=alt.Step(step), height=60)
+    )
     return theme.themed(alt.vconcat(total, cells, spacing=6).resolve_scale(x="shared"), title, subtitle)
 
 

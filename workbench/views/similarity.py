@@ -32,21 +32,31 @@ def similarity_map(
 ) -> alt.Chart:
     """Similarity of every row to every column; a click selects (selection ``cell``, fields ``row``, ``col``).
 
-    Columns: ``row``, ``col`` (numbers), ``value``, ``row_token``, ``col_token`` (``frames.activations``). Signed maps are
-    symmetric about zero out to ``limit`` (default: the largest magnitude), so the sign is always honest.
+    Columns: ``row``, ``col`` (numbers), ``value``, ``row_token``, ``col_token`` (``frames.activations``). Signed maps
+    are symmetric about zero out to ``limit`` (default: the largest magnitude), so the sign is always honest.
     """
     data = frame_for("similarity_map", frame, numbers=("row", "col", "value"), columns=("row_token", "col_token"))
     most = float(data["value"].abs().max()) if limit is None else limit
     scale = theme.signed(most) if signed else theme.magnitude("viridis")
     pick = alt.selection_point(name="cell", fields=["row", "col"], on="click")
     step = size or max(8, min(24, 560 // max(data["row"].nunique(), data["col"].nunique())))
-    cells = alt.Chart(data).mark_rect().encode(
-        x=alt.X("col:O", title=col_title or None, axis=_names(data, "col", -90, step)),
-        y=alt.Y("row:O", title=row_title or None, axis=_names(data, "row", 0, step)),
-        color=alt.Color("value:Q", title=units, scale=scale),
-        stroke=alt.condition({"param": "cell", "empty": False}, alt.value("#1f2933"), alt.value(None)),
-        tooltip=["row:Q", "row_token:N", "col:Q", "col_token:N", alt.Tooltip("value:Q", title=units, format=".4~g")],
-    )  # fmt: skip
+    cells = (
+        alt.Chart(data)
+        .mark_rect(**theme.SEAMLESS)
+        .encode(
+            x=alt.X("col:O", title=col_title or None, axis=_names(data, "col", -90, step)),
+            y=alt.Y("row:O", title=row_title or None, axis=_names(data, "row", 0, step)),
+            color=alt.Color("value:Q", title=units, scale=scale),
+            stroke=alt.condition({"param": "cell", "empty": False}, alt.value("#1f2933"), alt.value(None)),
+            tooltip=[
+                "row:Q",
+                "row_token:N",
+                "col:Q",
+                "col_token:N",
+                alt.Tooltip("value:Q", title=units, format=".4~g"),
+            ],
+        )
+    )
     return theme.themed(cells.add_params(pick).properties(width=alt.Step(step), height=alt.Step(step)), title, subtitle)
 
 
@@ -54,8 +64,14 @@ def _names(data: pd.DataFrame, which: str, angle: int, step: int) -> alt.Axis:
     if step < 11:
         return alt.Axis(ticks=False, domain=False, labelOverlap=True, labelAngle=0)
     names = {str(int(i)): str(t)[:16] for i, t in zip(data[which], data[f"{which}_token"])}
-    return alt.Axis(labelExpr=f"{json.dumps(names)}[datum.label]", labelAngle=angle, ticks=False, domain=False,
-                    labelLimit=110, labelOverlap=False)  # fmt: skip
+    return alt.Axis(
+        labelExpr=f"{json.dumps(names)}[datum.label]",
+        labelAngle=angle,
+        ticks=False,
+        domain=False,
+        labelLimit=110,
+        labelOverlap=False,
+    )
 
 
 def image_overlay(
@@ -73,10 +89,11 @@ def image_overlay(
 ) -> alt.Chart:
     """An image with the similarity of its patches over it; hovering a patch reads its value and rank.
 
-    Args: ``image`` (H, W) or (H, W, 3) array, uint8 or floats in [0, 1]; ``grid`` (rows, columns) of patch values; ``box``
-    the (left, top, right, bottom) fraction of the image that the grid covers (a centre crop), default all of it;
-    ``points`` a frame with ``x``, ``y`` (fractions of the image, y down) and ``label`` (positive, negative, neutral).
-    The slider (parameter ``opacity``) fades the map; a click selects a patch (selection ``patch``, fields row, col).
+    Args: ``image`` (H, W) or (H, W, 3) array, uint8 or floats in [0, 1]; ``grid`` (rows, columns) of patch values;
+    ``box`` the (left, top, right, bottom) fraction of the image that the grid covers (a centre crop), default all of
+    it; ``points`` a frame with ``x``, ``y`` (fractions of the image, y down) and ``label`` (positive, negative,
+    neutral). The slider (parameter ``opacity``) fades the map; a click selects a patch (selection ``patch``, fields
+    row, col).
     """
     pixels = _pixels(image)
     data = _patches(matrix("grid", grid), (0.0, 0.0, 1.0, 1.0) if box is None else box)
@@ -91,12 +108,19 @@ def image_overlay(
         width=width, height=height, aspect=False
     )
     photo = photo.encode(x=alt.X("x:Q", scale=x, axis=None), y=alt.Y("y:Q", scale=y, axis=None), url="image:N")
-    patches = alt.Chart(data).mark_rect(opacity=alt.expr("opacity"), strokeWidth=2).encode(
-        x=alt.X("x0:Q", scale=x, axis=None), x2="x1:Q", y=alt.Y("y0:Q", scale=y, axis=None), y2="y1:Q",
-        color=alt.Color("value:Q", title=units, scale=scale),
-        stroke=alt.condition({"param": "patch", "empty": False}, alt.value("#ffffff"), alt.value(None)),
-        tooltip=["row:Q", "col:Q", alt.Tooltip("value:Q", title=units, format=".4~g"), alt.Tooltip("rank:Q")],
-    )  # fmt: skip
+    patches = (
+        alt.Chart(data)
+        .mark_rect(opacity=alt.expr("opacity"), strokeWidth=2)
+        .encode(
+            x=alt.X("x0:Q", scale=x, axis=None),
+            x2="x1:Q",
+            y=alt.Y("y0:Q", scale=y, axis=None),
+            y2="y1:Q",
+            color=alt.Color("value:Q", title=units, scale=scale),
+            stroke=alt.condition({"param": "patch", "empty": False}, alt.value("#ffffff"), alt.value(None)),
+            tooltip=["row:Q", "col:Q", alt.Tooltip("value:Q", title=units, format=".4~g"), alt.Tooltip("rank:Q")],
+        )
+    )
     layers = [photo, patches.add_params(pick, fade)]
     if points is not None and len(points):
         layers.append(_points(points, x, y))
@@ -131,11 +155,21 @@ def _points(points: pd.DataFrame, x: alt.Scale, y: alt.Scale) -> alt.Chart:
         one_of("image_overlay", "label", label, kinds)
     look = {"positive": ("#D55E00", "circle"), "negative": ("#0072B2", "cross"), "neutral": ("#9aa4b0", "diamond")}
     present = [kind for kind in kinds if kind in set(data["label"])]
-    return alt.Chart(data).mark_point(filled=True, size=110, stroke="#ffffff", strokeWidth=1.5, opacity=1).encode(
-        x=alt.X("x:Q", scale=x), y=alt.Y("y:Q", scale=y), tooltip=["label:N", "x:Q", "y:Q"],
-        color=alt.Color("label:N", title="points", scale=alt.Scale(domain=present, range=[look[k][0] for k in present])),
-        shape=alt.Shape("label:N", title="points", scale=alt.Scale(domain=present, range=[look[k][1] for k in present])),
-    )  # fmt: skip
+    return (
+        alt.Chart(data)
+        .mark_point(filled=True, size=110, stroke="#ffffff", strokeWidth=1.5, opacity=1)
+        .encode(
+            x=alt.X("x:Q", scale=x),
+            y=alt.Y("y:Q", scale=y),
+            tooltip=["label:N", "x:Q", "y:Q"],
+            color=alt.Color(
+                "label:N", title="points", scale=alt.Scale(domain=present, range=[look[k][0] for k in present])
+            ),
+            shape=alt.Shape(
+                "label:N", title="points", scale=alt.Scale(domain=present, range=[look[k][1] for k in present])
+            ),
+        )
+    )
 
 
 def _pixels(image: Any) -> np.ndarray:

@@ -18,6 +18,9 @@ FONT = "Inter, 'Helvetica Neue', Helvetica, 'Liberation Sans', Arial, sans-serif
 MONO = "'DejaVu Sans Mono', Menlo, Consolas, monospace"
 CATEGORIES = palettes.OKABE_ITO
 
+#: Cells that overlap by a hair, so that no seams show when a picture is scaled.
+SEAMLESS = {"width": {"band": 1.04}, "height": {"band": 1.04}}
+
 #: What a verdict looks like: colour and shape, so that neither is needed alone.
 VERDICTS = {
     "holds": ("#009E73", "circle"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -14,6 +15,7 @@ from workbench.views._check import frame_for
 if TYPE_CHECKING:
     import pandas as pd
 
+_LEGEND = alt.Legend(orient="bottom", direction="horizontal", gradientLength=160, titleOrient="left", offset=8)
 _CHARACTER = 6.75  # points a character of 11-point DejaVu Sans Mono is wide
 
 
@@ -46,7 +48,9 @@ def token_strip(
     )
     place = {"x": alt.X("_x0:Q", axis=None, scale=alt.Scale(domain=[0, width], nice=False)), "x2": "_x1:Q"}
     known = f"isValid(datum['{score}'])"
-    fill = alt.condition(known, alt.Color(f"{score}:Q", title=units, scale=scale), alt.value(theme.PAPER))
+    fill = alt.condition(
+        known, alt.Color(f"{score}:Q", title=units, scale=scale, legend=_LEGEND), alt.value(theme.PAPER)
+    )
     pick = alt.selection_point(name="token", fields=["position"], on="click")
     ring = alt.condition({"param": "token", "empty": False}, alt.value("#0072B2"), alt.value(theme.PAPER))
     marks = [
@@ -59,10 +63,13 @@ def token_strip(
         marks.append(
             held.mark_rect(cornerRadius=3, height=20, fillOpacity=0, stroke="#D55E00", strokeWidth=2).encode(**place)
         )
-    marks.append(base.mark_text(font=theme.MONO, fontSize=11).encode(
-        x=alt.X("_mid:Q", axis=None), text="_shown:N",
-        color=alt.condition(_dark_ink(score, top, signed), alt.value("#1f2933"), alt.value("#ffffff")),
-    ))  # fmt: skip
+    marks.append(
+        base.mark_text(font=theme.MONO, fontSize=11).encode(
+            x=alt.X("_mid:Q", axis=None),
+            text="_shown:N",
+            color=alt.condition(_dark_ink(score, top, signed), alt.value("#1f2933"), alt.value("#ffffff")),
+        )
+    )
     chart = alt.layer(*marks).properties(width=width, height=alt.Step(23))
     return theme.themed(chart if time is None else scrubbed(chart, data, time), title, subtitle)
 
@@ -96,7 +103,7 @@ def _dark_ink(score: str, top: float, signed: bool) -> str:
 def scrubbed(chart: Any, data: pd.DataFrame, column: str, name: str = "time", label: str | None = None) -> Any:
     """``chart`` limited to one value of ``column`` at a time, chosen by a slider (parameter ``name``)."""
     values = sorted({float(value) for value in data[column]})
-    step = min((b - a for a, b in zip(values, values[1:])), default=1.0)
+    step = min((b - a for a, b in pairwise(values)), default=1.0)
     slider = alt.binding_range(min=values[0], max=values[-1], step=step, name=f"{label or column} ")
     moment = alt.param(name=name, value=values[-1], bind=slider)
     return chart.add_params(moment).transform_filter(f"datum['{column}'] == {name}")
@@ -113,11 +120,11 @@ def token_track(
     title: str = "",
     subtitle: str = "",
 ) -> alt.Chart:
-    """Surprise and entropy along the text; drag to brush a stretch (interval selection ``stretch`` on ``position``).
+    """Surprise and entropy along the text; a drag brushes a stretch (interval selection ``stretch``).
 
-    Columns: ``position``, ``token`` and the numbers in ``series`` (the first is drawn as stems with dots). ``threshold`` is
-    a number or a column. ``marks`` has columns ``position`` and ``kind`` (boundaries: surprise, refined, gold...), drawn
-    as vertical lines of one dash pattern and colour a kind.
+    Columns: ``position``, ``token`` and the numbers in ``series`` (the first is drawn as stems with dots).
+    ``threshold`` is a number or a column. ``marks`` has columns ``position`` and ``kind`` (boundaries: surprise,
+    refined, gold...), drawn as vertical lines of one dash pattern and colour a kind.
     """
     series = [name for name in series if name in frame.columns] if hasattr(frame, "columns") else list(series)
     if not series:
@@ -151,14 +158,10 @@ def _series(base: alt.Chart, name: str, series: Sequence[str]) -> alt.Chart:
 def _threshold(base: alt.Chart, threshold: float | str | None) -> list[alt.Chart]:
     if threshold is None:
         return []
-    line = base.mark_line(strokeDash=[4, 3], strokeWidth=1.3, color=theme.MUTED)
+    look = {"strokeDash": [4, 3], "strokeWidth": 1.3, "color": theme.MUTED}
     if isinstance(threshold, str):
-        return [line.encode(y=f"{threshold}:Q")]
-    return [
-        base.mark_rule(strokeDash=[4, 3], strokeWidth=1.3, color=theme.MUTED).encode(
-            x=alt.Undefined, y=alt.datum(threshold)
-        )
-    ]
+        return [base.mark_line(**look).encode(y=f"{threshold}:Q")]
+    return [alt.Chart(alt.Data(values=[{"at": threshold}])).mark_rule(**look).encode(y="at:Q")]
 
 
 def _boundaries(marks: pd.DataFrame, x: alt.X) -> list[alt.Chart]:
@@ -197,10 +200,16 @@ def token_curves(
     pick = alt.selection_point(name="lines", fields=[line], bind="legend")
     base = alt.Chart(data).encode(x=alt.X(f"{x}:Q", title=x, axis=alt.Axis(tickMinStep=1)))
     scale = alt.Scale(type="log" if log else "linear")
-    curves = base.mark_line(point=alt.OverlayMarkDef(size=30, filled=True)).encode(
-        y=alt.Y(f"{y}:Q", title=units, scale=scale), color=alt.Color(f"{line}:N", title=None, sort=names, scale=theme.categories(names)),
-        opacity=alt.condition(pick, alt.value(1), alt.value(0.12)), tooltip=[f"{line}:N", f"{x}:Q", alt.Tooltip(f"{y}:Q", format=".3~g")],
-    ).add_params(pick)  # fmt: skip
+    curves = (
+        base.mark_line(point=alt.OverlayMarkDef(size=30, filled=True))
+        .encode(
+            y=alt.Y(f"{y}:Q", title=units, scale=scale),
+            color=alt.Color(f"{line}:N", title=None, sort=names, scale=theme.categories(names)),
+            opacity=alt.condition(pick, alt.value(1), alt.value(0.12)),
+            tooltip=[f"{line}:N", f"{x}:Q", alt.Tooltip(f"{y}:Q", format=".3~g")],
+        )
+        .add_params(pick)
+    )
     layers = [curves]
     if admission:
         layers.append(base.mark_line(strokeDash=[5, 3], color=theme.INK).encode(y=alt.Y(f"mean({admission}):Q")))

@@ -286,7 +286,9 @@ def _pool(cells: np.ndarray, axis: int, most: int, pooling: str) -> np.ndarray:
     return np.add.reduceat(cells, edges, axis=axis) / (counts[:, None] if axis == 0 else counts)
 
 
-def trace_source(trace: Any, layer: int, head: int | None = None, *, reduce: str = "mean") -> TileSource:
+def trace_source(
+    trace: Any, layer: int, head: int | None = None, *, reduce: str = "mean", batch: int = 0
+) -> TileSource:
     """A tile source over the attention of one traced layer: pooled maps from afar, exact probabilities when close.
 
     ``head=None`` is the mean over heads. Nothing N x N is ever stored: each tile is computed from Q, K and LSE.
@@ -294,10 +296,17 @@ def trace_source(trace: Any, layer: int, head: int | None = None, *, reduce: str
 
     def source(rows: slice, cols: slice, max_shape: tuple[int, int]) -> np.ndarray:
         if rows.stop - rows.start <= max_shape[0] and cols.stop - cols.start <= max_shape[1]:
-            return _plane(trace.region(layer, head, rows, cols))
-        return _plane(trace.map(layer, head, size=min(max_shape), reduce=reduce, rows=rows, cols=cols))
+            return _plane(trace.region(layer, head, rows, cols, batch=batch))
+        size = _pooled_size(rows.stop - rows.start, cols.stop - cols.start, max_shape)
+        return _plane(trace.map(layer, head, size=size, reduce=reduce, rows=rows, cols=cols, batch=batch))
 
     return source
+
+
+def _pooled_size(height: int, width: int, most: tuple[int, int]) -> int:
+    """The larger side that keeps both sides of a square pooling within ``most``."""
+    larger = max(most)
+    return larger if min(larger, height) <= most[0] and min(larger, width) <= most[1] else min(most)
 
 
 def _plane(values: Any) -> np.ndarray:
