@@ -168,7 +168,7 @@ def slots(mass: Any, *, tokens: Sequence[str] | None = None, positions: Sequence
 
 
 def slot_mass(
-    trace: Any, layer: int, keys: Sequence[int], *, row: int = 0, queries: slice = slice(None)
+    trace: Any, layer: int, at: Sequence[int], *, row: int = 0, queries: slice = slice(None)
 ) -> pd.DataFrame:
     """Attention of each head to each of the keys ``at`` (their places in the layer), averaged over ``queries``."""
     first, last, _ = queries.indices(len(words(trace, row)))
