@@ -1,0 +1,281 @@
+"""FlashAttention (Dao et al. 2022): counted HBM traffic, exactness, memory and block-sparsity.
+
+``quick`` counts on the CPU: traffic in an instrumented simulator (E1), error against float64 (E2), bytes held (E3),
+block-sparse tiles (E4) and the kernel inside a language model (E5). CPU time is no evidence for the paper's speed
+claim, so C4 belongs to ``full``, which races the contenders that exist on a CUDA device: eager, SDPA's flash and cuDNN
+back ends and our tiled kernel in torch. The hand-written Triton kernels (v1 and v2 loop order) are not part of this
+study yet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from workbench import statistics
+from workbench.statistics import Interval
+from workbench.studies.base import STUDIES, Claim, Outcome, Progress, Scale, Study
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+_COUNTED = {
+    "lengths": [128, 256, 512, 1024],
+    "dims": [32, 64],
+    "sram": [2048, 4096, 8192, 16384, 65536],
+    "fig2_blocks": [32, 64, 128, 256, 512],
+    "exact_length": 256,
+    "draws": 10,
+    "memory_lengths": [512, 1024, 2048, 4096],
+    "sparse_length": 1024,
+    "sparse_block": 64,
+    "sparse_heads": 1,
+    "repeats": 5,
+    "model": "embedded",
+    "tokens": 4096,
+    "prompts": 20,
+}
+_GPU = {
+    "dtypes": ["bfloat16", "float16"],
+    "gpu_dims": [64, 128],
+    "gpu_lengths": [512, 1024, 2048, 4096, 8192, 16384],
+    "batch_tokens": 16384,
+    "launches": 100,
+    "sparse_lengths": [4096, 16384],
+    "sparse_gpu_block": 256,
+    "sparse_launches": 20,
+}
+
+
+# -- claims -----------------------------------------------------------------------------------------------------------
+
+
+def exactness(frame: pd.DataFrame) -> Outcome:
+    """C1: ratio of the two maximal output errors in half precision, over draws, input kinds and dtypes."""
+    rows = frame[(frame.experiment == "E2") & (frame.metric == "max error") & (frame.tensor == "out")]
+    pairs = _wide(rows[rows.dtype.isin(["float16", "bfloat16"])], ["dtype", "input", "repeat", "seed"], "item")
+    if len(pairs) < 2:
+        return Outcome.unmeasured("no exactness rows")
+    ratio = pairs["flash"] / pairs["standard"]
+    note = f"error of flash / error of standard; worst case {ratio.max():.2f}"
+    return Outcome.of(statistics.bootstrap(ratio.to_numpy()), 1.1, "<=", note)
+
+
+def fewer_accesses(frame: pd.DataFrame) -> Outcome:
+    """C2: counted ratio standard / flash at the shape of Fig. 2 (B_c 256 to 512), and counters equal formulas."""
+    counted = _wide(frame[frame.experiment == "E1"], ["item", "stage", "n", "d", "sram", "seed"], "metric")
+    if "counted" not in counted:
+        return Outcome.unmeasured("no counted traffic")
+    counted = counted.dropna(subset=["counted"])
+    wrong = int((counted["counted"] != counted["formula"]).sum())
+    if wrong:
+        return Outcome("not reproduced", wrong, wrong, wrong, len(counted), "counters differ from the closed forms")
+    grows = _ratio_grows(counted.reset_index())
+    ratios = _fig2_ratios(frame, "standard")
+    note = f"counters equal the closed forms in all {len(counted)} cases; ratio grows with N and M: {grows}"
+    outcome = Outcome.of(Interval(min(ratios), min(ratios), max(ratios), len(counted)), 4.5, ">=", note)
+    return outcome if grows else Outcome("not reproduced", *_numbers(outcome), note)
+
+
+def _numbers(outcome: Outcome) -> tuple[float, float, float, int]:
+    return outcome.effect, outcome.low, outcome.high, outcome.n
+
+
+def _ratio_grows(counted: pd.DataFrame) -> bool:
+    """standard / flash (forward) increases along M, and along N where d^2 << M, read as 16 d^2 <= M.
+
+    By the closed forms it tends to 4 B_c / (3 d + 4) from 2 at N = 0, so it falls with N below M of about 6 d^2.
+    """
+    forward = counted[counted.stage == "forward"]
+    standard = forward[forward.item == "standard"].set_index(["n", "d"])["counted"].groupby(level=[0, 1]).first()
+    flash = forward[forward.item == "flash"].copy()
+    flash["ratio"] = [standard[n, d] / x for n, d, x in zip(flash.n, flash.d, flash.counted)]
+    large, fits = flash[flash.sram >= 16 * flash.d**2], flash[flash.sram <= flash.n * flash.d]
+    along_n = [g.sort_values("n").ratio.diff().dropna() for _, g in large.groupby(["d", "sram", "seed"])]
+    along_m = [g.sort_values("sram").ratio.diff().dropna() for _, g in fits.groupby(["n", "d", "seed"])]
+    return all((step > 0).all() for step in [*along_n, *along_m]) and bool((large.ratio > 1).all())
+
+
+def _fig2_ratios(frame: pd.DataFrame, baseline: str) -> list[float]:
+    rows = frame[(frame.experiment == "Fig2") & (frame.metric == "hbm")].drop_duplicates(["item", "stage", "block"])
+    standard = rows[rows["item"] == baseline].value.sum()
+    by_block = rows[rows["item"] == "flash"].groupby("block").value.sum()
+    return [standard / by_block[b] for b in by_block.index if 256 <= b <= 512]
+
+
+def with_mask_and_dropout(frame: pd.DataFrame) -> Outcome:
+    """C2b: the same ratio when the standard path makes its masking and dropout passes."""
+    ratios = _fig2_ratios(frame, "standard + mask and dropout")
+    if not ratios:
+        return Outcome.unmeasured("no counts at the shape of Fig. 2")
+    return Outcome.of(Interval(min(ratios), min(ratios), max(ratios), len(ratios)), 7.5, ">=", "B_c 256 to 512")
+
+
+def io_exponents(frame: pd.DataFrame) -> Outcome:
+    """C2c: accesses ~ M^-1 (once T_c > 4) and ~ N^2: both slopes within 0.1; the effect shown is the slope along M."""
+    rows = frame[(frame.experiment == "E1") & (frame.item == "flash") & (frame.stage == "forward")]
+    rows = rows[(rows.metric == "counted") & (rows.d == 64)].drop_duplicates(["n", "sram"])
+    if rows.empty:
+        return Outcome.unmeasured("no counted traffic")
+    longest = rows[(rows.n == rows.n.max()) & (rows.n * 4 * rows.d / rows.sram.clip(lower=1) > 4)]
+    along_m = statistics.slope_interval(longest.sram, longest.value, log=True)
+    smallest = rows[rows.sram == rows.sram.min()]
+    along_n = statistics.slope_interval(smallest.n, smallest.value, log=True)
+    held = [statistics.verdict(x.low, x.high, c - 0.1, ">=") for x, c in ((along_m, -1.0), (along_n, 2.0))]
+    held += [statistics.verdict(x.low, x.high, c + 0.1, "<=") for x, c in ((along_m, -1.0), (along_n, 2.0))]
+    note = f"slope along N {along_n.effect:.3f} [{along_n.low:.3f}, {along_n.high:.3f}]"
+    return Outcome(_worst(held), *along_m, note=note)
+
+
+def _worst(verdicts: list[str]) -> str:
+    for verdict in ("not reproduced", "inconclusive"):
+        if verdict in verdicts:
+            return verdict
+    return "holds"
+
+
+def memory_exponents(frame: pd.DataFrame) -> Outcome:
+    """C3: slope of peak bytes over N: flash 1.0 +- 0.1 (the effect shown), standard 2.0 +- 0.1."""
+    rows = frame[(frame.metric == "peak") & (frame.stage == "forward+backward") & (frame.experiment == "E3")]
+    if rows.empty:
+        return Outcome.unmeasured("no memory rows")
+    fits = {item: statistics.slope_interval(g.n, g.value, log=True) for item, g in rows.groupby("item")}
+    wanted = {"flash": 1.0, "standard": 2.0}
+    held = [statistics.verdict(fits[i].low, fits[i].high, c - 0.1, ">=") for i, c in wanted.items()]
+    held += [statistics.verdict(fits[i].low, fits[i].high, c + 0.1, "<=") for i, c in wanted.items()]
+    plain = fits["standard"]
+    return Outcome(
+        _worst(held), *fits["flash"], note=f"standard {plain.effect:.3f} [{plain.low:.3f}, {plain.high:.3f}]"
+    )
+
+
+def sparse_follows(frame: pd.DataFrame) -> Outcome:
+    """C5: Spearman correlation of wall time with s >= 0.9, and every live tile costs the same counted traffic."""
+    rows = frame[(frame.experiment == "E4")]
+    per_tile = rows[rows.metric == "s-term per live tile"].value
+    if len(per_tile) and per_tile.nunique() > 1:
+        spread = float(per_tile.max() / per_tile.min())
+        return Outcome("not reproduced", spread, spread, spread, len(per_tile), "s-term not proportional to live tiles")
+    times = rows[rows.metric == "time"]
+    if len(times) < 4:
+        return Outcome.unmeasured("no timed patterns")
+    fit = _affine(times)
+    note = f"traffic in the s-term exactly proportional; time / dense time = {fit[0]:.2f} s + {fit[1]:.2f}"
+    return Outcome.of(statistics.spearman_interval(times.s, times.value), 0.9, ">=", note)
+
+
+def _affine(times: pd.DataFrame) -> tuple[float, float]:
+    import numpy as np
+
+    by_s = times.groupby("s").value.median()
+    slope, constant = np.polyfit(by_s.index, by_s / by_s.iloc[-1], 1)
+    return float(slope), float(constant)
+
+
+def more_flops(frame: pd.DataFrame) -> Outcome:
+    """C6: operations counted forward + backward, flash / standard. (Less time is part of C4: it needs a GPU.)"""
+    rows = frame[frame.metric == "counted flops"].drop_duplicates(["item", "stage"])
+    if rows.empty:
+        return Outcome.unmeasured("no counted operations")
+    total = rows.groupby("item").value.sum()
+    ratio = total["flash"] / total["standard"]
+    note = "counted exactly; the paper's Fig. 2 has 75.2 / 66.6 = 1.13"
+    return Outcome.of(Interval(ratio, ratio, ratio, len(rows)), 1.0, ">", note)
+
+
+def same_language_model(frame: pd.DataFrame) -> Outcome:
+    """C1b: difference in nats a token between eager and tiled attention inside the model, and equal generations."""
+    rows = frame[(frame.experiment == "E5") & (frame.metric == "surprise")]
+    pairs = _wide(rows[rows["item"].isin(["eager", "flash-attention"])], ["repeat", "seed"], "item")
+    if len(pairs) < 2:
+        return Outcome.unmeasured("the embedded model is not here; train it with `workbench train embedded`")
+    same = frame[frame.metric == "same generation"].value
+    gap = (pairs["flash-attention"] - pairs["eager"]).abs()
+    note = f"|difference|, nats a token; {int(same.sum())} of {len(same)} greedy generations identical"
+    return Outcome.of(statistics.bootstrap(gap.to_numpy()), 1e-4, "<", note)
+
+
+def faster(frame: pd.DataFrame) -> Outcome:
+    """C4: time of standard / best flash kernel, forward and backward, at N >= 2k (and > 1 wherever N >= 512)."""
+    rows = frame[(frame.experiment == "GPU") & (frame.metric == "time") & (frame.stage == "forward+backward")]
+    if rows.empty:
+        return Outcome.unmeasured("needs a CUDA device: workbench run flash-attention --scale full")
+    times = _wide(rows, ["dtype", "d", "input", "n", "seed"], "item")
+    flash = times[[c for c in times.columns if c != "standard"]].min(axis=1)
+    ratio = (times["standard"] / flash).dropna()
+    long = ratio[ratio.index.get_level_values("n") >= 2048]
+    note = f"smallest ratio at N >= 512: {ratio.min():.2f}; contenders: {', '.join(times.columns)}"
+    if ratio.min() <= 1.0:
+        return Outcome("not reproduced", float(ratio.min()), float(ratio.min()), float(ratio.max()), len(ratio), note)
+    return Outcome.of(statistics.bootstrap(long.to_numpy()), 2.0, ">=", note)
+
+
+def _wide(rows: pd.DataFrame, index: list[str], columns: str) -> pd.DataFrame:
+    present = [name for name in index if name in rows and rows[name].notna().any()]
+    return rows.pivot_table(index=present, columns=columns, values="value", dropna=False).dropna(how="all")
+
+
+def _claim(key: str, statement: str, where: str, test: Callable[[pd.DataFrame], Outcome], *scales: str) -> Claim:
+    return Claim(key, statement, f"arXiv 2205.14135, {where}", test, scales or ("quick", "full"))
+
+
+CLAIMS = (
+    _claim("C1", "max|O_flash - O_64| <= 1.1 max|O_standard - O_64| in half precision", "exactness", exactness),
+    _claim("C1b", "swapping the kernel moves a language model by < 1e-4 nats", "Table 2", same_language_model),
+    _claim("C2", "HBM accesses at the shape of Fig. 2: standard / flash >= 4.5", "Fig. 2, Theorem 2", fewer_accesses),
+    _claim("C2b", "with masking and dropout passes: ratio >= 7.5", "Fig. 2 left", with_mask_and_dropout),
+    _claim("C2c", "accesses follow N^2 / M: slopes -1 along M, 2 along N (+- 0.1)", "Theorem 2", io_exponents),
+    _claim("C3", "peak memory: slope 1 (+- 0.1) along N, standard 2 (+- 0.1)", "Theorem 1", memory_exponents),
+    _claim("C4", "on a GPU, forward and backward: faster at N >= 512, 2x at N >= 2k", "Sec. 4.3", faster, "full"),
+    _claim("C5", "block-sparse cost follows the share of live tiles", "Prop. 4, Fig. 2 right", sparse_follows),
+    _claim("C6", "FLOPs(flash) > FLOPs(standard), forward and backward", "Fig. 2 left", more_flops),
+)
+
+
+class FlashAttention(Study):
+    """E1 to E5 of the quick scale; ``full`` repeats the counts and races kernels on a CUDA device."""
+
+    slug = "flash-attention"
+    title = "FlashAttention: fast and memory-efficient exact attention with IO-awareness"
+    scales = {
+        "quick": Scale("quick", _COUNTED, seconds=25),
+        "full": Scale("full", {**_COUNTED, **_GPU}, seconds=480, needs=("cuda",)),
+    }
+    claims = CLAIMS
+
+    def run(self, scale: Scale, seed: int, progress: Progress) -> pd.DataFrame:
+        """Tidy rows: experiment, item, stage, coordinates of the cell (n, d, sram, block, s, ...), metric, value, unit."""
+        import pandas as pd
+        import torch
+
+        from workbench.studies import _flash_counts, _flash_model, _flash_numerics
+
+        settings, generator = scale.settings, torch.Generator().manual_seed(seed)
+        rows: list[dict[str, Any]] = [*_flash_counts.traffic(settings, generator, progress)]
+        rows += _flash_counts.fig2(settings["fig2_blocks"])
+        rows += _flash_counts.counted_flops(generator)
+        rows += _flash_numerics.errors(settings, generator, progress)
+        rows += _flash_numerics.gradchecks(generator)
+        rows += _flash_counts.memory(settings, generator, progress)
+        rows += _flash_counts.sparsity(settings, generator, progress)
+        rows += _flash_model.perplexities(settings, progress)
+        if settings.get("device") == "cuda":
+            from workbench.studies import _flash_gpu
+
+            gpu = {**settings, "dims": settings["gpu_dims"], "lengths": settings["gpu_lengths"]}
+            rows += _flash_gpu.race(gpu, generator, progress)
+            sparse = {**settings, "sparse_block": settings["sparse_gpu_block"]}
+            rows += _flash_gpu.sparse(sparse, generator, progress)
+        return pd.DataFrame(rows).assign(seed=seed)
+
+    def figure(
+        self, live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None
+    ) -> alt.Chart:
+        """Fig. 2: counted traffic over block size with the paper's numbers, and time over the share of live tiles."""
+        from workbench.views import flash_attention as views
+
+        return views.paper_figure(live, reported, recorded)
+
+
+STUDIES.register("flash-attention")(FlashAttention())
