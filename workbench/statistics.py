@@ -151,7 +151,8 @@ def spearman_interval(x: Any, y: Any, *, confidence: float = 0.95) -> Interval:
     limit = 1 - 6 / (n * (n * n - 1))
     inner = min(max(rho, -limit), limit)
     half = _quantile(confidence) * math.sqrt((1 + inner * inner / 2) / (n - 3))
-    return Interval(rho, math.tanh(math.atanh(inner) - half), max(math.tanh(math.atanh(inner) + half), rho), n)
+    low, high = math.tanh(math.atanh(inner) - half), math.tanh(math.atanh(inner) + half)
+    return Interval(rho, min(low, rho), max(high, rho), n)
 
 
 def slope_interval(x: Any, y: Any, *, log: bool = False, confidence: float = 0.95) -> Interval:

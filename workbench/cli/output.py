@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ _OURS = ("workbench", "workbench_kernels", "workbench_datasets")
 #: In a pipe there is no terminal to ask for its width.
 _PIPE_WIDTH = 120
 
-out = Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+out = Console(highlight=False, width=None if sys.stdout.isatty() or os.environ.get("COLUMNS") else _PIPE_WIDTH)
 err = Console(stderr=True, highlight=False)
 
 

@@ -15,6 +15,7 @@ from workbench.cli.output import emit, examples, out
 HEADS = {"mechanism": "mech", "study": "study", "notebook": "note", "reported": "rep", "recorded": "rec"}
 
 _LEFT_OF_TITLE = 74  # columns of the table before the title, the longest slug included
+_SHORTEST_TITLE = 24
 
 
 def add_to(app: typer.Typer) -> None:
@@ -46,15 +47,17 @@ def _table(entries: list[Entry]) -> Table:
     for part in PARTS:
         table.add_column(HEADS[part], justify="center", no_wrap=True)
     table.add_column("year", no_wrap=True)
-    table.add_column("title", no_wrap=True)
-    room = max(20, out.width - _LEFT_OF_TITLE)
+    room = out.width - _LEFT_OF_TITLE
+    if room >= _SHORTEST_TITLE:
+        table.add_column("title", no_wrap=True)
     chapter = ""
     for entry in entries:
         if entry.paper.chapter != chapter:
             chapter = entry.paper.chapter
             table.add_row(f"[dim]{chapter}[/dim]")
         marks = ["[green]✓[/green]" if getattr(entry, part) else "[dim]·[/dim]" for part in PARTS]
-        table.add_row(f"  {entry.paper.slug}", *marks, str(entry.paper.year), escape(_clip(entry.paper.title, room)))
+        title = [escape(_clip(entry.paper.title, room))] if room >= _SHORTEST_TITLE else []
+        table.add_row(f"  {entry.paper.slug}", *marks, str(entry.paper.year), *title)
     return table
 
 

@@ -161,8 +161,9 @@ def find(cell: Cell) -> Finished | None:
     """The finished cell of exactly this configuration; a file that cannot be read counts as absent."""
     import pyarrow as pa
 
+    path = cell.path()
     try:
-        return unpack(cell.path().read_bytes())
+        return unpack(path.read_bytes())
     except (OSError, KeyError, ValueError, pa.ArrowException):
         return None
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from workbench.errors import WorkbenchError
@@ -45,20 +47,21 @@ def _ray() -> Any:
 
 
 def _start(ray: Any) -> None:
-    local = (
-        {}
-        if os.environ.get("RAY_ADDRESS")
-        else {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
-    )
+    own = {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
+    local = {} if os.environ.get("RAY_ADDRESS") else own
     ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
 
 
 def _gather(ray: Any, missing: Sequence[Cell], quiet: bool) -> Iterator[tuple[Cell, bytes]]:
     from tqdm.auto import tqdm
 
-    task = ray.remote(cells.compute)
+    task, path = ray.remote(cells.compute), import_path()
+    cores = int(ray.cluster_resources().get("CPU", 1))
     running = {
-        task.options(**resources(cell.scale)).remote(cell.study, cell.scale, cell.seed, True): cell for cell in missing
+        task.options(runtime_env=path, **resources(cell.scale, cores)).remote(
+            cell.study, cell.scale, cell.seed, True
+        ): cell
+        for cell in missing
     }
     with tqdm(total=len(running), desc="cells on ray", unit="cell", disable=quiet, leave=False) as bar:
         while running:
@@ -67,10 +70,17 @@ def _gather(ray: Any, missing: Sequence[Cell], quiet: bool) -> Iterator[tuple[Ce
             bar.update()
 
 
-def resources(scale: Scale) -> dict[str, Any]:
-    """A cell takes as many cores as torch threads, and a GPU when it computes on one."""
+def resources(scale: Scale, cores: int) -> dict[str, Any]:
+    """A cell takes as many cores as torch threads (what there is, if fewer), and a GPU when it computes on one."""
     on_gpu = str(scale.settings["device"]).startswith("cuda")
-    return {"num_cpus": int(scale.settings.get("threads", 1)), "num_gpus": int(on_gpu), "max_retries": 0}
+    return {"num_cpus": min(int(scale.settings.get("threads", 1)), cores), "num_gpus": int(on_gpu), "max_retries": 0}
+
+
+def import_path() -> dict[str, Any]:
+    """A worker finds the modules that the driver finds: a study of another package, or one beside the script."""
+    own = [str(Path(entry).resolve()) for entry in sys.path if not entry.startswith((sys.prefix, sys.base_prefix))]
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return {"env_vars": {"PYTHONPATH": os.pathsep.join(dict.fromkeys([*own, *filter(None, known)]))}}
 
 
 def _result(ray: Any, reference: Any) -> bytes:

@@ -7,8 +7,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from workbench_datasets.papers import papers
-
 from workbench import storage
 from workbench.errors import BadInput, StorageError, UnknownName
 from workbench.studies import cells as cells_
@@ -17,6 +15,7 @@ from workbench.studies import record as record_
 from workbench.studies.base import STUDIES, Outcome, Scale, Study
 from workbench.studies.cells import Cell, Finished
 from workbench.studies.result import Result
+from workbench_datasets.papers import papers
 
 if TYPE_CHECKING:
     Backend = Callable[[Sequence[Cell], bool], Iterator[tuple[Cell, bytes]]]
@@ -113,6 +112,7 @@ def _device(scale: Scale) -> str:
 def _check(plans: Sequence[Sequence[Cell]], recording: bool) -> None:
     for plan in plans:
         needs.check(plan[0].study, plan[0].scale)
+        plan[0].key()
     cells_.check_writable(storage.cache_dir("studies"), "set WORKBENCH_CACHE to a folder you may write to")
     if recording:
         record_.check()
