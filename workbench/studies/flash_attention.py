@@ -245,7 +245,7 @@ class FlashAttention(Study):
     claims = CLAIMS
 
     def run(self, scale: Scale, seed: int, progress: Progress) -> pd.DataFrame:
-        """Tidy rows: experiment, item, stage, coordinates of the cell (n, d, sram, block, s, ...), metric, value, unit."""
+        """Tidy rows: experiment, item, stage, the cell's n, d, sram, block, s, ..., metric, value, unit."""
         import pandas as pd
         import torch
 
