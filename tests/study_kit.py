@@ -1,7 +1,7 @@
 """A small foreign study, installed as a package of its own would be: a module and an entry point.
 
-``DRIFT_LOG`` names a file to which every computed seed is appended; ``DRIFT_HANG_AT`` makes that seed wait to be killed;
-``DRIFT_FAIL_AT`` makes that seed raise.
+``DRIFT_LOG`` names a file to which every computed seed is appended; ``DRIFT_HANG_AT`` makes that seed wait to be
+killed; ``DRIFT_FAIL_AT`` makes that seed raise.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Drift(Study):
 
     def figure(self, live, reported, recorded):
         import altair as alt
-        return alt.Chart(live).mark_line().encode(x=alt.X("t:Q", title="step"), y=alt.Y("place:Q", title="place (steps)"))
+        place = alt.Y("place:Q", title="place (steps)")
+        return alt.Chart(live).mark_line().encode(x=alt.X("t:Q", title="step"), y=place)
 
 
 STUDIES.register("SLUG")(Drift())

@@ -14,11 +14,10 @@ from importlib import import_module, metadata
 from pathlib import Path
 from typing import Any
 
-from workbench_datasets import files, recorded, reported
-from workbench_datasets.papers import Paper, papers
-
 from workbench.errors import UnknownName
 from workbench.registry import slug_of
+from workbench_datasets import files, recorded, reported
+from workbench_datasets.papers import Paper, papers
 
 PARTS = ("mechanism", "study", "notebook", "reported", "recorded")
 _HOMES = ("workbench.memory", "workbench.models", "workbench.systems", "workbench.probes", "workbench_kernels")

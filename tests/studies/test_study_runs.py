@@ -26,7 +26,7 @@ def quietly(slug: str = "drift", **options: Any) -> Any:
 
 def test_rows_are_tidy_and_claims_are_judged(work: Path) -> None:
     result = quietly(scale="full", seeds=3)
-    assert list(result.frame.columns)[0] == "seed"
+    assert result.frame.columns[0] == "seed"
     assert result.frame.groupby("seed").size().to_dict() == {0: 60, 1: 60, 2: 60}
     assert {key: outcome.verdict for key, outcome in result.outcomes.items()} == {"C1": "holds", "C2": "not reproduced"}
     assert not result.held

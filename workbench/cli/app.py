@@ -42,7 +42,7 @@ def serve_app(
 def _page() -> Path:
     import workbench.widgets
 
-    page = Path(workbench.widgets.__file__).parent / "app.ipynb"
+    page = Path(workbench.widgets.__file__).parent / "app_page.ipynb"
     if not page.is_file():
         raise WorkbenchError(f"the page {page} does not exist; is the installation complete?")
     return page

@@ -7,9 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.markup import escape
 from rich.table import Table
-from workbench_datasets import registry
 
 from workbench.cli.output import emit, examples, note, out
+from workbench_datasets import registry
 
 data = typer.Typer(no_args_is_help=True, help="Real data: where it comes from, its licence, where it is here.")
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from workbench_datasets import files
 
 from workbench.cli import serve
 from workbench.cli.output import examples, note
 from workbench.errors import WorkbenchError
+from workbench_datasets import files
 
 
 def add_to(app: typer.Typer) -> None:

@@ -10,10 +10,10 @@ import typer
 from rich.markdown import Markdown
 from rich.markup import escape
 from rich.table import Table
-from workbench_datasets.files import files_root
 
 from workbench.cli.output import emit, examples, out
 from workbench.errors import UnknownName
+from workbench_datasets.files import files_root
 
 models = typer.Typer(no_args_is_help=True, help="The embedded models: list, card, and the measured table.")
 

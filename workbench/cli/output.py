@@ -15,10 +15,12 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+import workbench
+import workbench_datasets
+import workbench_kernels
 from workbench.errors import BadInput, WorkbenchError
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
-_OURS = ("workbench", "workbench_kernels", "workbench_datasets")
 
 #: In a pipe there is no terminal to ask for its width.
 _PIPE_WIDTH = 120
@@ -47,8 +49,12 @@ def is_ours(error: BaseException) -> bool:
     if isinstance(error, WorkbenchError):
         return True
     frames = traceback.extract_tb(error.__traceback__)
-    raised_in = Path(frames[-1].filename).parts if frames else ()
-    return isinstance(error, (ValueError, FileNotFoundError)) and bool(set(_OURS) & set(raised_in))
+    raised_in = Path(frames[-1].filename) if frames else Path()
+    return isinstance(error, (ValueError, FileNotFoundError)) and any(map(raised_in.is_relative_to, _our_folders()))
+
+
+def _our_folders() -> list[Path]:
+    return [Path(module.__file__ or "").parent for module in (workbench, workbench_kernels, workbench_datasets)]
 
 
 def is_usage(error: BaseException) -> bool:

@@ -9,10 +9,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from workbench_datasets import files
-
 from workbench.cli.output import err, note, out
 from workbench.errors import BadInput, WorkbenchError
+from workbench_datasets import files
 
 START = "00-start-here.ipynb"
 

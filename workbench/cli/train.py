@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,23 +25,26 @@ def _train() -> None:
     epilog=examples(
         "workbench train embedded --out runs/embedded",
         "workbench train embedded --variant embedded-relu --out runs/relu --seed 1",
-        "workbench train embedded --out runs/try --steps 50 --no-resume",
+        "workbench train embedded --size tiny --steps 50 --out runs/try --no-resume",
     )
 )
 def embedded(
-    out_folder: Annotated[Path, typer.Option("--out", "-o", help="Where checkpoints and the model go.")] = Path(
-        "runs/embedded"
-    ),
-    variant: Annotated[str, typer.Option(help="embedded (Llama) or embedded-relu (OPT-style).")] = "embedded",
+    out_folder: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Where checkpoints and the model go.", show_default="user's cache"),
+    ] = None,
+    variant: Annotated[str, typer.Option(help="embedded (Llama, SwiGLU) or embedded-relu (ReLU MLP).")] = "embedded",
+    size: Annotated[str, typer.Option(help="full: the shipped model, for a GPU; tiny: seconds on a CPU.")] = "full",
     steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="the recipe's")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, order and the small world's documents.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 0,
     device: Annotated[str | None, typer.Option(help="cpu or cuda.", show_default="cuda if there is one")] = None,
     resume: Annotated[bool, typer.Option(help="Go on from the last checkpoint in --out.")] = True,
 ) -> None:
     """Train the embedded model on public-domain books and the small world; resumes after a kill."""
     from workbench.training import train_embedded
 
-    options: dict[str, Any] = {"variant": variant, "steps": steps, "seed": seed, "device": device, "resume": resume}
-    folder = train_embedded(out=out_folder, **{key: value for key, value in options.items() if value is not None})
-    note("measure it: workbench models eval " + str(folder or out_folder))
-    out.print(str(folder or out_folder))
+    folder = train_embedded(
+        variant, out_folder, size=size, steps=steps, seed=seed, device=device, resume=resume, progress=True
+    )
+    note(f"measure it: workbench models eval {folder}")
+    out.print(str(folder), soft_wrap=True)

@@ -6,9 +6,8 @@ import base64
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from workbench_datasets.papers import papers
-
 from workbench import __version__, provenance
+from workbench_datasets.papers import papers
 
 if TYPE_CHECKING:
     from workbench.studies.base import Outcome

@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench_datasets import files, recorded
-
 from workbench import provenance, storage
 from workbench.errors import BadInput, StorageError
 from workbench.studies.cells import Finished, check_writable
+from workbench_datasets import files, recorded
 
 if TYPE_CHECKING:
     import pandas as pd
