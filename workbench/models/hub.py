@@ -10,12 +10,15 @@ from importlib import import_module
 from pathlib import Path
 
 from workbench.errors import ModelError, UnknownName
-from workbench.models.weights import CONVERT, PICKLES
+from workbench.models import weights
+from workbench.models.weights import PICKLES
 
 EMBEDDED = ("embedded", "embedded-relu")
 
 #: What is fetched of a repository: configuration, tokenizer and safetensors, nothing that can run.
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
+#: Other formats of the same weights: subfolders (onnx, original) and Mistral's own layout.
+UNWANTED = ["*/*", "consolidated*"]
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*(/[\w.\-]+)?")
 
@@ -126,7 +129,23 @@ def _download(name: str, revision: str | None) -> Path:
         with contextlib.suppress(OSError, ModelError):
             return _from_cache(name, revision, "")
         cache = tempfile.mkdtemp(prefix="workbench-hub-")  # for this process only: the user's cache is read-only
-    return Path(snapshot_download(name, revision=revision, allow_patterns=WANTED, cache_dir=cache))
+    folder = snapshot_download(
+        name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED, cache_dir=cache
+    )
+    if not any(Path(folder).glob("*.safetensors")):
+        _explain(name, revision)
+    return Path(folder)
+
+
+def _explain(name: str, revision: str | None) -> None:
+    """Raise ModelError for a repository without safetensors: say what it has instead."""
+    from huggingface_hub import HfApi
+
+    files = HfApi().list_repo_files(name, revision=revision)
+    pickled = [file for file in files if any(Path(file).match(pattern) for pattern in PICKLES)]
+    if pickled:
+        raise ModelError(weights.pickled_only(name, pickled))
+    raise ModelError(f"{name} on the hub has no safetensors weights (files: {', '.join(files[:6])}); it is no model")
 
 
 def _writable(folder: Path) -> bool:
@@ -147,7 +166,7 @@ def _from_cache(name: str, revision: str | None, why: str) -> Path:
     wanted = revision or "main"
     snapshot = repository / "snapshots" / _commit(repository, wanted)
     if (snapshot / "config.json").is_file():
-        return _complete(snapshot, name)
+        return snapshot
     if not (repository / "snapshots").is_dir():
         raise UnknownModel(name, f"It is not in the cache {constants.HF_HUB_CACHE}, and {why}.")
     held = sorted(path.name for path in (repository / "snapshots").iterdir())
@@ -157,10 +176,3 @@ def _from_cache(name: str, revision: str | None, why: str) -> Path:
 def _commit(repository: Path, revision: str) -> str:
     reference = repository / "refs" / revision
     return reference.read_text(encoding="utf-8").strip() if reference.is_file() else revision
-
-
-def _complete(snapshot: Path, name: str) -> Path:
-    pickled = [path.name for pattern in PICKLES for path in snapshot.glob(pattern)]
-    if pickled and not any(snapshot.glob("*.safetensors")):
-        raise ModelError(f"{name} in the cache has pickled weights only ({', '.join(pickled[:3])}); {CONVERT}")
-    return snapshot

@@ -15,10 +15,10 @@ from workbench.models.swap import KEEP, Swap
 
 if TYPE_CHECKING:
     import pandas as pd
-    from workbench_kernels import Cost
 
     from workbench.models.generation import Fed, Generation
     from workbench.models.trace import Trace
+    from workbench_kernels import Cost
 
 
 class LoadedModel:

@@ -18,9 +18,8 @@ from workbench.models.swap import recorded_kernel
 from workbench.models.trace import LayerTrace, Trace
 
 if TYPE_CHECKING:
-    from workbench_kernels import Cost
-
     from workbench.models.loaded import LoadedModel
+    from workbench_kernels import Cost
 
 #: A pass that is predicted to take longer than this shows a bar unless ``progress`` says otherwise.
 SHOW_AFTER_SECONDS = 2.0

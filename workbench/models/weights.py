@@ -47,11 +47,16 @@ def _listing(folder: Path) -> str:
 def _no_safetensors(folder: Path, name: str) -> str:
     pickled = sorted(path.name for pattern in PICKLES for path in folder.glob(pattern))
     if pickled:
-        return (
-            f"{name} has pickled weights only ({', '.join(pickled[:3])}), and pickle can run any code when opened: "
-            f"only safetensors is read here. To use it, {CONVERT}"
-        )
+        return pickled_only(name, pickled)
     return f"{folder} has a config.json but no weights: no *.safetensors file in it (found: {_listing(folder)})"
+
+
+def pickled_only(name: str, files: list[str]) -> str:
+    """Why a checkpoint without safetensors is refused, and what to do."""
+    return (
+        f"{name} has pickled weights only ({', '.join(files[:3])}), and opening a pickle can run any code; only "
+        f"safetensors is read here. To use it, {CONVERT}"
+    )
 
 
 def _missing_shards(folder: Path) -> list[Path]:
