@@ -68,9 +68,7 @@ class SlotLayer(CacheLayerMixin):
             return
         if columns.shape[1] == 0:
             return self.reset()
-        index = columns[:, None, :, None]
-        self.keys = self.keys.gather(2, index.expand(-1, self.keys.shape[1], -1, self.keys.shape[3]))
-        self.values = self.values.gather(2, index.expand(-1, self.values.shape[1], -1, self.values.shape[3]))
+        self.keys, self.values = _columns(self.keys, columns), _columns(self.values, columns)
         return None
 
     def pick(self, rows: Tensor) -> None:
@@ -99,3 +97,10 @@ class SlotLayer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return -1
+
+
+def _columns(tensor: Tensor, columns: Tensor) -> Tensor:
+    """The columns (B, n) of a tensor (B, H, W, D), as whole rows of D (several times faster than an element gather)."""
+    batch, heads, width, dim = tensor.shape
+    lines = torch.arange(batch * heads, device=tensor.device).view(batch, heads, 1) * width + columns[:, None, :]
+    return tensor.reshape(-1, dim).index_select(0, lines.flatten()).view(batch, heads, columns.shape[1], dim)

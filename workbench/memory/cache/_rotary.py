@@ -116,7 +116,8 @@ class Rotary:
     def _turn(rotation: LayerRotation, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         work = _work(keys)
         wide, cos, sin = keys.to(work), cos.to(work), sin.to(work)
-        turned = rotation.apply(wide, cos, sin) if rotation.single else rotation.apply(wide, wide, cos, sin)[1]
+        one_head = wide[:, :1]  # stands in for the queries, whose rotation is not wanted
+        turned = rotation.apply(wide, cos, sin) if rotation.single else rotation.apply(one_head, wide, cos, sin)[1]
         return turned.to(keys.dtype)
 
     def _proved(self, model: PreTrainedModel) -> list[LayerRotation]:
