@@ -27,9 +27,13 @@ class Stream:
     def __init__(self, loaded: LoadedModel):
         self.loaded, self.memory = loaded, loaded.memory
         self.cache: Any = loaded.memory if loaded.memory is not None else _full_cache(loaded)
-        self.kept = self.memory is not None
         self.mask: Tensor | None = None
         self.last: Tensor | None = None
+
+    @property
+    def kept(self) -> bool:
+        """Whether what is generated now stays for later: in a memory, or in the session that ``feed`` began."""
+        return self.memory is not None or self.loaded.session is self
 
     @property
     def length(self) -> int:
