@@ -1,0 +1,91 @@
+"""Bad input at the kernels' doors: a ValueError that names the argument."""
+
+import pytest
+import torch
+
+from workbench_kernels import (
+    attention,
+    attention_mass,
+    attention_region,
+    attention_statistics,
+    pooled_attention,
+    predicted_cost,
+)
+
+
+def tensors(heads=4, kv_heads=2, dtype=torch.float32):
+    return torch.randn(2, 6, heads, 8, dtype=dtype), *(torch.randn(2, 7, kv_heads, 8, dtype=dtype) for _ in range(2))
+
+
+NAN = torch.full((2, 7, 2, 8), float("nan"))
+BAD = {
+    "q": [
+        ("q", lambda q, k, v: ((q[0], k, v), {})),
+        ("q", lambda q, k, v: ((q.int(), k, v), {})),
+        ("q", lambda q, k, v: (("no tensor", k, v), {})),
+        ("q", lambda q, k, v: ((q.transpose(1, 3), k, v), {})),
+        ("q", lambda q, k, v: ((q[..., :0], k[..., :0], v), {})),
+        ("q", lambda q, k, v: ((q * float("nan"), k, v), {})),
+    ],
+    "k": [
+        ("k", lambda q, k, v: ((q, k.double(), v), {})),
+        ("k", lambda q, k, v: ((q, k.to("meta"), v), {})),
+        ("k", lambda q, k, v: ((q, k[:1], v), {})),
+        ("k", lambda q, k, v: ((q, k[..., :4], v), {})),
+        ("k", lambda q, k, v: ((q[:, :, :3].contiguous(), k, v), {})),
+        ("k", lambda q, k, v: ((q, NAN, v), {})),
+    ],
+    "v": [
+        ("v", lambda q, k, v: ((q, k, v[:, :5]), {})),
+        ("v", lambda q, k, v: ((q, k, v.half()), {})),
+        ("v", lambda q, k, v: ((q, k, NAN), {})),
+    ],
+    "options": [
+        ("window", lambda *x: (x, {"window": 0})),
+        ("softcap", lambda *x: (x, {"softcap": -1.0})),
+        ("scale", lambda *x: (x, {"scale": float("inf")})),
+        ("dropout", lambda *x: (x, {"dropout": 1.0})),
+        ("impl", lambda *x: (x, {"impl": "tilled"})),
+        ("sinks", lambda *x: (x, {"sinks": torch.zeros(3)})),
+        ("key_padding", lambda *x: (x, {"key_padding": torch.ones(2, 6, dtype=torch.bool)})),
+        ("key_padding", lambda *x: (x, {"key_padding": torch.ones(2, 7)})),
+        ("mask", lambda *x: (x, {"mask": torch.ones(6, 6, dtype=torch.bool)})),
+        ("mask", lambda *x: (x, {"mask": torch.ones(6, 7, dtype=torch.long)})),
+        ("mask", lambda *x: (x, {"mask": torch.zeros(6, 7, requires_grad=True), "impl": "tiled"})),
+        ("block_mask", lambda *x: (x, {"block_mask": torch.ones(2, 2, dtype=torch.bool), "block_size": 2})),
+        ("block_mask", lambda *x: (x, {"block_mask": torch.ones(3, 4), "block_size": 2})),
+        ("block_size", lambda *x: (x, {"block_mask": torch.ones(3, 4, dtype=torch.bool)})),
+        ("block_size", lambda *x: (x, {"block_size": (0, 4)})),
+    ],
+}
+
+
+@pytest.mark.parametrize(("name", "make"), [case for group in BAD.values() for case in group])
+def test_attention_names_the_argument(name, make):
+    args, words = make(*tensors())
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        attention(*args, **words)
+
+
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("lse", lambda q, k, lse: attention_region(q, k, lse[:, :3])),
+        ("rows", lambda q, k, lse: attention_region(q, k, lse, rows=[0, 6])),
+        ("rows", lambda q, k, lse: attention_region(q, k, lse, rows=slice(4, 4))),
+        ("cols", lambda q, k, lse: attention_region(q, k, lse, cols=torch.ones(6, dtype=torch.bool))),
+        ("heads", lambda q, k, lse: attention_region(q, k, lse, heads=[4])),
+        ("keys", lambda q, k, lse: attention_mass(q, k, lse, keys=[])),
+        ("shape", lambda q, k, lse: pooled_attention(q, k, lse, shape=(0, 4))),
+        ("reduce", lambda q, k, lse: pooled_attention(q, k, lse, reduce="median")),
+        ("rows", lambda q, k, lse: pooled_attention(q, k, lse, rows=slice(0, 6, 2))),
+        ("topk", lambda q, k, lse: attention_statistics(q, k, lse, topk=0)),
+        ("kind", lambda *x: predicted_cost("maps", batch=1, queries=1, keys=1, heads=1, head_dim=8)),
+        ("keys", lambda *x: predicted_cost("map", batch=1, queries=1, keys=0, heads=1, head_dim=8)),
+    ],
+)
+def test_maps_name_the_argument(name, call):
+    q, k, v = tensors()
+    _, lse = attention(q, k, v, return_lse=True)
+    with pytest.raises(ValueError, match=rf"^{name}\b"):
+        call(q, k, lse)
