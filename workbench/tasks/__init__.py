@@ -1,1 +1,1 @@
-
+"""How a memory is questioned and scored: examples with gold answers in, tidy scores out."""
