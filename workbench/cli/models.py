@@ -38,7 +38,7 @@ def list_(json: Annotated[bool, typer.Option("--json", help="A JSON object on st
 
 
 def _folders() -> dict[str, Path]:
-    found = sorted((files_root() / "models").glob("*/config.json"))
+    found = sorted((files_root() / "models").glob("*/model.safetensors"))
     return {path.parent.name: path.parent for path in found}
 
 

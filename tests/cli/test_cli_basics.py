@@ -1,0 +1,98 @@
+"""Help with examples on every command, exit codes, readable errors, and a quick start."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from workbench import __version__, catalogue
+from workbench.errors import ModelError
+
+COMMANDS = [
+    *(["papers"], ["run"], ["figures"], ["look"], ["app"], ["lab"]),
+    *(["models"], ["models", "list"], ["models", "card"], ["models", "eval"]),
+    *(["data"], ["data", "list"], ["data", "fetch"], ["data", "where"], ["train"], ["train", "embedded"]),
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help_has_examples(command: list[str], cli: Callable[..., Any]) -> None:
+    shown = cli(*command, "--help")
+    assert shown.exit_code == 0
+    assert "Examples" in shown.stdout
+    assert f"$ workbench {' '.join(command)}" in shown.stdout
+
+
+def test_version(cli: Callable[..., Any]) -> None:
+    assert cli("--version").stdout.strip() == f"memory-workbench {__version__}"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        (["papres"], "papers"),
+        (["papers", "sirlm"], "did you mean 'sirllm'"),
+        (["run", "sirlm"], "did you mean 'sirllm'"),
+        (["figures", "flash-atention"], "did you mean 'flash-attention'"),
+        (["data", "where", "boks"], "did you mean 'books'"),
+        (["models", "card", "embeded"], "embedded"),
+        (["look", "x", "--text", "a", "--prompt", "b"], "give the text once"),
+        (["look", "x"], "give the text once"),
+        (["look", "x", "--prompt", "b", "-o", "map.jpg"], "must end in .png or .svg"),
+        (["look", "x", "--text", "/nowhere/at/all.txt"], "cannot be read"),
+        (["run"], "slugs"),
+        (["run", "sirllm", "--seeds", "0"], "seeds"),
+        (["train", "embedded", "--variant", "embeded"], "embedded"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_usage_errors_are_2_and_say_what_would_do(arguments: list[str], hint: str, cli: Callable[..., Any]) -> None:
+    done = cli(*arguments)
+    assert done.exit_code == 2, done.output
+    assert hint in done.stderr
+    assert "Traceback" not in done.output
+    assert done.stdout == ""
+
+
+def test_a_paper_without_a_study_is_told_apart_from_a_misspelling(cli: Callable[..., Any]) -> None:
+    open_ones = [entry.paper.slug for entry in catalogue.entries() if not entry.study]
+    if not open_ones:
+        pytest.skip("every paper has a study")
+    done = cli("run", open_ones[0])
+    assert done.exit_code == 2
+    assert f"'{open_ones[0]}' is in the catalogue but has no study yet" in done.stderr
+
+
+def test_an_error_of_ours_is_one_message_and_debug_shows_the_traceback(cli: Callable[..., Any]) -> None:
+    arguments = ("look", "/nowhere/model", "--prompt", "a b c")
+    quiet = cli(*arguments)
+    assert quiet.exit_code == 1
+    assert quiet.stderr.startswith("error: ")
+    assert "Traceback" not in quiet.output
+    assert isinstance(cli("--debug", *arguments).exception, ModelError)
+
+
+def test_a_bug_keeps_its_traceback(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error that nobody wrote for the reader must not be dressed up as one."""
+    monkeypatch.setattr(catalogue, "entries", lambda: int("x"))
+    assert type(cli("papers").exception) is ValueError
+
+
+def test_starting_is_quick_and_light() -> None:
+    code = (
+        "import sys; from workbench.cli import app\n"
+        "try: app(['papers', '--json'], prog_name='workbench')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'transformers', 'altair', 'pandas', 'scipy', 'ray', 'IPython', 'anywidget'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+    )
+    start = time.perf_counter()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    seconds = time.perf_counter() - start
+    assert done.stderr.strip() == "[]"
+    assert seconds < 3, "0.3 s on a quiet machine; the rest is room for a busy one"
