@@ -112,6 +112,49 @@ class Canvas:
         return box["x"] + x + right * w, box["y"] + y + down * h
 
 
+TEXT = "the key of Ada is under the old mat and Tom has the lamp in his box today, said Ada; where is the key of Ada?"
+
+
+@pytest.fixture(scope="session")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A LoadedModel with two layers of four heads (two key/value heads) and a byte-level tokenizer of its own."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from workbench.models import load
+
+    raw = Tokenizer(models.BPE())
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    raw.decoder = decoders.ByteLevel()
+    letters = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<s>", "</s>"], initial_alphabet=letters, show_progress=False
+    )
+    raw.train_from_iterator([TEXT] * 4, trainer)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=raw, bos_token="<s>", eos_token="</s>", pad_token="</s>")
+    torch.manual_seed(5)
+    config = LlamaConfig(
+        vocab_size=320, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    network = LlamaForCausalLM(config)
+    for value in network.parameters():
+        if value.ndim == 2:
+            torch.nn.init.normal_(value, std=0.25)  # attention far from uniform, so that a wrong cell is seen
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    network.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return load(folder)
+
+
+@pytest.fixture(scope="session")
+def trace(model: Any) -> Any:
+    """A real trace of TEXT under the exact tiled kernel."""
+    with model.use(attention="flash-attention"):
+        return model.trace(TEXT)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """One headless Chromium for all pages of a worker."""
