@@ -12,17 +12,18 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "artefacts" / "screenshots"
-START_SECONDS = 90
+START_SECONDS, ACTION_SECONDS = 90, 60
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -37,6 +38,7 @@ LAB_FLAGS = [
     "--no-browser",
     "--allow-root",
     "--LabApp.expose_app_in_browser=True",
+    "--JupyterNotebookApp.expose_app_in_browser=True",
     "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
     "--LabApp.extension_manager=readonly",
 ]
@@ -81,7 +83,7 @@ def free_port() -> int:
 
 
 @contextmanager
-def serving(command: list[str], server: Server) -> Iterator[Server]:
+def serving(command: list[str], server: Server, extra: Mapping[str, str] | None = None) -> Iterator[Server]:
     """Run ``command`` until the block ends; fails with the end of its log when it never answers."""
     server.log = server.folder / "server.log"
     home = server.folder / ".home"
@@ -94,6 +96,7 @@ def serving(command: list[str], server: Server) -> Iterator[Server]:
         "JUPYTER_CONFIG_DIR": str(home / "config"),
         "JUPYTERLAB_SETTINGS_DIR": str(home / "settings"),
         "JUPYTERLAB_WORKSPACES_DIR": str(home / "workspaces"),
+        **(extra or {}),
     }
     with server.log.open("w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, cwd=server.folder, env=environment)
@@ -131,13 +134,14 @@ def lab() -> Iterator[Server]:
 @pytest.fixture(scope="module")
 def voila() -> Iterator[Server]:
     """The app's page, as `workbench app` serves it."""
-    from workbench.widgets import app_page_path
+    from workbench.widgets import app_page_path, voila_options
 
+    options, environment = voila_options()
     with tempfile.TemporaryDirectory(prefix="workbench-voila-") as folder:
         server = Server(free_port(), Path(folder))
         page = shutil.copy(app_page_path(), server.folder / "app.ipynb")
-        flags = ["--no-browser", f"--port={server.port}", "--Voila.ip=127.0.0.1"]
-        with serving([sys.executable, "-m", "voila", str(page), *flags], server):
+        flags = ["--no-browser", f"--port={server.port}", "--Voila.ip=127.0.0.1", *options]
+        with serving([sys.executable, "-m", "voila", str(page), *flags], server, environment):
             yield server
 
 
@@ -152,20 +156,24 @@ def browser():
         running.close()
 
 
+@contextmanager
+def watched_page(browser: Any) -> Iterator[Any]:
+    """A fresh page; when the block ends it is checked that the page asked nobody but this machine for anything."""
+    context = browser.new_context(viewport={"width": 1440, "height": 1100}, accept_downloads=True)
+    context.set_default_timeout(ACTION_SECONDS * 1000)
+    page, asked = context.new_page(), []
+    context.on("request", lambda request: asked.append(request.url))
+    yield page
+    context.close()
+    strangers = sorted({url for url in asked if not is_local(url)})
+    assert asked, "the page made no request at all"
+    assert not strangers, f"requests left this machine: {strangers[:5]}"
+
+
 @pytest.fixture
 def page(browser):
-    """A fresh page; at the end it is checked that it asked nobody but this machine for anything."""
-    context = browser.new_context(viewport={"width": 1440, "height": 1000}, accept_downloads=True)
-    context.set_default_timeout(60_000)
-    fresh = context.new_page()
-    asked: list[str] = []
-    context.on("request", lambda request: asked.append(request.url))
-    fresh.asked = asked
-    yield fresh
-    context.close()
-    strangers = {url for url in asked if not is_local(url)}
-    assert asked, "the page made no request at all"
-    assert not strangers, f"requests left this machine: {sorted(strangers)[:5]}"
+    with watched_page(browser) as fresh:
+        yield fresh
 
 
 def is_local(url: str) -> bool:
@@ -173,14 +181,9 @@ def is_local(url: str) -> bool:
     return parts.scheme in ("data", "blob", "about") or parts.hostname in ("127.0.0.1", "localhost")
 
 
-@pytest.fixture
-def shoot(page):
-    """Keep a screenshot under artefacts/screenshots."""
-
-    def save(name: str, target=None) -> Path:
-        SCREENSHOTS.mkdir(parents=True, exist_ok=True)
-        path = SCREENSHOTS / f"{name}.png"
-        (target or page).screenshot(path=path)
-        return path
-
-    return save
+def shoot(target: Any, name: str) -> Path:
+    """Keep a screenshot of a page or an element under artefacts/screenshots."""
+    SCREENSHOTS.mkdir(parents=True, exist_ok=True)
+    path = SCREENSHOTS / f"{name}.png"
+    target.screenshot(path=path)
+    return path

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+import workbench.widgets
 from workbench.cli import serve
 from workbench.cli.output import examples
 from workbench.errors import WorkbenchError
@@ -36,13 +37,12 @@ def serve_app(
         *([] if browser and serve.has_display() else ["--no-browser"]),
     ]
     serve.announce(f"http://{serve.host(ip)}:{number}/")
-    serve.become("voila", arguments, {})
+    options, environment = workbench.widgets.voila_options()
+    serve.become("voila", [*arguments, *options], environment)
 
 
 def _page() -> Path:
-    import workbench.widgets
-
-    page = Path(workbench.widgets.__file__).parent / "app_page.ipynb"
+    page = workbench.widgets.app_page_path()
     if not page.is_file():
         raise WorkbenchError(f"the page {page} does not exist; is the installation complete?")
     return page

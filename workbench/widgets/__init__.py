@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,12 +17,19 @@ if TYPE_CHECKING:
 
 _LAZY = {"Workbench": "workbench.widgets.app", "MatrixView": "workbench.widgets.matrix"}
 
-__all__ = ["MatrixView", "Workbench", "app_page_path"]
+__all__ = ["MatrixView", "Workbench", "app_page_path", "voila_options"]
 
 
 def app_page_path() -> Path:
     """The notebook that ``workbench app`` serves as a page (it also opens in JupyterLab and Notebook 7)."""
     return Path(__file__).parent / "app_page.ipynb"
+
+
+def voila_options() -> tuple[list[str], dict[str, str]]:
+    """Arguments and environment under which Voila serves that page without asking another host for anything."""
+    folder = str(Path(__file__).parent / "jupyter")
+    paths = [folder, *filter(None, [os.environ.get("JUPYTER_PATH")])]
+    return ["--template=workbench"], {"JUPYTER_PATH": os.pathsep.join(paths)}
 
 
 def __getattr__(name: str) -> Any:

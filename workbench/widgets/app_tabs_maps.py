@@ -114,7 +114,7 @@ class MicroscopeTab(Tab):
 
     def build(self) -> list[w.Widget]:
         self.source = dropdown(
-            "Text",
+            "Source",
             "what the microscope reads",
             [("the text above", 0), *((f"a held-out book, {n:,} tokens", n) for n in LENGTHS)],
             0,

@@ -296,7 +296,7 @@ class MatrixPicture {
   refresh() {
     const revision = this.model.get("revision");
     if (this.cache.revision !== revision) Object.assign(this.cache, { overview: null, detail: null, revision });
-    this.box = this.fit(this.box);
+    this.box = this.boxOrHome(this.model.get("viewport")); // home when another shape has cleared it
     this.ask(this.home(), "overview");
     this.look(this.box, false);
   }

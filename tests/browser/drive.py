@@ -1,0 +1,93 @@
+"""Hands for a notebook page: run it, press things in the app, and read what it shows."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.request
+from typing import Any
+
+READY = """async () => {
+  const session = window.jupyterapp.shell.currentWidget.context.sessionContext;
+  await session.ready;
+  await session.session.kernel.info;
+}"""
+
+
+def open_in_lab(page: Any, server: Any, path: str) -> None:
+    page.goto(server.url(f"lab/tree/{path}"))
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell")
+
+
+def run_all(page: Any, *, seconds: float = 150) -> None:
+    """Menu Run, Run All Cells; waits until every code cell has run."""
+    page.evaluate(READY)
+    page.locator(".lm-MenuBar-itemLabel", has_text="Run").first.click()
+    page.locator(".lm-Menu-itemLabel", has_text=re.compile("^Run All Cells$")).first.click()
+    deadline = time.monotonic() + seconds
+    while not all(re.match(r"\[\d+\]:", prompt) for prompt in prompts(page)):
+        assert time.monotonic() < deadline, f"cells did not finish: {prompts(page)}"
+        page.wait_for_timeout(200)
+
+
+def prompts(page: Any) -> list[str]:
+    return page.locator(".jp-CodeCell .jp-InputPrompt").all_text_contents()
+
+
+def errors(page: Any) -> list[str]:
+    """Tracebacks and browser-side widget errors in the notebook's outputs."""
+    bad = page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]').all_text_contents()
+    bad += page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]').all_text_contents()
+    return bad + page.get_by_text("Error displaying widget").all_text_contents()
+
+
+class App:
+    """The Workbench app on a page."""
+
+    def __init__(self, page: Any):
+        self.page, self.box = page, page.locator(".wb-app").last
+        self.box.wait_for()
+        self.page.locator(".wb-app .wbm-read", has_text="exact").first.wait_for()
+
+    def choose(self, label: str, option: str) -> None:
+        self.box.get_by_label(label, exact=True).select_option(label=option)
+
+    def tab(self, title: str) -> None:
+        self.box.locator(".lm-TabBar-tab", has_text=title).click()
+
+    @property
+    def header(self) -> Any:
+        return self.box.locator(".wb-head-line")
+
+    @property
+    def last_line(self) -> Any:
+        return self.box.locator(".wb-code-row code")
+
+    @property
+    def error(self) -> Any:
+        return self.box.locator(".wb-error")
+
+    def map(self) -> Any:
+        """The matrix canvas that can be seen."""
+        return self.box.locator(".wbm:visible")
+
+    def settle(self) -> None:
+        """Wait until nothing runs: the progress bar is gone and the last message answered."""
+        self.page.wait_for_function("() => document.querySelector('.wb-status-line').textContent === ''")
+
+
+def rest(server: Any, method: str, path: str) -> Any:
+    request = urllib.request.Request(server.url(path), method=method)
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return json.loads(answer.read() or "null")
+
+
+def stop_kernels(server: Any) -> None:
+    for session in rest(server, "GET", "api/sessions"):
+        rest(server, "DELETE", f"api/sessions/{session['id']}")
+
+
+def refuse_new_kernels(route: Any) -> None:
+    """A page route under which no kernel can be started."""
+    route.abort() if route.request.method == "POST" else route.continue_()
