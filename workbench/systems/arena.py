@@ -97,7 +97,7 @@ class Arena:
         if limit is not None and self._used[tier] + block.nbytes > limit:
             held = ", ".join(sorted({b.tensor for b in self._live.values() if b.tier == tier})) or "nothing"
             raise MemoryError_(
-                f"{tensor}{list(index)} needs {block.nbytes} bytes in {tier}, but {self._used[tier]} of {limit} are used"
+                f"{tensor}{list(index)} needs {block.nbytes} bytes in {tier}; {self._used[tier]} of {limit} are used"
                 f" (by {held}); free a block or choose a smaller one"
             )
         if (tier, tensor, block.index) in self._live:

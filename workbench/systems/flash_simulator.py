@@ -8,7 +8,7 @@ and 5 of Dao et al. 2022; order "v2" has row blocks outside, as in FlashAttentio
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,7 +23,7 @@ ORDERS = ("v1", "v2")
 
 @dataclass(frozen=True)
 class Step:
-    """What the walker sees after one tile: its place, the output so far and the running row statistics."""
+    """What a walker sees after one tile: its place, output and row statistics so far, HBM elements moved so far."""
 
     number: int
     i: int
@@ -31,6 +31,8 @@ class Step:
     out: Tensor
     m: Tensor
     row_sum: Tensor
+    read: int
+    written: int
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ class _Run:
     def _finish_step(self, i: int, j: int, temporary: list[Block]) -> None:
         self._release(temporary)
         if self.on_step is not None:
-            self.on_step(Step(self.arena.step, i, j, self.out, self.m, self.l))
+            moved = self.arena.traffic("HBM")
+            self.on_step(Step(self.arena.step, i, j, self.out, self.m, self.l, moved.loaded, moved.stored))
         self.arena.tick()
 
     def _fetch(self, name: str, index: int, into: str = "SRAM") -> Block:
