@@ -167,9 +167,7 @@ def slots(mass: Any, *, tokens: Sequence[str] | None = None, positions: Sequence
     return frame
 
 
-def slot_mass(
-    trace: Any, layer: int, at: Sequence[int], *, row: int = 0, queries: slice = slice(None)
-) -> pd.DataFrame:
+def slot_mass(trace: Any, layer: int, at: Sequence[int], *, row: int = 0, queries: slice = slice(None)) -> pd.DataFrame:
     """Attention of each head to each of the keys ``at`` (their places in the layer), averaged over ``queries``."""
     first, last, _ = queries.indices(len(words(trace, row)))
     chunks = [slice(start, min(start + 64, last)) for start in range(first, last, 64)]

@@ -76,6 +76,8 @@ def themed(chart: Any, title: str = "", subtitle: str | list[str] = "") -> Any:
     dressed.config = alt.Config(**_config())
     if title:
         dressed.title = alt.TitleParams(text=title, **({"subtitle": subtitle} if subtitle else {}))
+    elif subtitle:
+        dressed.title = alt.TitleParams(text=subtitle, fontSize=11.5, fontWeight="normal", color=MUTED)
     return dressed
 
 

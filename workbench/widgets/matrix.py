@@ -8,6 +8,8 @@ returns every cell; otherwise it pools.
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -251,7 +253,7 @@ class MatrixView(anywidget.AnyWidget):
             return None
         data, *metadata = bundle if isinstance(bundle, tuple) else (bundle,)
         try:
-            still = {"image/png": _png(self.figure(ratio=1.5))}
+            still = {"image/png": base64.b64encode(_png(self.figure(ratio=1.5))).decode("ascii")}
         except Exception as error:  # a source that fails must not take the live view (which shows the failure) with it
             self.last_error = str(error)
             still = {}
@@ -366,8 +368,6 @@ def _size(header: dict[str, Any], cells: bytes) -> int:
 
 
 def _png(picture: Image) -> bytes:
-    import io
-
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
     return buffer.getvalue()
