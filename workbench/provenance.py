@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import platform
@@ -105,7 +106,8 @@ def code_fingerprint(study_file: str | None = None) -> str:
     roots = [package / name for name in _BELOW_STUDIES]
     roots += [Path(module.__file__ or "").resolve().parent for module in (workbench_kernels, workbench_datasets)]
     digest = hashlib.sha256(__version__.encode())
-    for path in [*_sources(roots), *_weights(), *([Path(study_file)] if study_file else [])]:
+    own = _with_helpers(Path(study_file)) if study_file else []
+    for path in [*_sources(roots), *_weights(), *own]:
         digest.update(path.name.encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
@@ -113,6 +115,26 @@ def code_fingerprint(study_file: str | None = None) -> str:
 
 def _sources(roots: Iterable[Path]) -> list[Path]:
     return [path for root in roots for path in ([root] if root.is_file() else sorted(root.rglob("*.py")))]
+
+
+def _with_helpers(file: Path) -> list[Path]:
+    """A study's file and the private modules beside it (``_name.py``) that it imports, directly or through another."""
+    found, waiting = {file}, [file]
+    while waiting:
+        for name in _imported(waiting.pop()):
+            helper = file.parent / f"{name}.py"
+            if name.startswith("_") and helper.is_file() and helper not in found:
+                found.add(helper)
+                waiting.append(helper)
+    return sorted(found)
+
+
+def _imported(file: Path) -> set[str]:
+    """The last parts of the names that a module imports: ``from a import _b``, ``from a._b import c``, ``import a._b``."""
+    nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
+    names = [alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    return {name.rsplit(".", 1)[-1] for name in [*modules, *names]}
 
 
 def _weights() -> list[Path]:

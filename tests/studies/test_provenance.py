@@ -48,6 +48,22 @@ def test_outside_a_repository_it_is_the_package_version(tmp_path: Path, monkeypa
     assert provenance.code_version() == f"memory-workbench {__version__}"
 
 
+def test_the_fingerprint_covers_a_studys_private_helpers(tmp_path: Path) -> None:
+    (tmp_path / "study.py").write_text("from somewhere import _one\nimport _two.deep\n")
+    (tmp_path / "_one.py").write_text("from pkg._three import x\n")
+    (tmp_path / "_three.py").write_text("import _one\n")
+    (tmp_path / "_unused.py").write_text("")
+    (tmp_path / "somewhere.py").write_text("")
+    found = [path.name for path in provenance._with_helpers(tmp_path / "study.py")]
+    assert found == ["_one.py", "_three.py", "study.py"]
+
+
+def test_the_fingerprint_of_a_shipped_study_covers_its_counts() -> None:
+    import workbench.studies.flash_attention as study
+
+    assert "_flash_counts.py" in {path.name for path in provenance._with_helpers(Path(study.__file__))}
+
+
 def test_the_fingerprint_ignores_what_cannot_change_a_number(tmp_path: Path) -> None:
     seen = {path.name for path in provenance._sources([Path(provenance.__file__).parent / "memory"])}
     assert "base.py" in seen

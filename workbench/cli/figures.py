@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
-from workbench.cli.output import FAILED, err, examples, is_ours, note, out
+from workbench.cli.output import FAILED, err, examples, is_ours, note
 
 
 def add_to(app: typer.Typer) -> None:
@@ -49,12 +50,17 @@ def figures(
         try:
             plates.append(plate(slug, output, scale=scale, seeds=seeds, resume=not fresh))
         except Exception as error:
-            if not is_ours(error):
-                raise
             failed.append(slug)
-            err.print(f"[bold red]{slug}:[/bold red] {escape(str(error))}", soft_wrap=True)
+            _complain(slug, error)
     page = write_index(plates, output)
-    note(f"{len(plates)} figures")
-    out.print(str(page))
+    note(f"{len(plates)} of {len(chosen)} figures")
+    typer.echo(page)
     if failed:
         raise typer.Exit(FAILED)
+
+
+def _complain(slug: str, error: Exception) -> None:
+    """One study that fails does not cost the others their figures; a bug in it still shows where it is."""
+    err.print(f"[bold red]{slug}:[/bold red] {escape(str(error))}", soft_wrap=True)
+    if not is_ours(error):
+        err.print(escape("".join(traceback.format_exception(error))), soft_wrap=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from workbench.cli.output import emit, examples, note, out
+from workbench.cli.output import emit, examples, note
 from workbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def look(
     if json:
         emit(_described(loaded, trace, layer, head, values, cost, seconds, output))
     else:
-        out.print(f"{output}: {values.shape[0]} x {values.shape[1]} cells, {trace.input_ids.shape[1]:,} tokens")
+        typer.echo(f"{output}: {values.shape[0]} x {values.shape[1]} cells, {trace.input_ids.shape[1]:,} tokens")
 
 
 def _check_format(output: Path) -> None:

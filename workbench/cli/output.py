@@ -41,7 +41,7 @@ def emit(value: Any) -> None:
 
 def note(text: str) -> None:
     """A line for the person at the terminal; never on stdout."""
-    err.print(escape(text), style="dim")
+    err.print(escape(text), style="dim", soft_wrap=True)
 
 
 def is_ours(error: BaseException) -> bool:

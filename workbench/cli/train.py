@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from workbench.cli.output import examples, note, out
+from workbench.cli.output import examples, note
 
 train = typer.Typer(no_args_is_help=True, help="Train the models that ship with the package.")
 
@@ -47,4 +47,4 @@ def embedded(
         variant, out_folder, size=size, steps=steps, seed=seed, device=device, resume=resume, progress=True
     )
     note(f"measure it: workbench models eval {folder}")
-    out.print(str(folder), soft_wrap=True)
+    typer.echo(folder)
