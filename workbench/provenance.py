@@ -130,7 +130,7 @@ def _with_helpers(file: Path) -> list[Path]:
 
 
 def _imported(file: Path) -> set[str]:
-    """The last parts of the names that a module imports: ``from a import _b``, ``from a._b import c``, ``import a._b``."""
+    """Last parts of the imported names: ``from a import _b``, ``from a._b import c``, ``import a._b``."""
     nodes = list(ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
     modules = [node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)]
     names = [alias.name for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
