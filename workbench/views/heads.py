@@ -168,7 +168,7 @@ def head_tokens(
     over = alt.selection_point(name="over", fields=["query"], on="pointerover", clear="pointerout", empty=False)
     cells = (
         alt.Chart(data)
-        .mark_rect()
+        .mark_rect(**theme.SEAMLESS)
         .encode(
             x=alt.X("key:O", title="key", axis=_token_axis(data, "key", -90)),
             y=alt.Y("query:O", title="query", axis=_token_axis(data, "query", 0)),

@@ -152,7 +152,7 @@ def memory_timeline(
     base = alt.Chart(data).transform_calculate(change=change)
     span = alt.Scale(domain=[0, last + 1], nice=False)
     count = data["item"].nunique()
-    height = {"height": alt.Step(max(3, min(16, 560 // max(count, 1))))}
+    step = max(3, min(16, 560 // count))
     axis = alt.Axis(labels=False, ticks=False, domain=False) if count > 40 else _item_axis(data)
     y = alt.Y("item:O", title="item, oldest on top", axis=axis)
     told = [
@@ -164,11 +164,12 @@ def memory_timeline(
         "why_out:N",
         alt.Tooltip("change:N", title="between the moments"),
     ]
-    bars = base.mark_bar(cornerRadius=2).encode(
-        x=alt.X("entered:Q", title=x_title, scale=span), x2="left:Q", y=y, color=colour, tooltip=told
+    whole_events = alt.Axis(tickMinStep=1, format="d")
+    bars = base.mark_bar(cornerRadius=2 if step > 8 else 0).encode(
+        x=alt.X("entered:Q", title=x_title, scale=span, axis=whole_events), x2="left:Q", y=y, color=colour, tooltip=told
     )
     rules = [_moment(name, dash, span) for name, dash in (("before", [4, 3]), ("after", [1, 0]))]
-    chart = alt.layer(bars, *rules).properties(width=width, **height)
+    chart = alt.layer(bars, *rules).properties(width=width, height=alt.Step(step))
     tally = _tally(base, width)
     whole = alt.vconcat(tally, chart, spacing=8).add_params(*params).resolve_scale(color="shared")
     return theme.themed(whole, title, subtitle)
@@ -262,7 +263,7 @@ def slot_attention(
     x = alt.X("slot:O", title="memory slot", axis=labels)
     cells = (
         alt.Chart(data)
-        .mark_rect()
+        .mark_rect(**theme.SEAMLESS)
         .encode(
             x=x,
             y=alt.Y(f"{by}:O", title=by),

@@ -624,6 +624,7 @@ class MatrixPicture {
 
   save(kind) {
     const scene = this.scene(Math.max(480, Math.min(this.root.clientWidth, 1200)), LIGHT), ratio = 2;
+    scene.width = Math.ceil(Math.min(scene.width, this.place.x + this.place.w + 100)); // no empty margin on the right
     const name = (this.model.get("title") || "matrix").replace(/[^\p{L}\p{N}]+/gu, "-").replace(/^-|-$/g, "").toLowerCase();
     if (kind === "svg") return download(new Blob([writeSvg(scene)], { type: "image/svg+xml" }), `${name}.svg`);
     const canvas = document.createElement("canvas");
