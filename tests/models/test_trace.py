@@ -158,6 +158,15 @@ def test_a_model_without_a_head(tmp_path):
     assert trace.tokens == [["5", "6", "7", "8"]]
 
 
+@pytest.mark.parametrize(("kernel", "family"), PAIRS)
+def test_recording_does_not_change_the_pass(kernel, family, loaded):
+    """The recorder looks at the fast kernel as it runs; logits are bit for bit those of an unrecorded pass."""
+    model = loaded(family)
+    ids = model.encode(TEXTS[0])["input_ids"]
+    with model.use(attention=kernel), torch.no_grad():
+        assert torch.equal(model.trace(ids).logits, model.model(ids, use_cache=False).logits)
+
+
 def test_the_kernel_in_force_stays_in_force(llama):
     with llama.use(attention="eager"):
         assert llama.config._attn_implementation == "eager"

@@ -39,14 +39,14 @@ class AttentionKernel:
 
     ``forward(module, query, key, value, attention_mask, scaling=..., dropout=..., **kwargs)`` follows transformers:
     (B, H, S, D) in, ((B, S, H, D), weights or None) out. ``mask`` is the mask function that feeds it. ``can`` holds
-    the members of ``FEATURES`` it supports; ``lse`` says whether ``with_lse`` gives the row log-sum-exp as it runs.
+    the members of ``FEATURES`` it supports. ``with_lse`` gives (out, row log-sum-exp (B, S, H) or None) instead.
     """
 
     name: str
     forward: Callable[..., tuple[Tensor, Tensor | None]]
     mask: Callable[..., Tensor | None]
     can: frozenset[str]
-    with_lse: Callable[..., tuple[Tensor, Tensor]] | None = None
+    with_lse: Callable[..., tuple[Tensor, Tensor | None]] | None = None
     native: str | None = None
 
     @property
@@ -208,6 +208,19 @@ def _sdpa(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
+def _sdpa_with_lse(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
+    """sdpa and the LSE that its CPU kernel computes anyway; LSE None where sdpa would take another path."""
+    causal = kwargs.get("is_causal")
+    causal = bool(getattr(module, "is_causal", True) if causal is None else causal) and query.shape[2] > 1
+    plain = attention_mask is None and kwargs.get("position_bias") is None and not kwargs.get("dropout")
+    aligned = not causal or query.shape[2] == key.shape[2]
+    if not (plain and aligned and query.device.type == "cpu" and query.shape[-1] == value.shape[-1]):
+        return (*_sdpa(module, query, key, value, attention_mask, **kwargs)[:1], None)
+    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, lse = flash(query, key, value, 0.0, causal, scale=kwargs.get("scaling"))
+    return out.transpose(1, 2), lse.transpose(1, 2)
+
+
 def _sdpa_mask(**call: Any) -> Tensor | None:
     from transformers.masking_utils import sdpa_mask
 
@@ -221,5 +234,7 @@ def _flash(*tensors: Tensor, **words: Any) -> Any:
 
 
 KERNELS.register("eager")(AttentionKernel("eager", _eager, _eager_mask, frozenset(FEATURES), native="eager"))
-KERNELS.register("sdpa")(AttentionKernel("sdpa", _sdpa, _sdpa_mask, frozenset(FEATURES) - {"softcap", "sinks"}))
+KERNELS.register("sdpa")(
+    AttentionKernel("sdpa", _sdpa, _sdpa_mask, frozenset(FEATURES) - {"softcap", "sinks"}, with_lse=_sdpa_with_lse)
+)
 KERNELS.register("flash-attention")(tensor_kernel("flash-attention", _flash))
