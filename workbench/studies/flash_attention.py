@@ -119,8 +119,10 @@ def io_exponents(frame: pd.DataFrame) -> Outcome:
     if rows.empty:
         return Outcome.unmeasured("no counted traffic")
     longest = rows[(rows.n == rows.n.max()) & (rows.n * 4 * rows.d / rows.sram.clip(lower=1) > 4)]
-    along_m = statistics.slope_interval(longest.sram, longest.value, log=True)
     smallest = rows[rows.sram == rows.sram.min()]
+    if len(longest) < 3 or len(smallest) < 3:
+        return Outcome.unmeasured("a slope needs at least three sizes of M with T_c > 4, and three lengths")
+    along_m = statistics.slope_interval(longest.sram, longest.value, log=True)
     along_n = statistics.slope_interval(smallest.n, smallest.value, log=True)
     held = [statistics.verdict(x.low, x.high, c - 0.1, ">=") for x, c in ((along_m, -1.0), (along_n, 2.0))]
     held += [statistics.verdict(x.low, x.high, c + 0.1, "<=") for x, c in ((along_m, -1.0), (along_n, 2.0))]
@@ -138,8 +140,8 @@ def _worst(verdicts: list[str]) -> str:
 def memory_exponents(frame: pd.DataFrame) -> Outcome:
     """C3: slope of peak bytes over N: flash 1.0 +- 0.1 (the effect shown), standard 2.0 +- 0.1."""
     rows = frame[(frame.metric == "peak") & (frame.stage == "forward+backward") & (frame.experiment == "E3")]
-    if rows.empty:
-        return Outcome.unmeasured("no memory rows")
+    if rows.n.nunique() < 3:
+        return Outcome.unmeasured("a slope needs at least three lengths")
     fits = {item: statistics.slope_interval(g.n, g.value, log=True) for item, g in rows.groupby("item")}
     wanted = {"flash": 1.0, "standard": 2.0}
     held = [statistics.verdict(fits[i].low, fits[i].high, c - 0.1, ">=") for i, c in wanted.items()]
