@@ -35,7 +35,7 @@ class Recipe:
     clip: float = 1.0
     checkpoint_every: int = 2000
     log_every: int = 20
-    slots: int = 1024  # room for document ends in a batch: a fixed shape compiles once
+    slots: int = 512  # room for document ends in a batch: a fixed shape compiles once
 
     def lr(self, step: int) -> float:
         if step < self.warmup:

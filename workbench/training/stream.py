@@ -7,15 +7,21 @@ from one document to another, and positions start at 0 in each.
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import os
 import random
+import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from workbench.errors import BadInput
+from workbench.errors import BadInput, DataMissing
 from workbench.training.mixture import MIXTURE, Portion, world_makers
 
 NO_BOS_SHARE = 0.15  # documents without a leading BOS, so that a stream may be continued without one
@@ -28,9 +34,9 @@ class StreamSpec:
     tokenizer: str
     books: str | None = None
     prose: str | None = None
-    batch_tokens: int = 65536
+    batch_tokens: int = 32768
     context: int = 1024
-    batches_per_shard: int = 16
+    batches_per_shard: int = 32
     seed: int = 0
     world_seed: int = 0
     rho: float = 0.1
@@ -155,8 +161,6 @@ _worker: Stream | None = None
 
 
 def _start_worker(spec: StreamSpec) -> None:
-    import os
-
     global _worker
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     _worker = Stream(spec)
@@ -167,35 +171,75 @@ def _work(index: int) -> list[Batch]:
     return _worker.shard(index)
 
 
-def batches(spec: StreamSpec, *, start: int = 0, workers: int = 0) -> Iterator[Batch]:
-    """Batches from step ``start`` on; with ``workers`` processes shards are made ahead, in the same order."""
+def batches(spec: StreamSpec, *, start: int = 0, workers: int = 0, shards: Path | None = None) -> Iterator[Batch]:
+    """Batches from step ``start`` on, always the same for a spec.
+
+    With ``workers`` processes shards are made ahead; with a folder ``shards`` they are read from there as
+    :func:`write_shards` (in another process) finishes them, so that several trainings share the writing.
+    """
     shard, skip = divmod(start, spec.batches_per_shard)
-    for made in _in_process(spec, shard) if workers < 1 else _ahead(spec, shard, workers):
+    for made in _source(spec, shard, workers, shards):
         yield from made[skip:]
         skip = 0
 
 
+def _source(spec: StreamSpec, shard: int, workers: int, shards: Path | None) -> Iterator[list[Batch]]:
+    if shards is not None:
+        return (_read_shard(shards, index) for index in itertools.count(shard))
+    return _ahead(spec, shard, workers) if workers else _in_process(spec, shard)
+
+
 def _in_process(spec: StreamSpec, shard: int) -> Iterator[list[Batch]]:
     stream = Stream(spec)
-    while True:
-        yield stream.shard(shard)
-        shard += 1
+    return (stream.shard(index) for index in itertools.count(shard))
+
+
+def _pool(spec: StreamSpec, workers: int) -> ProcessPoolExecutor:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(spec,))
 
 
 def _ahead(spec: StreamSpec, shard: int, workers: int) -> Iterator[list[Batch]]:
-    import multiprocessing
-    from collections import deque
-    from concurrent.futures import Future, ProcessPoolExecutor
-
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(spec,)) as pool:
+    with _pool(spec, workers) as pool:
         waiting: deque[Future] = deque(pool.submit(_work, shard + i) for i in range(2 * workers))
-        shard += 2 * workers
         try:
-            while True:
+            for index in itertools.count(shard + 2 * workers):
                 made = waiting.popleft().result()
-                waiting.append(pool.submit(_work, shard))
-                shard += 1
+                waiting.append(pool.submit(_work, index))
                 yield made
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _shard_path(folder: Path, index: int) -> Path:
+    return folder / f"shard-{index:06d}.npz"
+
+
+def _write_shard(folder: Path, index: int) -> None:
+    path = _shard_path(folder, index)
+    if path.is_file():
+        return
+    made = _work(index)
+    temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
+    np.savez(temporary, tokens=np.stack([b.tokens for b in made]), weights=np.stack([b.weights for b in made]).astype(np.float16),
+             lengths=np.concatenate([b.lengths for b in made]), counts=np.array([len(b.lengths) for b in made]))  # fmt: skip
+    os.replace(temporary, path)
+
+
+def _read_shard(folder: Path, index: int, *, patience: float = 300.0) -> list[Batch]:
+    path, begun = _shard_path(folder, index), time.monotonic()
+    while not path.is_file():
+        if time.monotonic() - begun > patience:
+            raise DataMissing(f"{path} was not written within {patience:.0f} s: is write_shards running on that folder?")
+        time.sleep(0.02)
+    with np.load(path) as held:
+        lengths = np.split(held["lengths"], np.cumsum(held["counts"])[:-1])
+        return [Batch(*row) for row in zip(held["tokens"], held["weights"].astype(np.float32), lengths)]
+
+
+def write_shards(spec: StreamSpec, folder: Path, count: int, *, workers: int) -> None:
+    """Write shards 0 to ``count`` - 1 into ``folder``, in order, each whole or not at all; those that stand are kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with _pool(spec, workers) as pool:
+        for done in [pool.submit(_write_shard, folder, index) for index in range(count)]:
+            done.result()
