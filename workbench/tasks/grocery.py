@@ -26,6 +26,8 @@ def grocery_recall(
     *,
     ask_after: Sequence[int] = (),
     batch: int = 64,
+    first: int = 0,
+    done: Callable[[TokenCache], None] = lambda memory: None,
     progress: Callable[..., Any] | None = None,
 ) -> pd.DataFrame:
     """Lead grocery dialogues through ``memory``; one line a question.
@@ -33,6 +35,8 @@ def grocery_recall(
     Args:
         ask_after: also ask for the item after so many distractors, as trials that leave no trace.
         batch: dialogues led side by side (rows of the memory).
+        first: number of the first group.
+        done: called with the memory after each batch, while it still holds those dialogues.
 
     Columns: group; kind ("recall", "probe", "distractor"); asked_after (distractors before the question); distance
     (tokens between the item and the question); correct, exact (greedy decoding was an option); survived (every token
@@ -50,10 +54,11 @@ def grocery_recall(
             track=lambda turn: turn.meta["item"] if turn.kind == "order" else None,
             trial="recall",
             after=ask_after,
-            numbers=range(start, start + len(part)),
+            numbers=range(first + start, first + start + len(part)),
             progress=progress,
         )
         lines += _lines(asked)
+        done(memory)
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 

@@ -55,7 +55,8 @@ class SlotLayer(CacheLayerMixin):
         now, rotary = self.cache.current_pass, self.cache.bound_rotary
         fresh = rotary.unrotate(self.index, key_states.detach(), now.new)
         if self.keys is None or self.values is None:
-            self.keys, self.values = fresh, value_states.detach()
+            # of their own: a view into a fused projection would keep all of it alive
+            self.keys, self.values = fresh.contiguous(), value_states.detach().clone()
             return key_states, value_states
         keys = torch.cat([rotary.rotate(self.index, self.keys, now.old), key_states], dim=2)
         values = torch.cat([self.values, value_states], dim=2)
