@@ -214,6 +214,8 @@ def faster(frame: pd.DataFrame) -> Outcome:
 
 
 def _wide(rows: pd.DataFrame, index: list[str], columns: str) -> pd.DataFrame:
+    if rows.empty:
+        return rows.iloc[:, :0]
     present = [name for name in index if name in rows and rows[name].notna().any()]
     return rows.pivot_table(index=present, columns=columns, values="value", dropna=False).dropna(how="all")
 

@@ -186,7 +186,9 @@ def arithmetic(live: pd.DataFrame | None, reported: pd.DataFrame | None = None) 
     base = alt.Chart(alt.InlineData(rows)).encode(
         y=alt.Y("what:N", sort=order, title=None, axis=alt.Axis(labelColor=theme.INK)),
         yOffset=alt.YOffset("source:N", sort=sources),
-        x=alt.X("ratio:Q", title="flash / standard", scale=alt.Scale(zero=True), axis=alt.Axis(grid=True)),
+        x=alt.X(
+            "ratio:Q", title="flash / standard", scale=alt.Scale(zero=True, domainMax=1.35), axis=alt.Axis(grid=True)
+        ),
     )
     colour = alt.Scale(domain=sources, range=[theme.SOURCES["paper"], "#0072B2", "#56B4E9"])
     bars = base.mark_bar().encode(
@@ -304,8 +306,8 @@ def sparse_model(frame: pd.DataFrame) -> alt.Chart:
         x=alt.X(
             "s:Q",
             title="share of live tiles below the diagonal",
-            axis=alt.Axis(format="%"),
-            scale=alt.Scale(domain=[0, 1.15]),
+            axis=alt.Axis(format="%", values=[0, 0.25, 0.5, 0.75, 1.0]),
+            scale=alt.Scale(domain=[0, 1.2]),
         ),
         y=alt.Y("value:Q", title="surprise (nats a token)", scale=alt.Scale(zero=False, padding=12)),
         tooltip=["item:N", "s:Q", alt.Tooltip("value:Q", format=".4f")],
