@@ -20,7 +20,7 @@ ARGS = [
 ]  # fmt: skip
 SYNCED = [
     "shape", "title", "units", "row_label", "col_label", "height", "scheme", "scaling", "domain", "selected",
-    "viewport", "revision", "palettes", "diverging",
+    "viewport", "revision", "still_class", "palettes", "diverging",
 ]  # fmt: skip
 
 MODEL_JS = """

@@ -197,6 +197,17 @@ def test_an_update_from_python_brings_new_cells(canvas, small):
     shown.wait_for("0.25 probability")
 
 
+def test_the_live_view_hides_its_still_picture(canvas, small):
+    shown = canvas(small)
+    shown.page.evaluate(
+        "(name) => document.body.insertAdjacentHTML('beforeend', `<p class='${name}'>still</p>`)",
+        small.still_class,
+    )
+    assert not shown.page.locator(f".{small.still_class}").is_visible()
+    shown.page.evaluate("window.unmount()")
+    assert shown.page.locator(f".{small.still_class}").is_visible()
+
+
 def test_a_failing_source_is_said_on_the_screen(canvas):
     def broken(rows: slice, cols: slice, max_shape: tuple[int, int]) -> np.ndarray:
         raise OSError("the trace is gone")

@@ -185,6 +185,32 @@ def test_pictures_are_written_and_the_output_carries_one(wide, tmp_path):
         view.to_png(tmp_path / "file" / "a.png")
 
 
+def test_the_shown_output_is_the_widget_and_a_still_picture_computed_once():
+    asked = []
+
+    def source(rows: slice, cols: slice, max_shape: tuple[int, int]) -> np.ndarray:
+        asked.append(max_shape)
+        return np.eye(6)
+
+    from IPython.core.interactiveshell import InteractiveShell
+    from IPython.utils.capture import capture_output
+
+    InteractiveShell.instance()
+    view = MatrixView(source, (6, 6), title="a <b> & c")
+    with capture_output() as shown:
+        view._ipython_display_()
+    InteractiveShell.clear_instance()
+    live, still = (output.data for output in shown.outputs)
+    assert "application/vnd.jupyter.widget-view+json" in live
+    assert "image/png" not in live
+    assert view.still_class in still["text/html"]
+    assert "a &lt;b&gt; &amp; c" in still["text/html"]
+    view.packed()
+    assert len(asked) == 1
+    view.update(np.eye(6) * 2)
+    assert view.tile().values.max() == 2
+
+
 def test_a_failing_source_does_not_take_the_live_view_with_it():
     def broken(rows: slice, cols: slice, max_shape: tuple[int, int]) -> np.ndarray:
         raise RuntimeError("gone")

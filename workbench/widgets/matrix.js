@@ -223,6 +223,9 @@ class MatrixPicture {
       </div>
       <div class="wbm-stage" tabindex="0" role="application" data-lm-suppress-shortcuts="true"><canvas></canvas></div>
       <div class="wbm-read" role="status" aria-live="polite"></div>`;
+    const hide = document.createElement("style"); // the still picture of a notebook without kernel is not needed now
+    hide.textContent = `.${this.model.get("still_class")} { display: none !important; }`;
+    root.appendChild(hide);
     this.stage = root.querySelector(".wbm-stage");
     this.canvas = root.querySelector("canvas");
     this.read = root.querySelector(".wbm-read");
@@ -341,7 +344,7 @@ class MatrixPicture {
     this.root.classList.add("wbm-busy");
     this.model.send({
       kind: "tile", id: this.asked, role, revision: this.cache.revision, rows: [r0, r1], cols: [c0, c1],
-      max: exact ? [r1 - r0, c1 - c0] : [cap(h, r1 - r0), cap(w, c1 - c0)],
+      max: role === "overview" ? [TILE_SIDE, TILE_SIDE] : exact ? [r1 - r0, c1 - c0] : [cap(h, r1 - r0), cap(w, c1 - c0)],
     });
   }
 

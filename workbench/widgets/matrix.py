@@ -9,8 +9,10 @@ returns every cell; otherwise it pools.
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
+import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +92,8 @@ class MatrixView(anywidget.AnyWidget):
     palettes = traitlets.Dict({name: colour_tables.anchors(name) for name in colour_tables.names()}).tag(sync=True)
     diverging = traitlets.List(sorted(colour_tables.DIVERGING)).tag(sync=True)
 
+    still_class = traitlets.Unicode(help="CSS class of the still picture, which the live widget hides").tag(sync=True)
+
     bytes_sent = traitlets.Int(0, help="bytes of tiles sent since the widget was made")
     last_bytes = traitlets.Int(0, help="bytes of the latest answer")
     last_error = traitlets.Unicode("", help="why the latest tile could not be computed")
@@ -107,7 +111,8 @@ class MatrixView(anywidget.AnyWidget):
         **traits: Any,
     ):
         self._hold(tile_source, shape, row_labels, col_labels, pooling)
-        super().__init__(shape=self._shape, title=title, units=units, **traits)
+        name = f"wbm-still-{uuid.uuid4().hex[:10]}"
+        super().__init__(shape=self._shape, title=title, units=units, still_class=name, **traits)
         self.on_msg(self._answer)
 
     def update(
@@ -142,6 +147,7 @@ class MatrixView(anywidget.AnyWidget):
         self._row_tokens = _labels("row_labels", row_labels, self._shape[0])
         self._col_tokens = _labels("col_labels", col_labels, self._shape[1])
         self._source, self._pooling = source, pooling
+        self._overview: Tile | None = None  # drawn twice, on the canvas and in the still picture: computed once
 
     @traitlets.validate("selected")
     def _legal_selection(self, proposal: Any) -> tuple[int, ...]:
@@ -170,6 +176,14 @@ class MatrixView(anywidget.AnyWidget):
         """
         r, c = _span("rows", rows, self._shape[0]), _span("cols", cols, self._shape[1])
         room = _room(max_shape)
+        whole = (r, c, room) == ((0, self._shape[0]), (0, self._shape[1]), (TILE_SIDE, TILE_SIDE))
+        if whole and self._overview is not None:
+            return self._overview
+        tile = self._computed(r, c, room)
+        self._overview = tile if whole else self._overview
+        return tile
+
+    def _computed(self, r: tuple[int, int], c: tuple[int, int], room: tuple[int, int]) -> Tile:
         values = matrix("tile", self._source(slice(*r), slice(*c), room))
         size = (r[1] - r[0], c[1] - c[0])
         exact = size[0] <= room[0] and size[1] <= room[1]
@@ -247,17 +261,46 @@ class MatrixView(anywidget.AnyWidget):
         return self._row_tokens[slice(*tile.rows)], self._col_tokens[slice(*tile.cols)]
 
     def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """The live widget and, for whoever has no kernel, the same picture as PNG."""
+        """The live widget and, for a front end that cannot run it, the same picture as PNG."""
         bundle = super()._repr_mimebundle_(**kwargs)
         if bundle is None:
             return None
         data, *metadata = bundle if isinstance(bundle, tuple) else (bundle,)
+        data = data | self._still()
+        return (data, *metadata) if metadata else data
+
+    def _ipython_display_(self) -> None:
+        """The live widget and, under it, a still picture that is only seen where no kernel runs.
+
+        A second output is needed because JupyterLab, reopening a notebook without its kernel, prefers the widget it
+        cannot show to a PNG in the same output.
+        """
+        from IPython.display import display
+
+        bundle = super()._repr_mimebundle_() or ({}, {})
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        display(data, metadata=metadata, raw=True)
+        still = self._still()
+        if still:
+            display(still | {"text/html": self._still_html(still["image/png"])}, raw=True)
+
+    def _still(self) -> dict[str, str]:
         try:
-            still = {"image/png": base64.b64encode(_png(self.figure(ratio=1.5))).decode("ascii")}
+            picture = _png(self.figure(ratio=1.5))
         except Exception as error:  # a source that fails must not take the live view (which shows the failure) with it
             self.last_error = str(error)
-            still = {}
-        return (data | still, *metadata) if metadata else data | still
+            return {}
+        return {"image/png": base64.b64encode(picture).decode("ascii")}
+
+    def _still_html(self, png: str) -> str:
+        """The picture, hidden by the live widget; while it is seen, the output that says "model not found" is not."""
+        child = ".jp-OutputArea-child"
+        dead = f"{child}:has(+ {child} .{self.still_class}):not(:has(.wbm)) {{ display: none !important; }}"
+        words = html.escape(self.title or "matrix")
+        return (
+            f'<style>{dead}</style><img class="{self.still_class}" alt="{words}" style="max-width:100%" '
+            f'src="data:image/png;base64,{png}">'
+        )
 
 
 # ---- sources ----
