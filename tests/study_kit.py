@@ -1,7 +1,7 @@
 """A small foreign study, installed as a package of its own would be: a module and an entry point.
 
-``DRIFT_LOG`` names a file to which every computed seed is appended; ``DRIFT_HANG_AT`` makes that seed wait to be
-killed; ``DRIFT_FAIL_AT`` makes that seed raise.
+``DRIFT_LOG`` names a file to which every computed seed is appended; ``DRIFT_HANG_AT`` (or a file beside the log,
+``<log>.hang``) makes that seed wait to be killed; ``DRIFT_FAIL_AT`` makes that seed raise.
 """
 
 from __future__ import annotations
@@ -28,6 +28,11 @@ def _drift(threshold):
     return test
 
 
+def _hang_file():
+    path = os.environ.get("DRIFT_LOG", "") + ".hang"
+    return open(path).read() if os.path.exists(path) else None
+
+
 class Drift(Study):
     slug, title = "SLUG", "A walk that drifts"
     scales = {
@@ -48,7 +53,7 @@ class Drift(Study):
         if os.environ.get("DRIFT_LOG"):
             with open(os.environ["DRIFT_LOG"], "a") as log:
                 log.write(f"{seed}\\n")
-        if os.environ.get("DRIFT_HANG_AT") == str(seed):
+        if str(seed) in (os.environ.get("DRIFT_HANG_AT"), _hang_file()):
             time.sleep(120)
         if os.environ.get("DRIFT_FAIL_AT") == str(seed):
             raise BadInput(f"seed {seed} fails on purpose")
@@ -109,7 +114,7 @@ def computed(work: Path) -> list[int]:
     return [int(line) for line in log.read_text().split()] if log.exists() else []
 
 
-def wait_for(condition: object, seconds: float = 60.0) -> None:
+def wait_for(condition: object, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         if time.monotonic() > end:

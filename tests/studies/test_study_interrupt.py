@@ -31,9 +31,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, installed: Path) -> An
 def test_resumes_after(blow: signal.Signals, code: int, work: Path, installed: Path, undisturbed: Any) -> None:
     env = study_kit.environment(installed, work, DRIFT_HANG_AT="1")
     process = study_kit.start(*SEEDS, env=env)
-    study_kit.wait_for(lambda: study_kit.computed(work) == [0, 1])
-    process.send_signal(blow)
-    stdout, stderr = process.communicate(timeout=30)
+    try:
+        study_kit.wait_for(lambda: study_kit.computed(work) == [0, 1])
+    finally:
+        process.send_signal(blow)
+        stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == code
     assert stdout == ""
     assert "Traceback" not in stderr
