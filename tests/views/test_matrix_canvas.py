@@ -224,3 +224,26 @@ def test_nothing_is_fetched_and_dark_pages_get_light_ink(canvas, small, tmp_path
     pixels = Image.open(io.BytesIO(shown.page.locator(".wbm canvas").screenshot())).convert("L")
     assert pixels.crop((0, 0, 200, 34)).getextrema()[1] > 200
     assert shown.problems == []
+
+
+def test_cells_that_are_not_numbers_are_grey_and_said(canvas):
+    cells = np.eye(8)
+    cells[2, 5] = np.nan
+    shown = canvas(MatrixView(cells))
+    shown.wait_for("1 not a number (grey)")
+    shown.page.mouse.move(*shown.point(2.5 / 8, 5.5 / 8))
+    shown.wait_for("query 2 · key 5 · not a number")
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 2000), (900, 2), (1, 7)])
+def test_slender_and_tiny_matrices_are_drawn_and_navigated(canvas, shape):
+    shown = canvas(MatrixView(np.arange(float(shape[0] * shape[1])).reshape(shape), title="slender"))
+    shown.wait_for("rows 0")
+    for control in ("in", "in", "out", "home", "in"):
+        shown.page.click(f"[data-do={control}]")
+    shown.page.wait_for_timeout(250)
+    shown.page.mouse.move(*shown.point(0.5, 0.5))
+    shown.wait_for("query")
+    box = shown.page.locator(".wbm canvas").bounding_box()
+    assert 100 < box["height"] < 700
+    assert shown.problems == []

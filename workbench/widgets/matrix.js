@@ -516,7 +516,7 @@ class MatrixPicture {
     const what = !tile ? "loading" : tile.pooled ? `${tile.pooled} over cells of ` +
       `${((tile.rows[1] - tile.rows[0]) / tile.height).toFixed(1)} × ${((tile.cols[1] - tile.cols[0]) / tile.width).toFixed(1)}` : "exact values";
     return `rows ${r0.toLocaleString("en")}–${(r1 - 1).toLocaleString("en")}, columns ${c0.toLocaleString("en")}–` +
-      `${(c1 - 1).toLocaleString("en")} · ${what}${tile && tile.nan ? ` · ${tile.nan} cells are not a number (grey)` : ""}`;
+      `${(c1 - 1).toLocaleString("en")} · ${what}${tile && tile.nan ? ` · ${tile.nan} not a number (grey)` : ""}`;
   }
 
   // -- acting --
