@@ -91,3 +91,8 @@ def stop_kernels(server: Any) -> None:
 def refuse_new_kernels(route: Any) -> None:
     """A page route under which no kernel can be started."""
     route.abort() if route.request.method == "POST" else route.continue_()
+
+
+def dismiss(page: Any) -> None:
+    """Close JupyterLab's message that no kernel could be started."""
+    page.locator(".jp-Dialog button.jp-mod-accept").click()

@@ -154,6 +154,7 @@ def test_saved_and_reopened_without_a_kernel_the_pictures_are_there(app, lab, br
             "**/api/sessions*", lambda route: route.abort() if route.request.method == "POST" else route.continue_()
         )
         drive.open_in_lab(page, lab, NOTEBOOK)
+        drive.dismiss(page)
         picture = page.locator("[class^=wb-static] img").last
         picture.scroll_into_view_if_needed()
         expect(picture).to_be_visible()

@@ -17,12 +17,12 @@ from typing import Any
 
 import ipywidgets as w
 
-from workbench.errors import WorkbenchError
+from workbench.errors import BadInput, WorkbenchError
 from workbench.widgets.app_chart import warm_up
 from workbench.widgets.app_controls import Controls
 from workbench.widgets.app_file import FileRow
 from workbench.widgets.app_parts import CodeStrip, StatusStrip
-from workbench.widgets.app_state import DEFAULT_TEXT, TABS, AppState, Session, starting_settings
+from workbench.widgets.app_state import DEFAULT_TEXT, HALFWAY, TABS, AppState, Session, calm, starting_settings
 from workbench.widgets.app_tabs import TAB_CLASSES, Tab
 from workbench.widgets.app_tokens import Tokens
 
@@ -71,7 +71,8 @@ class Workbench:
             "settings": dict(settings or {}),
             **({"kernel": kernel} if kernel else {}),
         }
-        self._write_down(self.session.carry_out(**first))
+        with calm(None, 0):
+            self._write_down(self.session.carry_out(**first))
         self.state = AppState(**{**first, **self.session.chosen()})
         self._build()
 
@@ -81,7 +82,7 @@ class Workbench:
         self._quiet = False
         self._display: Any = None
         self._tokens = Tokens(self)
-        self.controls = Controls(self.state, self.session, self.look)
+        self.controls = Controls(self)
         self.tabs: dict[str, Tab] = {name: TAB_CLASSES[name](self) for name in TABS}
         self._stale = set(TABS)
         self._pages = w.Tab([tab.view for tab in self.tabs.values()], titles=[tab.title for tab in self.tabs.values()])
@@ -164,26 +165,47 @@ class Workbench:
             self._pages.selected_index = TABS.index(change.new)
             self.refresh()
         else:
-            self._stale |= {name for name, tab in self.tabs.items() if change.name in tab.follows}
-            self.refresh()
+            self._select(change)
 
     def _carry_out(self, change: Any) -> None:
         choices = {change.name: change.new}
-        if change.name == "memory":
-            choices["settings"] = starting_settings(change.new, len(self.session.tokens()))
         done = False
         with self.working(f"{change.name}: {str(change.new)[:60]}"):
+            if change.name == "memory":
+                choices["settings"] = starting_settings(change.new, len(self.session.tokens()))
             self._write_down(self.session.carry_out(**choices))
             done = True
         if not done:
-            with self._silently():
-                self.state.set_trait(change.name, change.old)
-            self.controls.show_all()
+            self._take_back(change)
             return
         if change.name == "memory" and change.new != "none" and self.state.tab not in MEMORY_TABS:
             with self._silently():
                 self.state.tab = "memory"
         self._settle()
+
+    def _take_back(self, change: Any) -> None:
+        with self._silently():
+            self.state.set_trait(change.name, change.old)
+        self.controls.show_all()
+
+    def _select(self, change: Any) -> None:
+        """Another layer, head, token or moment: draw what depends on it, or take back what is not there."""
+        with self.working(f"{change.name} {change.new}"):
+            self._check_selection(change.name, change.new)
+        if self.status.error:
+            self._take_back(change)
+        self._stale |= {name for name, tab in self.tabs.items() if change.name in tab.follows}
+        self.refresh()
+
+    def _check_selection(self, name: str, value: Any) -> None:
+        model = self.session.need_model()
+        first, most = {
+            "layer": (0, model.n_layers - 1),
+            "head": (0, model.n_heads - 1),
+            "token": (-1, len(self.session.tokens()) - 1),
+        }.get(name, (None, None))
+        if most is not None and not first <= value <= most:
+            raise BadInput(f"{name} must lie in {first} .. {most}, got {value}")
 
     def _settle(self) -> None:
         """The session changed: bring state, controls and pictures to what it is now."""
@@ -200,7 +222,7 @@ class Workbench:
         self.state.layer = min(max(self.state.layer, 0), model.n_layers - 1)
         self.state.head = min(max(self.state.head, 0), model.n_heads - 1)
         self.state.token = min(self.state.token, len(self.session.tokens()) - 1)
-        self.state.moment = self.state.compared = -1
+        self.state.moment, self.state.compared = -1, HALFWAY
 
     def refresh(self) -> None:
         """Draw the token strip and the visible tab, if what they show has changed; other tabs wait until seen."""
@@ -236,7 +258,8 @@ class Workbench:
         if not keep_error:
             self.status.error = ""
         try:
-            yield self.status
+            with calm(self.session.model, len(self.session.tokens())):
+                yield self.status
         except WorkbenchError as error:
             self.status.error = str(error)
         except KeyboardInterrupt:

@@ -14,6 +14,7 @@ def offline_altair() -> Any:
     """Altair with its browser script bundled from this machine; the first call takes a second or two."""
     with _READY:
         import altair
+        import pandas  # noqa: F401  (every table needs it, and it is slow to come)
 
         altair.JupyterChart.enable_offline()
         return altair

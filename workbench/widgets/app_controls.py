@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
 from workbench.widgets.app_samples import SAMPLES, sample
-from workbench.widgets.app_state import AppState, Session, hyperparameters, memory_names
+from workbench.widgets.app_state import hyperparameters, memory_names
+
+if TYPE_CHECKING:
+    from workbench.widgets.app import Workbench
 
 ANOTHER = "another model …"
 KNOWN_MODELS = ("embedded", "embedded-relu")
@@ -19,6 +22,22 @@ def dropdown(label: str, tooltip: str, options: list[Any], value: Any, width: st
     return w.Dropdown(
         options=options, value=value, description=label, tooltip=tooltip, style=NARROW, layout=w.Layout(width=width)
     )
+
+
+def offer(control: w.Widget, value: Any, options: Sequence[Any] | None = None) -> None:
+    """Show ``value`` (and other options) without anybody taking it for a person's choice."""
+    control.offering = True
+    try:
+        if options is not None and tuple(options) != tuple(control.options):
+            control.options = options
+        control.value = value
+    finally:
+        control.offering = False
+
+
+def chosen(control: w.Widget, act: Callable[[Any], Any]) -> None:
+    """Call ``act`` with every value that a person chooses."""
+    control.observe(lambda change: None if getattr(control, "offering", False) else act(change.new), "value")
 
 
 def button(label: str, tooltip: str, *, primary: bool = False, width: str = "auto") -> w.Button:
@@ -54,8 +73,8 @@ def field(name: str, value: Any) -> w.ValueWidget:
 class Controls:
     """Widgets bound to an ``AppState``: a change here sets the state, a change there shows here."""
 
-    def __init__(self, state: AppState, session: Session, look: Callable[[], None]):
-        self.state, self.session = state, session
+    def __init__(self, app: Workbench):
+        self.app, self.state, self.session = app, app.state, app.session
         self.model = dropdown("Model", "the language model; 'another model' takes a folder or a hub id", [], None)
         self.other = w.Text(
             placeholder="folder or hub id, then Enter",
@@ -66,19 +85,19 @@ class Controls:
             layout=w.Layout(width="320px", display="none"),
         )
         self.kernel = dropdown("Kernel", "the attention kernel that computes the model's attention", [], None)
-        self.memory = dropdown("Memory", "the memory that holds the model's past", memory_names(), state.memory)
+        self.memory = dropdown("Memory", "the memory that holds the model's past", memory_names(), app.state.memory)
         self.settings = row()
         self.sample = dropdown(
             "Sample", "put one of these texts into the box", ["your text", *SAMPLES], "your text", "200px"
         )
         self.text = w.Textarea(
-            value=state.text,
+            value=app.state.text,
             description="Text",
             rows=3,
             continuous_update=False,
             style=NARROW,
             tooltip="the text the model reads; leave the box or press Look to see it",
-            layout=w.Layout(width="100%"),
+            layout=w.Layout(width="auto"),
         )
         self.look = button("Look", "run the model on the text", primary=True, width="76px")
         self.view = w.VBox(
@@ -88,32 +107,21 @@ class Controls:
                 self.text,
             ]
         )
-        self._showing = False
         self.show_all()
-        self._connect(look)
+        self._connect()
 
     # ---- state to controls ----------------------------------------------------------------------------------------
 
     def show_all(self) -> None:
         """Bring every control to what the state says; a refused choice goes back through here."""
-        self._showing = True
-        try:
-            names = list(dict.fromkeys([*KNOWN_MODELS, self.state.model]))
-            self._offer(self.model, [*names, ANOTHER], self.state.model)
-            kernels = self.session.model.kernels() if self.session.model else [self.state.kernel]
-            self._offer(self.kernel, kernels, self.state.kernel)
-            self._offer(self.memory, memory_names(), self.state.memory)
-            self.text.value = self.state.text
-            self._show_settings()
-        finally:
-            self._showing = False
-
-    @staticmethod
-    def _offer(control: w.Dropdown, options: list[str], value: str) -> None:
-        options = options if value in options else [*options, value]
-        if list(control.options) != options:
-            control.options = options
-        control.value = value
+        state, model = self.state, self.session.model
+        names = list(dict.fromkeys([*KNOWN_MODELS, state.model]))
+        offer(self.model, state.model, [*names, ANOTHER])
+        self.other.layout.display = "none"
+        offer(self.kernel, state.kernel, model.kernels() if model else [state.kernel])
+        offer(self.memory, state.memory, memory_names())
+        offer(self.text, state.text)
+        self._show_settings()
 
     def _show_settings(self) -> None:
         values = {**hyperparameters(self.state.memory), **self.state.settings}
@@ -123,34 +131,38 @@ class Controls:
             self.settings.layout.display = "" if values else "none"
             return
         for name, value in values.items():
-            shown[name].value = value
+            offer(shown[name], value)
 
     def _setting(self, name: str, value: Any) -> w.ValueWidget:
         control = field(name, value)
-        control.observe(lambda change: self._set("settings", {**self.state.settings, name: change.new}), "value")
+        chosen(control, lambda new: self.state.set_trait("settings", {**self.state.settings, name: new}))
         return control
 
     # ---- controls to state ----------------------------------------------------------------------------------------
 
-    def _connect(self, look: Callable[[], None]) -> None:
-        self.model.observe(self._choose_model, "value")
-        self.other.observe(lambda change: self._set("model", change.new.strip() or None), "value")
-        self.kernel.observe(lambda change: self._set("kernel", change.new), "value")
-        self.memory.observe(lambda change: self._set("memory", change.new), "value")
-        self.text.observe(lambda change: self._set("text", change.new), "value")
-        self.sample.observe(self._choose_sample, "value")
-        self.look.on_click(lambda _: look())
+    def _connect(self) -> None:
+        chosen(self.model, self._choose_model)
+        chosen(self.other, self._name_model)
+        chosen(self.kernel, lambda name: self.state.set_trait("kernel", name))
+        chosen(self.memory, lambda name: self.state.set_trait("memory", name))
+        chosen(self.text, lambda text: self.state.set_trait("text", text))
+        chosen(self.sample, self._choose_sample)
+        self.look.on_click(lambda _: self.app.look())
 
-    def _set(self, name: str, value: Any) -> None:
-        if not self._showing and value is not None:
-            setattr(self.state, name, value)
+    def _choose_model(self, name: str) -> None:
+        self.other.layout.display = "" if name == ANOTHER else "none"
+        if name != ANOTHER:
+            self.state.model = name
 
-    def _choose_model(self, change: Any) -> None:
-        asks = change.new == ANOTHER
-        self.other.layout.display = "" if asks else "none"
-        if not asks:
-            self._set("model", change.new)
+    def _name_model(self, name: str) -> None:
+        if name.strip():
+            self.state.model = name.strip()
 
-    def _choose_sample(self, change: Any) -> None:
-        if change.new in SAMPLES:
-            self._set("text", sample(change.new))
+    def _choose_sample(self, name: str) -> None:
+        if name not in SAMPLES:
+            return
+        text = ""
+        with self.app.working(f"sample {name}"):
+            text = sample(name)
+        if text:
+            self.state.text = text

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import traitlets as t
@@ -30,8 +30,15 @@ DEFAULT_TEXT = (
 #: The least budget the app proposes by itself.
 SMALLEST_BUDGET = 48
 
+#: Weights and tokens up to which one thread is enough.
+SMALL_MODEL, SHORT_TEXT = 50_000_000, 2048
+
 #: Types of default values for which there is a control.
 PLAIN = (bool, int, float, str)
+
+
+#: ``AppState.compared`` before anybody chose: the event half-way (-1 is the empty memory before the first event).
+HALFWAY = -2
 
 
 class AppState(t.HasTraits):
@@ -50,7 +57,7 @@ class AppState(t.HasTraits):
     reduce = t.Enum(("mean", "max"), "mean")
     similar = t.List(t.Int(), default_value=[0, -1])
     moment = t.Int(-1)
-    compared = t.Int(-1)
+    compared = t.Int(HALFWAY)
 
     def as_dict(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in self.trait_names()}
@@ -221,13 +228,42 @@ class Session:
             raise BadInput("no memory is chosen; pick one in the list above")
         if self.rounds:
             return []
-        model.reset()
-        rounds, stream = rounds_of(self.text), list[str]()
+        lines, rounds, stream = self.empty(), rounds_of(self.text), list[str]()
         for index, line in enumerate(rounds):
             stream += model.feed(line).tokens
             on_round(index + 1, len(rounds))
         self.rounds, self.stream = len(rounds), stream
-        return ["model.reset()", "for line in filter(str.strip, text.splitlines(keepends=True)): model.feed(line)"]
+        return [*lines, "for line in filter(str.strip, text.splitlines(keepends=True)): model.feed(line)"]
+
+    def empty(self) -> list[str]:
+        """An empty memory and no stream; returns the line of code."""
+        self.need_model().reset()
+        self.rounds, self.stream = 0, []
+        return ["model.reset()"]
+
+    def went_on(self, ids: list[int]) -> None:
+        """The memory has read these tokens as well (a prompt and what was generated)."""
+        self.rounds, self.stream = self.rounds + 1, self.stream + self.need_model().tokens(ids)
+
+
+@contextlib.contextmanager
+def calm(model: LoadedModel | None, tokens: int) -> Iterator[None]:
+    """One torch thread while a small model on a CPU does little work.
+
+    Two threads do not help there, and on a machine that is busy with other things they wait for each other: swaps on
+    the embedded model were measured to take 20 times as long.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    weights = 0 if model is None else model.n_parameters
+    little = weights < SMALL_MODEL and tokens <= SHORT_TEXT and (model is None or model.device.type == "cpu")
+    try:
+        if little:
+            torch.set_num_threads(1)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def rounds_of(text: str) -> list[str]:

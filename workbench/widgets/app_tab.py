@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from workbench.widgets.app import Workbench
+    from workbench.widgets.matrix import MatrixView
 
 
 class Tab:
@@ -27,6 +28,7 @@ class Tab:
     name: ClassVar[str]
     title: ClassVar[str]
     follows: ClassVar[frozenset[str]] = frozenset()
+    map: MatrixView
 
     def __init__(self, app: Workbench):
         self.app, self.state, self.session = app, app.state, app.session

@@ -8,9 +8,10 @@ import ipywidgets as w
 import numpy as np
 
 from workbench.errors import BadInput
-from workbench.widgets.app_controls import button, dropdown, note, row
+from workbench.widgets.app_controls import button, chosen, dropdown, note, offer, row
 from workbench.widgets.app_parts import HeadPicker
 from workbench.widgets.app_samples import held_out
+from workbench.widgets.app_state import calm
 from workbench.widgets.app_tab import Tab, as_array, bytes_text, img, plane_stack
 from workbench.widgets.matrix import MatrixView, trace_source
 
@@ -24,12 +25,18 @@ POOLINGS = [("mean of a cell's pairs", "mean"), ("largest of a cell's pairs", "m
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
 
 
-def show_attention(view: MatrixView, trace: Trace, layer: int, head: int | None, reduce: str) -> None:
-    """Put one head (None: the mean over heads) of a trace on the canvas."""
-    tokens = trace.tokens[0]
+def show_attention(tab: Tab, trace: Trace, layer: int, head: int | None) -> None:
+    """Put one head (None: the mean over heads) of a trace on the tab's canvas."""
+    tokens, reduce, model = trace.tokens[0], tab.state.reduce, tab.session.model
+    exact = trace_source(trace, layer, head, reduce=reduce)
+
+    def source(rows: slice, cols: slice, max_shape: tuple[int, int]) -> np.ndarray:
+        with calm(model, len(tokens)):
+            return exact(rows, cols, max_shape)
+
     who = "mean of all heads" if head is None else f"head {head}"
-    view.update(
-        trace_source(trace, layer, head, reduce=reduce),
+    tab.map.update(
+        source,
         shape=(len(tokens), len(tokens)),
         row_labels=tokens,
         col_labels=tokens,
@@ -61,8 +68,8 @@ class HeadsTab(Tab):
         for name in ("layer", "head"):
             self.picker.observe(lambda change: self.state.set_trait(change.name, change.new), name)
         self.map.observe(lambda change: self.state.set_trait("token", change.new[0] if change.new else -1), "selected")
-        self.pooling.observe(lambda change: self.state.set_trait("reduce", change.new), "value")
-        self.layer.observe(lambda change: self.state.set_trait("layer", change.new), "value")
+        chosen(self.pooling, lambda value: self.state.set_trait("reduce", value))
+        chosen(self.layer, lambda value: self.state.set_trait("layer", value))
         left = w.VBox(
             [row(self.layer, self.pooling), self.picker, self.caption],
             layout=w.Layout(flex="0 1 350px", min_width="260px"),
@@ -76,10 +83,9 @@ class HeadsTab(Tab):
         trace, state = self.session.need_trace(), self.state
         self._draw_thumbs(trace)
         self.picker.layer, self.picker.head = state.layer, state.head
-        self.layer.value = state.layer
         shown = (self.session.reads, state.layer, state.head, state.reduce)
         if shown != self._shown:
-            show_attention(self.map, trace, state.layer, state.head, state.reduce)
+            show_attention(self, trace, state.layer, state.head)
             self.write_down(f"trace.map({state.layer}, {state.head}, reduce={state.reduce!r})")
             self._shown = shown
         self.caption.value = (
@@ -95,7 +101,7 @@ class HeadsTab(Tab):
         wanted = (self.session.reads, tuple(layers), self.state.reduce)
         if wanted == self._thumbs_of:
             return
-        self.layer.options = list(range(model.n_layers))
+        offer(self.layer, self.state.layer, range(model.n_layers))
         self.layer.layout.display = "none" if every else ""
         maps = [plane_stack(trace.map(layer, None, size=THUMB, reduce=self.state.reduce)) for layer in layers]
         self.picker.show(layers, np.stack(maps), [""] * (len(layers) * model.n_heads))
@@ -130,30 +136,29 @@ class MicroscopeTab(Tab):
         self._trace: Trace | None = None
         self._traced: tuple[Any, ...] = ()
         self._mean = False
-        self.source.observe(lambda _: self.tell_cost(), "value")
-        self.layer.observe(lambda change: self.state.set_trait("layer", change.new), "value")
-        self.head.observe(self._choose_head, "value")
+        chosen(self.source, lambda _: self.tell_cost())
+        chosen(self.layer, lambda value: self.state.set_trait("layer", value))
+        chosen(self.head, self._choose_head)
         self.show.on_click(lambda _: self.look())
         return [row(self.source, self.layer, self.head, self.show), self.cost, self.map, self.hint]
 
-    def _choose_head(self, change: Any) -> None:
-        self._mean = change.new == MEAN_OF_HEADS
-        if self._mean:
-            self.app.redraw(self.name)
-        else:
-            self.state.head = change.new
+    def _choose_head(self, head: Any) -> None:
+        self._mean = head == MEAN_OF_HEADS
+        if not self._mean:
+            self.state.head = head
+        self.app.redraw(self.name)
 
     def draw(self) -> None:
         model, state = self.session.need_model(), self.state
-        self.layer.options, self.layer.value = list(range(model.n_layers)), state.layer
-        heads = [*range(model.n_heads), ("mean of all", MEAN_OF_HEADS)]
-        self.head.options, self.head.value = heads, MEAN_OF_HEADS if self._mean else state.head
+        heads = [*((str(head), head) for head in range(model.n_heads)), ("mean of all", MEAN_OF_HEADS)]
+        offer(self.layer, state.layer, range(model.n_layers))
+        offer(self.head, MEAN_OF_HEADS if self._mean else state.head, heads)
         self.tell_cost()
         if not self.source.value:
             self._trace, self._traced = self.session.need_trace(), ()
         if self._trace is not None and (not self.source.value or self._traced == self._wanted()):
             head = None if self._mean else state.head
-            show_attention(self.map, self._trace, state.layer, head, state.reduce)
+            show_attention(self, self._trace, state.layer, head)
             self.write_down(f"trace.map({state.layer}, {head}, reduce={state.reduce!r})")
 
     def _wanted(self) -> tuple[Any, ...]:
@@ -241,29 +246,24 @@ class SimilarityTab(Tab):
             height=520,
         )
         for control in (self.first, self.second):
-            control.observe(self._choose, "value")
-        self.centre.observe(lambda _: self.app.redraw(self.name), "value")
-        self._filling = False
+            chosen(control, lambda _: self._choose())
+        chosen(self.centre, lambda _: self.app.redraw(self.name))
         return [
             row(self.first, self.second, self.centre),
             self.map,
             note("Orange pairs point the same way, blue pairs the opposite way."),
         ]
 
-    def _choose(self, _: Any) -> None:
-        if not self._filling:
-            self.state.similar = [self.first.value, self.second.value]
+    def _choose(self) -> None:
+        self.state.similar = [self.first.value, self.second.value]
 
     def draw(self) -> None:
         trace = self.session.need_trace()
         last = len(trace.hidden) - 1
         pair = [index % (last + 1) for index in self.state.similar]
-        self._filling = True
         names = [(("embedding" if i == 0 else f"after layer {i - 1}"), i) for i in range(last + 1)]
         for control, value in zip((self.first, self.second), pair):
-            control.options = names
-            control.value = value
-        self._filling = False
+            offer(control, value, names)
         tokens = trace.tokens[0]
         first, second = (as_array(trace.hidden[index])[0] for index in pair)
         values = cosine(first, second, centred=self.centre.value)

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from workbench.errors import BadInput
+from workbench.views._check import visible
 from workbench.widgets.app_chart import ChartPane
-from workbench.widgets.app_controls import button, note, row
+from workbench.widgets.app_controls import button, chosen, note, offer, row
+from workbench.widgets.app_state import HALFWAY
 from workbench.widgets.app_tab import Tab, bytes_text, table
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ def contents_of(tab: Tab) -> pd.DataFrame:
     if "row" in frame:
         frame = frame[frame["row"] == 0].drop(columns="row")
     if "token_id" in frame:
-        words = tab.session.need_model().tokens(frame["token_id"])
+        words = [visible(word) for word in tab.session.need_model().tokens(frame["token_id"])]
         frame.insert(1, "token", words)
     return frame
 
@@ -66,7 +68,7 @@ class MemoryTab(Tab):
             f"{len(frame):,} slots hold {bytes_text(memory.nbytes())} after {self.session.rounds} rounds "
             f"of a text of {len(self.session.tokens()):,} tokens; one line of the text is one round."
         )
-        scores = [name for name in frame if frame[name].dtype.kind == "f"]
+        scores = [str(name) for name in frame if frame[name].dtype.kind == "f"]
         self._shown = self.table.value = table(frame, caption="what the memory holds", bars=scores)
         self.write_down("model.memory.contents()")
 
@@ -101,8 +103,8 @@ class TimelineTab(Tab):
         wide = w.Layout(width="520px")
         style = {"description_width": "90px"}
         self.moment = w.IntSlider(
-            -1,
-            -1,
+            0,
+            0,
             0,
             description="Moment",
             style=style,
@@ -119,15 +121,10 @@ class TimelineTab(Tab):
             tooltip="the earlier or later moment to compare with; -1 is the empty memory",
         )
         self.event, self.stream, self.chart, self.log = note(), w.HTML(), ChartPane("event timeline"), w.HTML()
-        self.moment.observe(lambda change: self._choose("moment", change.new), "value")
-        self.compared.observe(lambda change: self._choose("compared", change.new), "value")
-        self._filling = False
+        chosen(self.moment, lambda value: self.state.set_trait("moment", value))
+        chosen(self.compared, lambda value: self.state.set_trait("compared", value))
         self._drawn: Any = None
         return [row(self.moment, self.compared), self.event, self.stream, self.chart.view, self.log]
-
-    def _choose(self, name: str, value: int) -> None:
-        if not self._filling:
-            setattr(self.state, name, value)
 
     def draw(self) -> None:
         if self.session.need_model().memory is None:
@@ -150,11 +147,11 @@ class TimelineTab(Tab):
         """Sliders over this log; a moment never chosen is the last one."""
         last = len(events) - 1
         now = last if not -1 < self.state.moment <= last else self.state.moment
-        self._filling = True
-        for slider, value in ((self.moment, now), (self.compared, min(self.state.compared, last))):
-            slider.max = max(last, -1)
-            slider.value = value
-        self._filling = False
+        other = last // 2 if self.state.compared == HALFWAY else min(self.state.compared, last)
+        for slider, value in ((self.moment, now), (self.compared, other)):
+            slider.offering = True
+            slider.max = max(last, 0)
+            offer(slider, value)
         return now
 
     def _draw_log(self, events: EventLog) -> None:

@@ -12,7 +12,7 @@ from workbench.widgets.app_controls import NARROW, button, dropdown, note, row
 from workbench.widgets.app_tab import Tab, table
 
 #: Up to this many tokens the proof runs as soon as its tab is seen.
-PROOF_AT_ONCE = 300
+PROOF_AT_ONCE = 128
 
 
 class GenerationTab(Tab):
@@ -26,7 +26,7 @@ class GenerationTab(Tab):
             description="Prompt",
             rows=2,
             style=NARROW,
-            layout=w.Layout(width="100%"),
+            layout=w.Layout(width="auto"),
             placeholder="empty: the text above",
             tooltip="what the model continues",
         )
@@ -79,7 +79,8 @@ class GenerationTab(Tab):
             self.write_down(
                 f"model.generate({prompt!r}, {', '.join(f'{k}={v!r}' for k, v in options.items())}).new_text"
             )
-        self.session.rounds = 0
+            if self.session.need_model().memory is not None:
+                self.session.went_on(result.ids)
         self.app.redraw("memory", "timeline")
 
     def _prepare(self) -> None:
@@ -88,10 +89,8 @@ class GenerationTab(Tab):
             raise BadInput("the text is already in the memory; type a prompt that should follow it")
         if self.source.value == "fed" and self.session.need_model().memory is None:
             raise BadInput("no memory is chosen that could have read the text; pick one in the list above")
-        self.session.need_model().reset()
-        self.write_down("model.reset()")
+        self.write_down(*self.session.empty())
         if self.source.value == "fed":
-            self.session.rounds = 0
             self.write_down(*self.session.feed())
 
     def _show(self, prompt: str, new: str) -> None:

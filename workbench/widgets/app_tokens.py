@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import ipywidgets as w
 import numpy as np
 
-from workbench.widgets.app_controls import dropdown
+from workbench.widgets.app_controls import chosen, dropdown, offer
 from workbench.widgets.app_parts import TokenStrip
 from workbench.widgets.app_tab import as_array
 
@@ -30,7 +30,7 @@ class Tokens:
         )
         self.view = w.VBox([self.strip, self.colour])
         self.strip.observe(lambda change: app.state.set_trait("token", change.new), "selected")
-        self.colour.observe(lambda change: app.state.set_trait("colour_by", change.new), "value")
+        chosen(self.colour, lambda value: app.state.set_trait("colour_by", value))
 
     def draw(self) -> None:
         state, session = self.app.state, self.app.session
@@ -41,7 +41,8 @@ class Tokens:
         self.strip.show(
             tokens[start : start + MOST], values[start : start + MOST], start=start, title=title + hidden, unit=unit
         )
-        self.strip.selected, self.colour.value = state.token, state.colour_by
+        self.strip.selected = state.token
+        offer(self.colour, state.colour_by)
 
     def _values(self) -> tuple[np.ndarray, str, str]:
         state, trace = self.app.state, self.app.session.need_trace()
