@@ -223,6 +223,13 @@ def test_views_compose_and_nothing_is_set_globally(trace, log):
             compose()
 
 
+def test_maps_beside_each_other_share_their_selection():
+    pair = theme.beside(*(views.head_scores(head_numbers(), score=name, signed=True) for name in ("s_m", "s_c")))
+    (parameter,) = pair.to_dict()["params"]
+    assert parameter["name"] == "head"
+    assert len(parameter["views"]) >= 2
+
+
 def test_a_view_leaves_its_frame_alone():
     data = head_numbers()
     before = data.copy()

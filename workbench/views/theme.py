@@ -6,6 +6,7 @@ together with ``beside``, ``below`` or ``layered``, which undress the parts and 
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import altair as alt
@@ -89,7 +90,10 @@ def bare(chart: Any) -> Any:
 
 
 def beside(*charts: Any, title: str = "", subtitle: str | list[str] = "", **resolve: str) -> Any:
-    """Charts in one row; colours are independent unless ``color="shared"`` is asked for."""
+    """Charts in one row; colours are independent unless ``color="shared"`` is asked for.
+
+    Selections of the same name and fields become one: a head clicked in one map is lit in all.
+    """
     return _composed(alt.hconcat, charts, title, subtitle, resolve)
 
 
@@ -109,7 +113,10 @@ def _composed(join: Any, charts: tuple[Any, ...], title: str, subtitle: Any, res
     if not charts:
         raise BadInput("charts: give at least one chart to compose")
     scales = {"color": "independent", "shape": "independent", "opacity": "independent", **resolve}
-    return themed(join(*map(bare, charts)).resolve_scale(**scales), title, subtitle)
+    with warnings.catch_warnings():  # selections of one name become one on purpose: that is how views are linked
+        warnings.filterwarnings("ignore", "Automatically deduplicated selection parameter")
+        joined = join(*map(bare, charts))
+    return themed(joined.resolve_scale(**scales), title, subtitle)
 
 
 def magnitude(scheme: str = "viridis", **scale: Any) -> alt.Scale:
