@@ -124,6 +124,15 @@ def test_a_memory_with_room_generates_as_the_full_cache(memory, kernel, llama):
         assert llama.generate(TEXTS[0], max_new_tokens=8).ids == expected
 
 
+@pytest.mark.parametrize("memory", ["full", "streaming", "sirllm"])
+def test_a_padded_batch_through_a_memory(memory, llama):
+    expected = [made.ids for made in llama.generate(TEXTS, max_new_tokens=6)]
+    with llama.use(memory=memory):
+        assert [made.ids for made in llama.generate(TEXTS, max_new_tokens=6)] == expected
+        held = llama.memory.contents().groupby("row").size().tolist()
+    assert held == [len(ids) for ids in expected]
+
+
 def test_a_bounded_memory_reads_beyond_the_positions(llama):
     memory = MEMORIES.get("streaming")(n_sink=2, budget=16)
     with llama.use(memory=memory):

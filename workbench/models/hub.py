@@ -6,14 +6,11 @@ import contextlib
 import os
 import re
 import tempfile
-from importlib import import_module
 from pathlib import Path
 
 from workbench.errors import ModelError, UnknownName
-from workbench.models import weights
+from workbench.models import embedded, weights
 from workbench.models.weights import PICKLES
-
-EMBEDDED = ("embedded", "embedded-relu")
 
 #: What is fetched of a repository: configuration, tokenizer and safetensors, nothing that can run.
 WANTED = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja", "tokenizer*"]
@@ -27,7 +24,7 @@ class UnknownModel(UnknownName, ModelError):
     """No embedded model, folder, cached or published repository has this name; the message suggests the nearest."""
 
     def __init__(self, name: str, why: str):
-        super().__init__("model", name, [*EMBEDDED, *cached()])
+        super().__init__("model", name, [*embedded.NAMES, *cached()])
         self.args = (f"{self.args[0]}. {why}",)
 
 
@@ -37,8 +34,8 @@ def locate(name: str, revision: str | None = None) -> Path:
     Raises:
         ModelError: (or UnknownModel) neither here, nor in the cache, nor on the hub; the message says what was tried.
     """
-    if name in EMBEDDED:
-        return _embedded(name)
+    if name in embedded.NAMES:
+        return embedded.path(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
@@ -46,36 +43,17 @@ def locate(name: str, revision: str | None = None) -> Path:
         raise ModelError(f"{name} is a file; give the folder that holds config.json and *.safetensors")
     if not _HUB_ID.fullmatch(name) or name.startswith(("./", "../", "~")):
         raise ModelError(
-            f"there is no folder {name}, and it is no hub id ('org/name'); the embedded models are {EMBEDDED}"
+            f"there is no folder {name}, and it is no hub id ('org/name'); the embedded models are {embedded.NAMES}"
         )
     if "/" not in name and _nearly_embedded(name) and name not in cached():
         raise UnknownModel(name, "Embedded models, folders and hub ids ('org/name') can be loaded.")
     return _repository(name, revision)
 
 
-def _embedded(name: str) -> Path:
-    folder = _embedded_folder(name)
-    if not (folder / "config.json").is_file():
-        raise ModelError(
-            f"the embedded model {name!r} is not there ({folder} has no config.json); train it with "
-            f"'workbench train {name}' or load a hub model"
-        )
-    return folder
-
-
-def _embedded_folder(name: str) -> Path:
-    try:
-        return Path(import_module("workbench.models.embedded").path(name))
-    except ModuleNotFoundError:
-        from workbench_datasets.files import files_root
-
-        return files_root() / "models" / name
-
-
 def _nearly_embedded(name: str) -> bool:
     import difflib
 
-    return bool(difflib.get_close_matches(name.lower(), EMBEDDED, n=1, cutoff=0.6))
+    return bool(difflib.get_close_matches(name.lower(), embedded.NAMES, n=1, cutoff=0.6))
 
 
 def cached() -> list[str]:

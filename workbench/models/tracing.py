@@ -199,7 +199,7 @@ def trace_cost(loaded: LoadedModel, tokens: int, *, batch: int = 1, hidden: bool
     products = 2.0 * batch * tokens * loaded.n_parameters
     held = batch * tokens * _bytes_per_token(loaded, hidden, values)
     speed = one.flops / max(one.seconds, 1e-9)
-    seconds = one.seconds * loaded.n_layers * passes + products / (4 * speed)  # dense products outrun attention tiles
+    seconds = one.seconds * loaded.n_layers * passes + products / speed
     return Cost(one.flops * loaded.n_layers * passes + products, int(held + one.bytes), seconds)
 
 
@@ -218,12 +218,14 @@ def _shown(loaded: LoadedModel, ids: Tensor, progress: Any) -> Iterator[Callable
     if callable(progress):
         yield lambda done: progress(min(done / total, 1.0))
         return
+    cost = trace_cost(loaded, ids.shape[1], batch=ids.shape[0])
     if progress is None:
-        progress = trace_cost(loaded, ids.shape[1], batch=ids.shape[0]).seconds > SHOW_AFTER_SECONDS
+        progress = cost.seconds > SHOW_AFTER_SECONDS
     if not progress:
         yield lambda done: None
         return
     from tqdm.auto import tqdm
 
-    with tqdm(total=total, desc=f"trace {ids.shape[1]:,} tokens", unit="layer", leave=False) as bar:
+    told = f"trace {ids.shape[1]:,} tokens (predicted {cost.seconds:.0f} s, {cost.bytes / 1e9:.1f} GB)"
+    with tqdm(total=total, desc=told, unit="layer", leave=False) as bar:
         yield lambda done: bar.update(done - bar.n) and None
