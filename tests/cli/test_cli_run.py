@@ -33,7 +33,7 @@ def test_strict_fails_when_a_claim_does_not_hold(drift: Path, cli: Callable[...,
     assert cli("run", "drift", "--strict").exit_code == 0
     loose, strict = cli("run", "drift", "--scale", "full"), cli("run", "drift", "--scale", "full", "--strict")
     assert (loose.exit_code, strict.exit_code) == (0, 1)
-    assert "1 claims do not hold: drift C2 (not reproduced)" in strict.stderr
+    assert "1 claim does not hold: drift C2 (not reproduced)" in strict.stderr
 
 
 def test_strict_json_is_still_json(drift: Path, cli: Callable[..., Any]) -> None:

@@ -88,8 +88,14 @@ def _say_recorded(results: list[Result]) -> None:
         note(f"recorded {len(result.frame)} rows in {recorded.path(result.slug)}")
 
 
+def _count(claims: list[str]) -> str:
+    return "1 claim does" if len(claims) == 1 else f"{len(claims)} claims do"
+
+
 def _insist(results: list[Result]) -> None:
     failed = [f"{r.slug} {key} ({o.verdict})" for r in results for key, o in r.outcomes.items() if o.verdict != "holds"]
     if failed:
-        err.print(f"[bold red]strict:[/bold red] {len(failed)} claims do not hold: {escape(', '.join(failed))}")
+        err.print(
+            f"[bold red]strict:[/bold red] {_count(failed)} not hold: {escape(', '.join(failed))}", soft_wrap=True
+        )
         raise typer.Exit(FAILED)

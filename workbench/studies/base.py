@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -101,7 +101,6 @@ class Progress:
 
     label: str = ""
     quiet: bool = False
-    _bars: int = field(default=0, repr=False)
 
     def __call__(self, items: Iterable[T], label: str = "", total: int | None = None) -> Iterator[T]:
         from tqdm.auto import tqdm
