@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
@@ -17,6 +18,13 @@ LOG2_E = math.log2(math.e)
 #: Elements of one score tile over all heads of a chunk: 2 MiB of float32, about a second-level cache.
 TILE_CELLS = 1 << 19
 ROWS, COLS = 256, 256
+#: On a GPU a tile must be large enough to pay for its launches.
+GPU_TILE_CELLS, GPU_ROWS, GPU_COLS = 1 << 26, 2048, 2048
+
+
+def budget(device: torch.device) -> tuple[int, int, int]:
+    """(elements of one score tile over all heads, rows, columns) for a device."""
+    return (GPU_TILE_CELLS, GPU_ROWS, GPU_COLS) if device.type == "cuda" else (TILE_CELLS, ROWS, COLS)
 
 
 def tile_sizes(problem: Problem, q: Tensor, k: Tensor) -> tuple[int, int]:
@@ -25,9 +33,27 @@ def tile_sizes(problem: Problem, q: Tensor, k: Tensor) -> tuple[int, int]:
     if rows:
         return min(rows, max(q.shape[1], 1)), cols
     group = q.shape[2] // k.shape[2]
-    rows = max(16, min(ROWS, TILE_CELLS // (COLS * group)))
-    cols = COLS if q.shape[1] * group >= 16 else 16 * COLS
+    cells, most_rows, most_cols = budget(q.device)
+    rows = max(16, min(most_rows, cells // (most_cols * group)))
+    cols = most_cols if q.shape[1] * group >= 16 else 16 * most_cols
     return min(rows, max(q.shape[1], 1)), cols
+
+
+_OF_THREAD = threading.local()
+
+
+def workspace(like: Tensor, *shape: int) -> Tensor:
+    """A score tile in memory that this thread keeps (at most ``TILE_CELLS`` elements on the CPU, else a fresh one).
+
+    Fresh memory is handed out page by page on first touch, which costs more than the product that fills it.
+    """
+    size = math.prod(shape)
+    if like.device.type != "cpu" or size > TILE_CELLS:
+        return like.new_empty(shape)
+    kept: dict[torch.dtype, Tensor] = _OF_THREAD.__dict__.setdefault("kept", {})
+    if like.dtype not in kept or kept[like.dtype].numel() < size:
+        kept[like.dtype] = like.new_empty(size)
+    return kept[like.dtype][:size].view(shape)
 
 
 def tiles_of(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
@@ -50,7 +76,6 @@ class Chunk:
     k: Tensor = field(init=False)
     v: Tensor = field(init=False)
     _transposed: Tensor = field(init=False)
-    _buffer: Tensor = field(init=False)
 
     def load(self, q: Tensor, k: Tensor, v: Tensor) -> None:
         """Keys and values as (n, Nk, D) in the accumulator's dtype: views where strides allow, else one linear copy."""
@@ -59,7 +84,6 @@ class Chunk:
         turned = self.k.transpose(1, 2)
         # A transposed copy makes the score product a fifth faster; for few queries it costs more than it saves.
         self._transposed = turned.contiguous() if q.shape[1] * self.group >= 64 else turned
-        self._buffer = self.k.new_empty(0)
 
     def _keys(self, x: Tensor) -> Tensor:
         return rearrange(x[self.batch, :, self.heads], "b j n d -> (b n) j d")
@@ -115,7 +139,7 @@ class Chunk:
         self, q: Tensor, rows: tuple[int, int], cols: tuple[int, int], *, slope: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Scores, and with a soft cap the derivative of the capped score by the raw one (1 - tanh^2)."""
-        scores = self._reuse(q.shape[0], q.shape[1], cols[1] - cols[0])
+        scores = workspace(self.k, q.shape[0], q.shape[1], cols[1] - cols[0])
         torch.bmm(q, self._transposed[:, :, cols[0] : cols[1]], out=scores)
         derivative = None
         if self.problem.softcap is not None:
@@ -124,12 +148,6 @@ class Chunk:
             scores.mul_(self.problem.softcap * LOG2_E)
         self._mask(scores, rows, cols)
         return scores, derivative
-
-    def _reuse(self, *shape: int) -> Tensor:
-        size = math.prod(shape)
-        if self._buffer.numel() < size:
-            self._buffer = self.k.new_empty(size)
-        return self._buffer[:size].view(shape)
 
     def _mask(self, scores: Tensor, rows: tuple[int, int], cols: tuple[int, int]) -> None:
         """Add 0 or -inf (adding a float tile is an order of magnitude faster here than masked_fill)."""
@@ -163,7 +181,7 @@ def chunks(problem: Problem, q: Tensor, k: Tensor, v: Tensor, rows: int, cols: i
     group = q.shape[2] // kv_heads
     if q.shape[1] == 0 or batch == 0:
         return
-    fits = max(1, TILE_CELLS // max(1, min(rows, q.shape[1]) * group * min(cols, max(k.shape[1], 1))))
+    fits = max(1, budget(q.device)[0] // max(1, min(rows, q.shape[1]) * group * min(cols, max(k.shape[1], 1))))
     step_b = max(1, fits // kv_heads)
     step_h = min(kv_heads, fits)
     for b in range(0, batch, step_b):
