@@ -7,7 +7,7 @@ import torch
 from model_families import DECODERS, FAMILIES, TEXTS, make_model
 from transformers import DynamicCache
 
-from workbench.errors import KernelUnsupported
+from workbench.errors import KernelUnsupported, ModelError
 from workbench.models.attention import KERNELS, tensor_kernel
 
 NAMES = ["eager", "sdpa", "flash-attention"]
@@ -170,6 +170,9 @@ def test_a_class_defined_in_a_notebook_is_refused_with_the_reason(llama):
     with pytest.raises(KernelUnsupported, match=r"own code .* notebook cell"):
         model.use(attention="flash-attention")
     assert (model.attention, model.kernels()) == (before, [before])
+    model.use(attention=before).restore()
+    with pytest.raises(ModelError, match="cannot be recorded"):
+        model.trace([1, 2, 3])
 
 
 def test_a_kernel_of_ones_own_joins_by_name(llama):

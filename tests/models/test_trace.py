@@ -272,6 +272,22 @@ def test_beyond_the_positions(llama, loaded):
             loaded(family).trace(long, beyond_positions=True)
 
 
+def test_a_position_table_with_a_padding_row(tmp_path):
+    """RoBERTa's positions start behind the padding id: of 20 rows 18 are left."""
+    from transformers import RobertaConfig, RobertaForMaskedLM
+
+    from workbench.models import load
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = RobertaConfig(vocab_size=40, max_position_embeddings=20, pad_token_id=1, **sizes)
+    RobertaForMaskedLM(config).save_pretrained(tmp_path)
+    model = load(tmp_path)
+    assert model.max_positions == 18
+    assert model.trace([5] * 18).input_ids.shape == (1, 18)
+    with pytest.raises(ModelError, match="at most 18 tokens"):
+        model.trace([5] * 19)
+
+
 def test_wrong_layers_heads_rows(llama):
     with pytest.raises(BadInput, match=r"layers must lie in 0 \.\. 1"):
         llama.trace(TEXTS[0], layers=[2])

@@ -33,6 +33,15 @@ def number(config: Any, *names: str) -> int | None:
     return None
 
 
+def max_positions(model: PreTrainedModel, config: Any) -> int | None:
+    """Most tokens of one sequence; a position table with a padding row (RoBERTa) starts counting behind it."""
+    most = number(config, "max_position_embeddings", "n_positions")
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
+            return min(most or module.num_embeddings, module.num_embeddings - module.padding_idx - 1)
+    return most
+
+
 def sinks_of(model: nn.Module) -> bool:
     return any(name.rsplit(".", 1)[-1] == "sinks" for name, _ in model.named_parameters())
 
@@ -79,6 +88,8 @@ def require(kernel: AttentionKernel, model: PreTrainedModel) -> None:
     """Raise KernelUnsupported, naming kernels that can, unless ``kernel`` can serve ``model``."""
     kind = type(model).__name__
     if not switchable(model):
+        if kernel.name == model.config._attn_implementation:
+            return
         raise KernelUnsupported(
             f"{kind} computes attention in its own code and cannot be given {kernel.name!r}: its class does not use "
             f"transformers' attention interface (or was defined in a notebook cell); it stays on {serving(model)[0]!r}"

@@ -40,7 +40,7 @@ class LoadedModel:
         self.n_kv_heads = anatomy.number(text, "num_key_value_heads") or heads
         width = anatomy.number(text, "hidden_size", "n_embd") or 0
         self.head_dim = anatomy.number(text, "head_dim") or width // heads
-        self.max_positions = anatomy.number(text, "max_position_embeddings", "n_positions")
+        self.max_positions = anatomy.max_positions(model, text)
         self.vocab_size = anatomy.number(text, "vocab_size") or 0
         self.is_decoder = bool(model.can_generate())
         self.is_rotary = anatomy.is_rotary(model)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import PreTrainedModel
 
-from workbench.errors import BadInput, KernelUnsupported, MemoryError_, UnknownName
+from workbench.errors import BadInput, KernelUnsupported, MemoryError_, ModelError, UnknownName
 from workbench.memory.base import MEMORIES
 from workbench.models import anatomy
 from workbench.models.attention import KERNELS, AttentionKernel
@@ -160,6 +160,8 @@ def set_attention(model: PreTrainedModel, kernel: AttentionKernel, *, recorded: 
         KernelUnsupported: the model needs what the kernel lacks, or refused the switch; kernels that can are named.
     """
     anatomy.require(kernel, model)
+    if not anatomy.switchable(model):
+        return  # the kernel asked for is the model's own
     plugged = kernel.plug()
     name = kernel.native if kernel.native and not recorded else plugged
     before = implementations(model)
@@ -182,6 +184,11 @@ def _refused(kernel: AttentionKernel, model: PreTrainedModel, why: str) -> str:
 @contextlib.contextmanager
 def recorded_kernel(loaded: LoadedModel) -> Iterator[None]:
     """The current kernel, but through our socket even where transformers has it under its own name."""
+    if not anatomy.switchable(loaded.model):
+        raise ModelError(
+            f"{type(loaded.model).__name__} computes attention in its own code and not through transformers' attention "
+            "interface, so its queries and keys cannot be recorded; generate() and feed() work"
+        )
     before = implementations(loaded.model)
     try:
         set_attention(loaded.model, kernel_for(loaded.attention), recorded=True)
