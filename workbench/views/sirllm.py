@@ -68,8 +68,8 @@ def cache_timeline(
         "y2": "below:Q",
         "tooltip": told,
     }
-    top = float(held[colour].max()) if held[colour].notna().any() else 1.0
-    scale = theme.magnitude("viridis", domain=[0.0, top])
+    top = float(held[colour].quantile(0.99)) if held[colour].notna().any() else 1.0  # one outlier would darken the rest
+    scale = theme.magnitude("viridis", domain=[0.0, top or 1.0], clamp=True)
     grey = alt.Chart(held).mark_rect(color="#b8c0ca").encode(**place)
     lit = (
         alt.Chart(held)
@@ -95,7 +95,7 @@ def decay_curves(frame: pd.DataFrame, positions: Sequence[int], *, title: str = 
     data = data[data["position"].isin(list(positions)) & data["score"].notna() & (data["score"] > 0)]
     if not len(data):
         raise BadInput(f"decay_curves: none of the positions {list(positions)} was ever held with a score above zero")
-    least = 1e-3 * float(data["score"].max())  # a log axis down to nothing would flatten everything that matters
+    least = 1e-4 * float(data["score"].max())  # a log axis down to nothing would flatten everything that matters
     data = data[data["score"] >= least].copy()
     data["threshold"] = data["threshold"].where(data["threshold"] >= least)
     data["item"] = [f"{position}  {visible(token)}" for position, token in zip(data["position"], data["token"])]
@@ -124,7 +124,7 @@ def accuracy_by_distance(
         base.mark_line(opacity=0.55).encode(y=y),
         base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", title=f"{metric} (share of groups)"), y2="high:Q"),
         base.mark_point(filled=True, size=60, opacity=1).encode(
-            y=y, tooltip=told, shape=alt.Shape("policy:N", sort=order)
+            y=y, tooltip=told, shape=alt.Shape("policy:N", legend=None, sort=order)
         ),
     ]
     if metric == "recall":
