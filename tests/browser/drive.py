@@ -94,5 +94,6 @@ def refuse_new_kernels(route: Any) -> None:
 
 
 def dismiss(page: Any) -> None:
-    """Close JupyterLab's message that no kernel could be started."""
-    page.locator(".jp-Dialog button.jp-mod-accept").click()
+    """Close JupyterLab's message that no kernel could be started, and stay without one."""
+    page.locator(".jp-Dialog button", has_text="Ok").click()
+    page.locator(".jp-Dialog button", has_text="No Kernel").click()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import drive
 import pytest
 from conftest import shoot
@@ -16,7 +18,9 @@ def swap_and_click(page) -> drive.App:
     expect(app.header).to_contain_text("kernel flash-attention")
     app.box.locator('.wb-head[data-head="1:1"]').click()
     expect(app.last_line).to_contain_text("trace.map(1, 1")
+    expect(app.map().locator(".wbm-stage")).to_have_attribute("aria-label", re.compile("Layer 1, head 1"))
     expect(app.error).to_be_hidden()
+    app.settle()
     return app
 
 

@@ -64,6 +64,20 @@ def stderr_of(notebook: nbformat.NotebookNode) -> str:
     return "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stderr")
 
 
+def fetched_from_elsewhere(notebook: nbformat.NotebookNode) -> set[str]:
+    """Scripts, styles and pictures that an output would fetch from another host when it is shown."""
+    shown = [
+        str(output.get("data", {}).get("text/html", ""))
+        for cell in notebook.cells
+        for output in cell.get("outputs", ())
+    ]
+    widgets = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    scripts = [str(widget["state"].get("_esm", "")) for widget in widgets.values()]
+    tags = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"']?(https?://[^\"' >]+)", "".join(shown))
+    imports = re.findall(r"(?:\bfrom|\bimport)\s*\(?\s*[\"'](https?://[^\"']+)", "".join(shown + scripts))
+    return {*tags, *imports}
+
+
 def test_there_is_a_start_notebook():
     assert (FOLDER / "00-start-here.ipynb") in NOTEBOOKS
 
@@ -80,6 +94,8 @@ def test_runs_top_to_bottom(path: Path, tmp_path: Path, record_property):
     )
     complaint = re.search(r".*(Warning|Traceback|Error).*", stderr_of(notebook))
     assert complaint is None, f"{name(path)} complains on stderr: {complaint and complaint.group()}"
+    strangers = fetched_from_elsewhere(notebook)
+    assert not strangers, f"outputs of {name(path)} fetch from other hosts: {sorted(strangers)[:3]}"
     assert [cell.execution_count for cell in notebook.cells if cell.cell_type == "code"], "no cell ran"
 
 

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import html
 import logging
@@ -30,6 +31,8 @@ PRELUDE = ("import workbench as wb", "from workbench.memory.base import MEMORIES
 #: A change of one of these asks the model anew; everything else only draws.
 CHOICES = ("model", "kernel", "memory", "settings", "text")
 
+#: Seconds of quiet before the static picture is drawn anew.
+STATIC_DELAY = 0.5
 #: Tabs on which another memory can be seen; choosing one elsewhere goes to the first of them.
 MEMORY_TABS = ("memory", "timeline", "generation")
 
@@ -81,6 +84,7 @@ class Workbench:
     def _build(self) -> None:
         self._quiet = False
         self._display: Any = None
+        self._renewal: asyncio.TimerHandle | None = None
         self._tokens = Tokens(self)
         self.controls = Controls(self)
         self.tabs: dict[str, Tab] = {name: TAB_CLASSES[name](self) for name in TABS}
@@ -233,15 +237,29 @@ class Workbench:
             if name in self._stale:
                 self.tabs[name].draw()
                 self._stale.discard(name)
-            if self._display is not None:
-                from IPython.display import HTML
-
-                self._display.update(HTML(self.static()))
+        self._renew_static()
 
     def redraw(self, *names: str) -> None:
         """These tabs are out of date; the one that is seen is drawn now."""
         self._stale |= set(names)
         self.refresh()
+
+    def _renew_static(self) -> None:
+        """Replace the static picture, once nothing has happened for a moment: it must not delay the live one."""
+        if self._display is None:
+            return
+        if self._renewal is not None:
+            self._renewal.cancel()
+        try:
+            self._renewal = asyncio.get_running_loop().call_later(STATIC_DELAY, self._show_static)
+        except RuntimeError:  # no event loop runs (a plain script): do it now
+            self._show_static()
+
+    def _show_static(self) -> None:
+        from IPython.display import HTML
+
+        with self.working("keeping a still picture", keep_error=True):
+            self._display.update(HTML(self.static()))
 
     @contextlib.contextmanager
     def _silently(self) -> Iterator[None]:

@@ -12,7 +12,7 @@ from workbench.widgets.app_controls import button, chosen, dropdown, note, offer
 from workbench.widgets.app_parts import HeadPicker
 from workbench.widgets.app_samples import held_out
 from workbench.widgets.app_state import calm
-from workbench.widgets.app_tab import Tab, as_array, bytes_text, img, plane_stack
+from workbench.widgets.app_tab import Tab, as_array, bytes_text, img, plane_stack, seconds_text
 from workbench.widgets.matrix import MatrixView, trace_source
 
 if TYPE_CHECKING:
@@ -175,8 +175,9 @@ class MicroscopeTab(Tab):
         reading = trace_cost(model, n, hidden=False)
         one = predicted_cost("map", batch=1, queries=n, keys=n, heads=heads, head_dim=model.head_dim)
         self.cost.value = (
-            f"{n:,} tokens. Predicted: reading them {reading.seconds:.2f} s and {bytes_text(reading.bytes)}, then one "
-            f"map {one.seconds:.2f} s and {bytes_text(one.bytes)} (stored N × N: {bytes_text(4.0 * n * n)} a head)."
+            f"{n:,} tokens. Predicted: reading them {seconds_text(reading.seconds)} and {bytes_text(reading.bytes)}, "
+            f"then one map {seconds_text(one.seconds)} and {bytes_text(one.bytes)} "
+            f"(stored N × N: {bytes_text(4.0 * n * n)} a head)."
         )
         if model.max_positions and n > model.max_positions:
             self.cost.value += (
