@@ -51,6 +51,20 @@ def test_models_list_shows_what_ships(cli: Callable[..., Any]) -> None:
         assert cli("models", "card", row["name"]).exit_code == (0 if row["card"] else 2)
 
 
+@pytest.mark.slow
+def test_models_eval_measures_the_card(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    from workbench.models import evaluate
+
+    monkeypatch.setattr(evaluate, "PARTS", {"induction": evaluate.PARTS["induction"]})
+    value = json.loads(cli("models", "eval", "embedded", "--quick", "--json").stdout)
+    assert value["model"] == "embedded"
+    assert value["quick"] is True
+    assert {"metric", "group", "value", "low", "high", "n", "gate"} == set(value["measures"][0])
+    shown = cli("models", "eval", "embedded", "--quick")
+    assert shown.exit_code == 0, shown.output
+    assert "induction head" in shown.stdout
+
+
 def test_train_a_tiny_model(cli: Callable[..., Any], tmp_path: Path) -> None:
     done = cli("train", "embedded", "--size", "tiny", "--steps", "2", "--device", "cpu", "-o", str(tmp_path / "run"))
     assert done.exit_code == 0, done.output

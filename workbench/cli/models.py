@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as json_
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.markdown import Markdown
@@ -14,6 +14,9 @@ from rich.table import Table
 from workbench.cli.output import emit, examples, out
 from workbench.errors import UnknownName
 from workbench_datasets.files import files_root
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 models = typer.Typer(no_args_is_help=True, help="The embedded models: list, card, and the measured table.")
 
@@ -74,37 +77,53 @@ def card(name: Annotated[str, typer.Argument(help="A name from `workbench models
     out.print(Markdown(path.read_text(encoding="utf-8")))
 
 
-@models.command(epilog=examples("workbench models eval embedded", "workbench models eval embedded --json"))
+@models.command(
+    epilog=examples(
+        "workbench models eval embedded",
+        "workbench models eval embedded --quick --json",
+        "workbench models eval runs/embedded --device cuda",
+    )
+)
 def eval(
-    name: Annotated[
-        str, typer.Argument(help="embedded, embedded-relu, or a folder trained by `workbench train`.")
-    ] = "embedded",
+    name: Annotated[str, typer.Argument(help="embedded, embedded-relu, or a folder of the same recipe.")] = "embedded",
+    quick: Annotated[bool, typer.Option("--quick", help="An eighth of the questions, no 5-gram baseline.")] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="A JSON object on stdout.")] = False,
 ) -> None:
     """Measure the table of the model card: books, facts, open-book, conflicts, induction, recall, order."""
     from workbench.models.evaluate import evaluate_embedded
 
-    measured = evaluate_embedded(name)
-    rows = measured.to_dict("records") if hasattr(measured, "to_dict") else list(measured)
+    measured = evaluate_embedded(name, quick, device=device)
     if json:
         from workbench.studies.result import plain
 
-        emit({"model": name, "measures": [{str(key): plain(value) for key, value in row.items()} for row in rows]})
+        rows = [{str(key): plain(value) for key, value in row.items()} for row in measured.to_dict("records")]
+        emit({**measured.attrs, "measures": rows})
         return
-    out.print(_measures(name, rows))
+    out.print(_measures(measured))
+    out.print(f"{measured.attrs['seconds']:.0f} s")
 
 
-def _measures(name: str, rows: list[dict[Any, Any]]) -> Table:
-    table = Table(title=name, box=None, padding=(0, 1), header_style="bold")
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    for column in columns:
-        table.add_column(str(column), overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_cell(row.get(column))) for column in columns))
+def _measures(measured: pd.DataFrame) -> Table:
+    title = f"{measured.attrs['model']}{' (quick)' if measured.attrs['quick'] else ''}"
+    table = Table(title=title, box=None, padding=(0, 1), header_style="bold", title_justify="left")
+    for column in ("measure", "group", "value", "95 % interval", "n", "gate"):
+        words = column in ("measure", "group")
+        table.add_column(column, justify="left" if words else "right", no_wrap=not words)
+    for row in measured.itertuples():
+        interval = "" if _absent(row.low) else f"[{row.low:.3g}, {row.high:.3g}]"
+        count = "" if _absent(row.n) else f"{row.n:.0f}"
+        words = (escape(word) for word in (str(row.metric), str(row.group), f"{row.value:.4g}", interval, count))
+        table.add_row(*words, _gate(row))
     return table
 
 
-def _cell(value: Any) -> str:
-    if value is None or value != value:
+def _gate(row: Any) -> str:
+    """The least useful value, and in a word whether it is reached."""
+    if _absent(row.gate):
         return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"[green]>= {row.gate:.3g} ✓[/green]" if row.value >= row.gate else f"[red]>= {row.gate:.3g} missed[/red]"
+
+
+def _absent(value: Any) -> bool:
+    return value is None or value != value

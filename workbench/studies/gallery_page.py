@@ -82,7 +82,7 @@ def _article(plate: Plate) -> str:
 {_paper(plate.slug)}
 <figure>
 <img src="data:image/svg+xml;base64,{picture}" alt="{escape(alt)}">
-<figcaption>{escape(_shown(plate))}. {summary}.
+<figcaption>{escape(_shown(plate).capitalize())}. {summary}.
 Files: <a href="{slug}.svg">SVG</a>, <a href="{slug}.png">PNG</a>.</figcaption>
 </figure>
 {_claims(plate)}
@@ -91,6 +91,7 @@ Files: <a href="{slug}.svg">SVG</a>, <a href="{slug}.png">PNG</a>.</figcaption>
 
 
 def _shown(plate: Plate) -> str:
+    """What the figure sets side by side, as the words of a sentence."""
     parts = ["live run"]
     if plate.recorded:
         parts.insert(0, f"recorded run ({plate.recorded['scale']})")
