@@ -52,16 +52,15 @@ def test_models_list_shows_what_ships(cli: Callable[..., Any]) -> None:
 
 
 @pytest.mark.slow
-def test_models_eval_measures_the_card(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from workbench.models import evaluate
-
-    monkeypatch.setattr(evaluate, "PARTS", {"induction": evaluate.PARTS["induction"]})
-    value = json.loads(cli("models", "eval", "embedded", "--quick", "--json").stdout)
+def test_models_eval_measures_the_card(cli: Callable[..., Any]) -> None:
+    command = ("models", "eval", "embedded", "--quick", "--part", "induction")
+    value = json.loads(cli(*command, "--json").stdout)
     assert value["model"] == "embedded"
     assert value["quick"] is True
     assert {"metric", "group", "value", "low", "high", "n", "gate"} == set(value["measures"][0])
-    shown = cli("models", "eval", "embedded", "--quick")
+    shown = cli(*command)
     assert shown.exit_code == 0, shown.output
+    assert cli("models", "eval", "embedded", "--part", "inducton").exit_code == 2
     assert "induction head" in shown.stdout
 
 

@@ -81,19 +81,21 @@ def card(name: Annotated[str, typer.Argument(help="A name from `workbench models
     epilog=examples(
         "workbench models eval embedded",
         "workbench models eval embedded --quick --json",
+        "workbench models eval embedded --part induction",
         "workbench models eval runs/embedded --device cuda",
     )
 )
 def eval(
     name: Annotated[str, typer.Argument(help="embedded, embedded-relu, or a folder of the same recipe.")] = "embedded",
     quick: Annotated[bool, typer.Option("--quick", help="An eighth of the questions, no 5-gram baseline.")] = False,
+    part: Annotated[list[str] | None, typer.Option(help="Only this part (may be given again).")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1.")] = "cpu",
     json: Annotated[bool, typer.Option("--json", help="A JSON object on stdout.")] = False,
 ) -> None:
     """Measure the table of the model card: books, facts, open-book, conflicts, induction, recall, order."""
     from workbench.models.evaluate import evaluate_embedded
 
-    measured = evaluate_embedded(name, quick, device=device)
+    measured = evaluate_embedded(name, quick, device=device, parts=part or None)
     if json:
         from workbench.studies.result import plain
 
