@@ -7,6 +7,7 @@ Causal masks are aligned bottom-right: query ``i`` sees key ``j`` when ``j <= i 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import torch
@@ -44,9 +45,10 @@ class Masking:
 
     def crosses(self, rows: tuple[int, int], cols: tuple[int, int]) -> bool:
         """Whether the tile needs a mask tensor at all: False for tiles inside the causal band with nothing else set."""
-        if self.key_padding is not None or self.allowed is not None or self.blocks is not None:
+        if self.key_padding is not None or self.allowed is not None or self.crosses_band(rows, cols):
             return True
-        return self.crosses_band(rows, cols)
+        live = self._everywhere_live
+        return live is not None and not bool(live[self._block_range(rows, cols)].all())
 
     def crosses_band(self, rows: tuple[int, int], cols: tuple[int, int]) -> bool:
         """Whether the causal diagonal or the window's edge runs through the tile."""
@@ -78,11 +80,21 @@ class Masking:
 
     def tile_is_dead(self, rows: tuple[int, int], cols: tuple[int, int]) -> bool:
         """True when the block mask leaves nothing of the tile in any batch or head."""
-        if self.blocks is None:
-            return False
+        return self._somewhere_live is not None and not bool(self._somewhere_live[self._block_range(rows, cols)].any())
+
+    def _block_range(self, rows: tuple[int, int], cols: tuple[int, int]) -> tuple[slice, slice]:
+        """Blocks of the block mask that a tile touches."""
         br, bc = self.block_size
-        part = self.blocks[..., rows[0] // br : -(-rows[1] // br), cols[0] // bc : -(-cols[1] // bc)]
-        return not bool(part.any())
+        return slice(rows[0] // br, -(-rows[1] // br)), slice(cols[0] // bc, -(-cols[1] // bc))
+
+    @cached_property
+    def _somewhere_live(self) -> Tensor | None:
+        """(T_r, T_c) on the CPU: live in some batch and head, asked for every tile without stalling a GPU."""
+        return None if self.blocks is None else self.blocks.flatten(0, 1).any(0).cpu()
+
+    @cached_property
+    def _everywhere_live(self) -> Tensor | None:
+        return None if self.blocks is None else self.blocks.flatten(0, 1).all(0).cpu()
 
     def _band(self, rows: Index, cols: Index, device: torch.device | str) -> Tensor | None:
         if not self.causal and self.window is None:

@@ -129,7 +129,7 @@ def _paper_layers(paper: pd.DataFrame) -> list[alt.Chart]:
 
 
 def time_by_sparsity(live: pd.DataFrame | None, recorded: pd.DataFrame | None = None) -> alt.Chart:
-    """Fig. 2 (right): wall time over the share of live tiles, relative to the dense run of the same kernel."""
+    """Fig. 2 (right): processor time over the share of live tiles, relative to the dense run of the same kernel."""
     frame = _sparsity({"recorded": recorded, "live": live})
     if frame.empty:
         raise BadInput("time_by_sparsity: no rows of experiment E4 with a time, so there is nothing to draw")
