@@ -128,19 +128,19 @@ def hub(family_folder, tmp_path):
 PROGRAM = """
 import json, sys
 from workbench.errors import WorkbenchError
-from workbench.models import load
+from workbench.models import hub
 said = {}
 for name in json.loads(sys.argv[1]):
     try:
-        said[name] = load(name).generate([5, 6, 7], max_new_tokens=2).ids[:3]
+        said[name] = str(hub.locate(name))
     except WorkbenchError as error:
         said[name] = f"{type(error).__name__}: {error}"
 print(json.dumps(said))
 """
 
 
-def loads(names, endpoint, home, **more):
-    """What loading says in a fresh process that talks to ``endpoint`` (the hub's address is read at import)."""
+def located(names, endpoint, home, **more):
+    """Where ``names`` are found, or what is said, in a fresh process (the hub's address is read at import)."""
     hidden = ("HF_", "HUGGINGFACE", "TRANSFORMERS_")
     env = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
     env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -152,22 +152,23 @@ def loads(names, endpoint, home, **more):
 
 
 def test_from_a_hub(hub, tmp_path):
-    said = loads(["maker/tiny", "maker/none", "maker/pickled"], hub, tmp_path / "home")
-    assert said["maker/tiny"] == [5, 6, 7]
+    said = located(["maker/tiny", "maker/none", "maker/pickled"], hub, tmp_path / "home")
+    snapshot = tmp_path / "home" / "hub" / "models--maker--tiny" / "snapshots" / COMMIT
+    assert said["maker/tiny"] == str(snapshot)
+    assert load(snapshot).generate([5, 6, 7], max_new_tokens=2).ids[:3] == [5, 6, 7]
     assert said["maker/none"].startswith(
         "UnknownModel: there is no model called 'maker/none'; did you mean 'maker/tiny'"
     )
     assert "pickled weights only (pytorch_model.bin)" in said["maker/pickled"]
-    snapshot = tmp_path / "home" / "hub" / "models--maker--tiny" / "snapshots" / COMMIT
-    assert (snapshot / "model.safetensors").is_file()
-    # the hub goes away: what is cached still loads, and what is not says that nobody could be asked
-    said = loads(["maker/tiny", "maker/else"], "http://127.0.0.1:9", tmp_path / "home")
-    assert said["maker/tiny"] == [5, 6, 7]
+    # the hub goes away: what is cached is still found, and what is not says that nobody could be asked
+    said = located(["maker/tiny", "maker/else"], "http://127.0.0.1:9", tmp_path / "home")
+    assert said["maker/tiny"] == str(snapshot)
     assert "could not be reached" in said["maker/else"]
 
 
 def test_a_cache_that_cannot_be_written(hub, tmp_path):
     """Read-only homes are common on clusters; here the cache lies below a file, where nobody can write."""
     (tmp_path / "file").write_text("")
-    below = str(tmp_path / "file" / "hub")
-    assert loads(["maker/tiny"], hub, tmp_path / "home", HF_HUB_CACHE=below) == {"maker/tiny": [5, 6, 7]}
+    said = located(["maker/tiny"], hub, tmp_path / "home", HF_HUB_CACHE=str(tmp_path / "file" / "hub"))
+    assert said["maker/tiny"].endswith(COMMIT)
+    assert not said["maker/tiny"].startswith(str(tmp_path))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import re
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -107,6 +109,7 @@ def _download(name: str, revision: str | None) -> Path:
         with contextlib.suppress(OSError, ModelError):
             return _from_cache(name, revision, "")
         cache = tempfile.mkdtemp(prefix="workbench-hub-")  # for this process only: the user's cache is read-only
+        atexit.register(shutil.rmtree, cache, ignore_errors=True)
     folder = snapshot_download(
         name, revision=revision, allow_patterns=WANTED, ignore_patterns=UNWANTED, cache_dir=cache
     )
