@@ -223,6 +223,29 @@ def test_evicted_positions_are_missing_from_the_keys(llama):
     assert 2 not in positions
 
 
+@pytest.mark.parametrize("kernel", ["sdpa", "flash-attention"])
+def test_memory_is_linear_in_the_sequence(kernel):
+    """Trace, whole map and statistics of twice the tokens take about twice the memory, far from N x N."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    from workbench.models import LoadedModel
+    from workbench.models.meter import peak_bytes
+
+    sizes = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    torch.manual_seed(0)
+    config = LlamaConfig(vocab_size=16, num_key_value_heads=1, max_position_embeddings=4096, **sizes)
+    model = LoadedModel("long", LlamaForCausalLM(config).eval())
+    model.start_with(kernel)
+
+    def look(length):
+        trace = model.trace([3, 5, 7, 11] * (length // 4), progress=False)
+        return trace.map(0, size=32), trace.statistics(0)
+
+    short, long = (peak_bytes(lambda n=n: look(n), torch.device("cpu")) for n in (2048, 4096))
+    assert long < 2.4 * short
+    assert long < 4 * 4096 * 4096  # less than the N x N matrix of one head in float32
+
+
 def test_cost_is_predicted(llama):
     trace = llama.trace(TEXTS[0])
     cost = trace.cost("map", layer=0, size=64)
