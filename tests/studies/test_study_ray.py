@@ -13,7 +13,7 @@ import pytest
 import study_kit
 
 from workbench.errors import BadInput
-from workbench.studies import STUDIES, Progress, Scale, Study
+from workbench.studies import STUDIES, Progress, Scale, Study, ray_backend
 from workbench.studies.runner import run_all
 
 if importlib.util.find_spec("ray") is None:
@@ -34,7 +34,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory, installed: Path) -> Iterat
         patch.syspath_prepend(str(study_kit.install(work / "more", "tide")))
         import ray
 
-        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=128 * 2**20)
+        ray_backend.start(ray, num_cpus=2)
         yield work, ray.get_runtime_context().gcs_address
         ray.shutdown()
     for slug in ("drift", "tide"):

@@ -115,8 +115,8 @@ def _measures(measured: pd.DataFrame) -> Table:
     for row in measured.itertuples():
         interval = "" if _absent(row.low) else f"[{row.low:.3g}, {row.high:.3g}]"
         count = "" if _absent(row.n) else f"{row.n:.0f}"
-        words = (escape(word) for word in (str(row.metric), str(row.group), f"{row.value:.4g}", interval, count))
-        table.add_row(*words, _gate(row))
+        cells = (str(row.metric), str(row.group), f"{row.value:.4g}", interval, count)
+        table.add_row(*map(escape, cells), _gate(row))
     return table
 
 

@@ -28,7 +28,7 @@ def compute_all(missing: Sequence[Cell], quiet: bool) -> Iterator[tuple[Cell, by
     ray = _ray()
     own = not ray.is_initialized()
     if own:
-        _start(ray)
+        start(ray)
     try:
         yield from _gather(ray, missing, quiet)
     finally:
@@ -46,10 +46,21 @@ def _ray() -> Any:
     return ray
 
 
-def _start(ray: Any) -> None:
+def start(ray: Any, **options: Any) -> None:
+    """Join the cluster that ``RAY_ADDRESS`` names, else start a small local one.
+
+    A local Ray gives itself 30 s to come up, which a busy machine can exceed: it is tried three times.
+    """
     own = {"object_store_memory": _OBJECT_STORE_BYTES, "include_dashboard": False}
     local = {} if os.environ.get("RAY_ADDRESS") else own
-    ray.init(log_to_driver=False, logging_level=logging.ERROR, **local)
+    for attempts_left in (2, 1, 0):
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR, **local, **options)
+            return
+        except Exception as error:  # Ray raises bare Exceptions here
+            ray.shutdown()
+            if not attempts_left:
+                raise WorkbenchError(f"Ray did not start: {error}") from error
 
 
 def _gather(ray: Any, missing: Sequence[Cell], quiet: bool) -> Iterator[tuple[Cell, bytes]]:
