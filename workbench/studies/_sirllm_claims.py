@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 SIRLLM, STREAMING, RANDOM, RELEASED = "SirLLM", "StreamingLLM", "random", "SirLLM, released score"
 RPS_SIRLLM, CHAT_SIRLLM = "SirLLM, decay .9", "SirLLM, decay .7"
 SOURCE = "arXiv 2405.12528"
-#: Margins: with 40 groups a recall of exactly chance (.25) has a Wilson interval that reaches .40, so "near" is +.20.
-ALPHA, NOT_WORSE, NEAR_CHANCE = 0.05, -0.05, 0.20
+#: Margins that the quick scale can see: 40 groups at exactly chance (.25) have a Wilson interval up to .40, and 40
+#: pairs without any difference still allow one of .09.
+ALPHA, NOT_WORSE, NEAR_CHANCE = 0.05, -0.10, 0.20
 
 
 def _pairs(frame: pd.DataFrame, experiment: str, metric: str, first: str, second: str) -> pd.DataFrame:
@@ -39,8 +40,16 @@ def _difference(
     if len(pairs) < 2:
         return Outcome.unmeasured(f"no {metric} of {first} and {second}")
     note = f"{first} {pairs[first].mean():.3f}, {second} {pairs[second].mean():.3f}"
-    interval = statistics.paired_bootstrap(pairs[first], pairs[second])
+    interval = _paired(pairs[first] - pairs[second])
     return Outcome.of(interval, threshold, ">" if threshold == 0 else ">=", note)
+
+
+def _paired(differences: pd.Series) -> Interval:
+    """Bootstrap interval of the mean; where all pairs agree, as wide as others may be rare (Wilson of 0 in n)."""
+    if differences.nunique() > 1:
+        return statistics.bootstrap(differences.to_numpy())
+    same, unseen = float(differences.iloc[0]), statistics.wilson(0, len(differences)).high
+    return Interval(same, max(same - unseen, -1.0), min(same + unseen, 1.0), len(differences))
 
 
 def _worst(outcomes: list[Outcome]) -> Outcome:
@@ -96,6 +105,11 @@ def random_between(frame: pd.DataFrame) -> Outcome:
         _difference(frame, "grocery", "recall", SIRLLM, RANDOM),
         _difference(frame, "grocery", "recall", RANDOM, STREAMING),
     ])  # fmt: skip
+
+
+def paper_beats_released(frame: pd.DataFrame) -> Outcome:
+    outcome = _difference(frame, "grocery", "recall", SIRLLM, RELEASED)
+    return _with_mcnemar(frame, outcome, SIRLLM, RELEASED)
 
 
 def released_score_too(frame: pd.DataFrame) -> Outcome:
@@ -154,7 +168,7 @@ def chat_decay_helps(frame: pd.DataFrame) -> Outcome:
 _TESTED = (
     ("G1", "Grocery recall: SirLLM > StreamingLLM with equal caches (and McNemar p < .05)",
      "headline 1", recall_beats_streaming),
-    ("G2", "Accuracy on the questions between: SirLLM not worse than StreamingLLM (margin .05)",
+    ("G2", "Accuracy on the questions between: SirLLM not worse than StreamingLLM (margin .10)",
      "headline 1", distractors_not_worse),
     ("G3", "Once the order left the window, StreamingLLM recalls near chance (less than .20 above)",
      "mechanism", streaming_near_chance),
@@ -162,11 +176,13 @@ _TESTED = (
      "mechanism", survival_order),
     ("G5", "Grocery recall: SirLLM > random > StreamingLLM (what the score is worth)",
      "ours", random_between),
-    ("G6", "The headline holds with the score that the released code computes",
+    ("G6", "Grocery recall: the paper's score > the score that the released code computes",
+     "ours, on the released code", paper_beats_released),
+    ("G7", "The headline holds with the released code's score too: it > StreamingLLM",
      "ours, on the released code", released_score_too),
-    ("G7", "SirLLM loses predictable items: survival rises with the item's surprise (tight cache)",
+    ("G8", "SirLLM loses predictable items: survival rises with the item's surprise (tight cache)",
      "ours, failure mode", predictable_items_are_lost),
-    ("G8", "High-entropy tokens are content words: fewer frame tokens kept than read",
+    ("G9", "High-entropy tokens are content words: fewer frame tokens kept than read",
      "headline 4", content_words_stay),
     ("R1", "Rock-paper-scissors: SirLLM (decay .9) wins more than StreamingLLM, each of three players",
      "headline 2", rps_wins_more),
@@ -174,9 +190,14 @@ _TESTED = (
      "mechanism", rps_holds_more_moves),
     ("R3", "Rock-paper-scissors: decay .9 wins more than no decay",
      "headline 4", rps_decay_helps),
-    ("D1", "Reply choice: SirLLM (decay .7) not worse than StreamingLLM (margin .05)",
+    ("D1", "Reply choice: SirLLM (decay .7) not worse than StreamingLLM (margin .10)",
      "headline 3", chat_not_worse),
     ("D2", "Reply choice: decay .7 is more accurate than no decay",
      "headline 4", chat_decay_helps),
 )  # fmt: skip
-CLAIMS = tuple(Claim(key, says, f"{SOURCE}, {source}", test) for key, says, source, test in _TESTED)
+#: Differences of a few per cent, or a correlation: forty dialogues cannot tell, so only the full scale judges them.
+NEEDS_FULL = ("G7", "G8", "R1", "R3", "D2")
+CLAIMS = tuple(
+    Claim(key, says, f"{SOURCE}, {source}", test, ("full",) if key in NEEDS_FULL else ("quick", "full"))
+    for key, says, source, test in _TESTED
+)

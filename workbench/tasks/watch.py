@@ -22,7 +22,8 @@ def watch(loaded: LoadedModel, memory: TokenCache, rounds: Sequence[str]) -> pd.
 
     Columns: round; position and token of the stream; surprise (nats, as it was read; NaN for the first token); written
     (the round it was read in); kept (held after this round); reason; score (decayed; NaN where the memory has no scores
-    or the token is gone); threshold (lowest score kept for its score at the round's eviction, NaN without one).
+    or the token is gone); threshold (lowest score kept for its score at the round's eviction, as it stands after the
+    round's decay, like ``score``; NaN without an eviction).
     """
     import pandas as pd
 
@@ -78,4 +79,4 @@ def _threshold(memory: TokenCache, number: int) -> float:
     """Evictions are logged before the round they make room for is opened: with the number of the one before."""
     found = [e.detail["threshold"] for e in memory.events(0) if e.kind == "evict" and "threshold" in e.detail
              and e.detail["round"] == number - 1]  # fmt: skip
-    return float(found[-1]) if found else float("nan")
+    return float(found[-1]) * getattr(memory, "eta", 1.0) if found else float("nan")
