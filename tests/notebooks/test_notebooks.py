@@ -82,6 +82,17 @@ def test_there_is_a_start_notebook():
     assert (FOLDER / "00-start-here.ipynb") in NOTEBOOKS
 
 
+def test_the_look_for_strangers_finds_them():
+    cell = nbformat.v4.new_code_cell()
+    cell.outputs = [nbformat.v4.new_output("display_data", {"text/html": '<script src="https://cdn.example/vega.js">'})]
+    notebook = nbformat.v4.new_notebook(cells=[cell])
+    assert fetched_from_elsewhere(notebook) == {"https://cdn.example/vega.js"}
+    state = {"one": {"state": {"_esm": 'import embed from "https://esm.example/vega-embed";'}}}
+    notebook = nbformat.v4.new_notebook()
+    notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": state}}
+    assert fetched_from_elsewhere(notebook) == {"https://esm.example/vega-embed"}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT_SECONDS + 60)
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=name)

@@ -167,6 +167,16 @@ def test_hyperparameters_that_the_memory_refuses_are_taken_back(app, settings):
     assert picture(app) == before
 
 
+def test_reading_a_long_text_leaves_a_chosen_memory_alone(app, monkeypatch):
+    monkeypatch.setattr("workbench.widgets.app_tabs_maps.held_out", lambda n: "It was a dark night. " * (n // 20))
+    app.state.memory, app.state.tab = "streaming", "microscope"
+    held = app.session.model.memory.contents()
+    app.tabs["microscope"].source.value = 1024
+    app.tabs["microscope"].show.click()
+    assert app.status.error == ""
+    assert app.session.model.memory.contents().equals(held)
+
+
 def test_a_failure_half_way_undoes_the_first_half(app):
     before = picture(app)
     app.choose(kernel="eager", text="")
@@ -244,3 +254,26 @@ def test_rounds_and_first_settings():
     assert starting_settings("streaming", 200) == {"budget": 100}
     assert starting_settings("streaming", 5000) == {}
     assert starting_settings("full", 5000) == {}
+
+
+def test_two_choices_at_once_are_carried_out_one_after_the_other(app):
+    """JupyterLab delivers the messages of two widgets on two threads."""
+    import threading
+
+    both = threading.Barrier(2)
+
+    def choose(name: str, value: str) -> None:
+        both.wait()
+        setattr(app.state, name, value)
+
+    choices = {"text": TEXT * 6, "memory": "streaming"}
+    threads = [threading.Thread(target=choose, args=pair) for pair in choices.items()]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert app.status.error == ""
+    assert {name: getattr(app.state, name) for name in choices} == choices
+    assert app.session.text == TEXT * 6
+    assert isinstance(app.session.model.memory, StreamingCache)
+    assert app.status.message == ""

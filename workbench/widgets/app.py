@@ -23,7 +23,7 @@ from workbench.widgets.app_chart import warm_up
 from workbench.widgets.app_controls import Controls
 from workbench.widgets.app_file import FileRow
 from workbench.widgets.app_parts import CodeStrip, StatusStrip
-from workbench.widgets.app_state import DEFAULT_TEXT, HALFWAY, TABS, AppState, Session, calm, starting_settings
+from workbench.widgets.app_state import DEFAULT_TEXT, HALFWAY, TABS, TURN, AppState, Session, calm, starting_settings
 from workbench.widgets.app_tabs import TAB_CLASSES, Tab
 from workbench.widgets.app_tokens import Tokens
 
@@ -161,8 +161,11 @@ class Workbench:
     # ---- following the state --------------------------------------------------------------------------------------
 
     def _changed(self, change: Any) -> None:
-        if self._quiet:
-            return
+        with TURN:
+            if not self._quiet:
+                self._follow(change)
+
+    def _follow(self, change: Any) -> None:
         if change.name in CHOICES:
             self._carry_out(change)
         elif change.name == "tab":
@@ -272,6 +275,10 @@ class Workbench:
     @contextlib.contextmanager
     def working(self, what: str, *, keep_error: bool = False) -> Iterator[StatusStrip]:
         """Show that something runs; an error goes to the error strip instead of up the stack."""
+        with TURN:
+            yield from self._working(what, keep_error)
+
+    def _working(self, what: str, keep_error: bool) -> Iterator[StatusStrip]:
         self.status.message, self.status.fraction = f"{what} …", 0.02
         if not keep_error:
             self.status.error = ""

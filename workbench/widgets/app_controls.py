@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from workbench.widgets.app_samples import SAMPLES, sample
-from workbench.widgets.app_state import hyperparameters, memory_names
+from workbench.widgets.app_state import TURN, hyperparameters, memory_names
 
 if TYPE_CHECKING:
     from workbench.widgets.app import Workbench
@@ -36,8 +36,24 @@ def offer(control: w.Widget, value: Any, options: Sequence[Any] | None = None) -
 
 
 def chosen(control: w.Widget, act: Callable[[Any], Any]) -> None:
-    """Call ``act`` with every value that a person chooses."""
-    control.observe(lambda change: None if getattr(control, "offering", False) else act(change.new), "value")
+    """Call ``act`` with every value that a person chooses, one choice at a time."""
+
+    def choose(change: Any) -> None:
+        with TURN:
+            if not getattr(control, "offering", False):
+                act(change.new)
+
+    control.observe(choose, "value")
+
+
+def pressed(control: w.Button, act: Callable[[], Any]) -> None:
+    """Call ``act`` at every press, one press at a time."""
+
+    def press(_: Any) -> None:
+        with TURN:
+            act()
+
+    control.on_click(press)
 
 
 def button(label: str, tooltip: str, *, primary: bool = False, width: str = "auto") -> w.Button:
@@ -64,10 +80,10 @@ def field(name: str, value: Any) -> w.ValueWidget:
     if isinstance(value, bool):
         return w.Checkbox(value=value, indent=False, layout=w.Layout(width="auto"), **common)
     if isinstance(value, int):
-        return w.IntText(value=value, continuous_update=False, layout=w.Layout(width="190px"), **common)
+        return w.IntText(value=value, continuous_update=False, layout=w.Layout(width="150px"), **common)
     if isinstance(value, float):
-        return w.FloatText(value=value, continuous_update=False, layout=w.Layout(width="190px"), **common)
-    return w.Text(value=value, continuous_update=False, layout=w.Layout(width="190px"), **common)
+        return w.FloatText(value=value, continuous_update=False, layout=w.Layout(width="150px"), **common)
+    return w.Text(value=value, continuous_update=False, layout=w.Layout(width="150px"), **common)
 
 
 class Controls:
@@ -147,7 +163,7 @@ class Controls:
         chosen(self.memory, lambda name: self.state.set_trait("memory", name))
         chosen(self.text, lambda text: self.state.set_trait("text", text))
         chosen(self.sample, self._choose_sample)
-        self.look.on_click(lambda _: self.app.look())
+        pressed(self.look, self.app.look)
 
     def _choose_model(self, name: str) -> None:
         self.other.layout.display = "" if name == ANOTHER else "none"

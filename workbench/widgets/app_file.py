@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from workbench.errors import BundleError
-from workbench.widgets.app_controls import NARROW, button, row
+from workbench.widgets.app_controls import NARROW, button, pressed, row
 
 if TYPE_CHECKING:
     from workbench.widgets.app import Workbench
@@ -48,8 +48,8 @@ class FileRow:
         )
         self.save = button("Save state", "write every choice to this bundle")
         self.open = button("Open state", "go to the state in this bundle")
-        self.save.on_click(lambda _: self._save())
-        self.open.on_click(lambda _: self._open())
+        pressed(self.save, self._save)
+        pressed(self.open, self._open)
         self.view = row(self.path, self.save, self.open)
 
     def _save(self) -> None:

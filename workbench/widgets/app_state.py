@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -246,24 +247,30 @@ class Session:
         self.rounds, self.stream = self.rounds + 1, self.stream + self.need_model().tokens(ids)
 
 
+#: One thing at a time: JupyterLab answers each widget on a thread of its own (kernel subshells), so two quick choices
+#: would otherwise be carried out at once.
+TURN = threading.RLock()
+
+
 @contextlib.contextmanager
 def calm(model: LoadedModel | None, tokens: int) -> Iterator[None]:
-    """One torch thread while a small model on a CPU does little work.
+    """Wait for one's turn; then one torch thread while a small model on a CPU does little work.
 
     Two threads do not help there, and on a machine that is busy with other things they wait for each other: swaps on
     the embedded model were measured to take 20 times as long.
     """
     import torch
 
-    before = torch.get_num_threads()
-    weights = 0 if model is None else model.n_parameters
-    little = weights < SMALL_MODEL and tokens <= SHORT_TEXT and (model is None or model.device.type == "cpu")
-    try:
-        if little:
-            torch.set_num_threads(1)
-        yield
-    finally:
-        torch.set_num_threads(before)
+    with TURN:
+        before = torch.get_num_threads()
+        weights = 0 if model is None else model.n_parameters
+        little = weights < SMALL_MODEL and tokens <= SHORT_TEXT and (model is None or model.device.type == "cpu")
+        try:
+            if little:
+                torch.set_num_threads(1)
+            yield
+        finally:
+            torch.set_num_threads(before)
 
 
 def rounds_of(text: str) -> list[str]:

@@ -8,7 +8,7 @@ import ipywidgets as w
 import numpy as np
 
 from workbench.errors import BadInput
-from workbench.widgets.app_controls import button, chosen, dropdown, note, offer, row
+from workbench.widgets.app_controls import button, chosen, dropdown, note, offer, pressed, row
 from workbench.widgets.app_parts import HeadPicker
 from workbench.widgets.app_samples import held_out
 from workbench.widgets.app_state import calm
@@ -139,7 +139,7 @@ class MicroscopeTab(Tab):
         chosen(self.source, lambda _: self.tell_cost())
         chosen(self.layer, lambda value: self.state.set_trait("layer", value))
         chosen(self.head, self._choose_head)
-        self.show.on_click(lambda _: self.look())
+        pressed(self.show, self.look)
         return [row(self.source, self.layer, self.head, self.show), self.cost, self.map, self.hint]
 
     def _choose_head(self, head: Any) -> None:
@@ -193,11 +193,13 @@ class MicroscopeTab(Tab):
             model = self.session.need_model()
             ids = book_ids(model, self.source.value)
             beyond = bool(model.max_positions and len(ids) > model.max_positions)
-            self._trace = model.trace(ids, hidden=False, beyond_positions=beyond, progress=fraction_of(status))
+            with model.use(memory=None):
+                self._trace = model.trace(ids, hidden=False, beyond_positions=beyond, progress=fraction_of(status))
             self._traced = self._wanted()
             self.write_down(
                 "from workbench.widgets.app_tabs_maps import book_ids",
-                f"trace = model.trace(book_ids(model, {self.source.value}), hidden=False, beyond_positions={beyond})",
+                f"ids = book_ids(model, {self.source.value})",
+                f'with model.use(memory="none"): trace = model.trace(ids, hidden=False, beyond_positions={beyond})',
             )
         self.app.redraw(self.name)
 

@@ -11,7 +11,7 @@ import ipywidgets as w
 from workbench.errors import BadInput
 from workbench.views._check import visible
 from workbench.widgets.app_chart import ChartPane
-from workbench.widgets.app_controls import button, chosen, note, offer, row
+from workbench.widgets.app_controls import button, chosen, note, offer, pressed, row
 from workbench.widgets.app_state import HALFWAY
 from workbench.widgets.app_tab import Tab, bytes_text, table
 
@@ -48,7 +48,7 @@ class MemoryTab(Tab):
             "Feed the text", "empty the memory and stream the text through it, one line a round", primary=True
         )
         self.summary, self.table = note(), w.HTML()
-        self.again.on_click(lambda _: self._again())
+        pressed(self.again, self._again)
         self._shown = ""
         return [row(self.again, self.summary), self.table]
 

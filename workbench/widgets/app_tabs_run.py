@@ -8,7 +8,7 @@ from typing import Any
 import ipywidgets as w
 
 from workbench.errors import BadInput
-from workbench.widgets.app_controls import NARROW, button, dropdown, note, row
+from workbench.widgets.app_controls import NARROW, button, dropdown, note, pressed, row
 from workbench.widgets.app_tab import Tab, table
 
 #: Up to this many tokens the proof runs as soon as its tab is seen.
@@ -58,7 +58,7 @@ class GenerationTab(Tab):
         )
         self.go = button("Generate", "continue the prompt; interrupt the kernel to stop", primary=True)
         self.out, self.rate = w.HTML(), note()
-        self.go.on_click(lambda _: self.generate())
+        pressed(self.go, self.generate)
         return [self.prompt, row(self.source, self.length, self.temperature, self.go, self.rate), self.out]
 
     def generate(self) -> None:
@@ -111,7 +111,7 @@ class ProofTab(Tab):
     def build(self) -> list[w.Widget]:
         self.go = button("Prove", "run every kernel on the text and compare with eager float32", primary=True)
         self.table, self.text = w.HTML(), note()
-        self.go.on_click(lambda _: self._again())
+        pressed(self.go, self._again)
         self._of: tuple[Any, ...] = ()
         return [row(self.go, self.text), self.table]
 
