@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import altair as alt
 
@@ -13,7 +13,38 @@ from workbench.views._check import MAX_ROWS, frame_for
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workbench.systems.flash_walk import Walk
+
+class _Tiling(Protocol):
+    @property
+    def rows(self) -> int: ...
+    @property
+    def cols(self) -> int: ...
+
+
+class Walk(Protocol):
+    """What the walker draws: the frames of ``workbench.systems.flash_walk.walk``, keyed by ``step``."""
+
+    @property
+    def tiles(self) -> pd.DataFrame: ...
+    @property
+    def counters(self) -> pd.DataFrame: ...
+    @property
+    def contents(self) -> pd.DataFrame: ...
+    @property
+    def strips(self) -> pd.DataFrame: ...
+    @property
+    def tiling(self) -> _Tiling: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def d(self) -> int: ...
+    @property
+    def sram_bytes(self) -> int: ...
+    @property
+    def standard(self) -> int: ...
+    @property
+    def steps(self) -> int: ...
+
 
 STATES = {"now": "#D55E00", "done": "#56B4E9", "to come": "#e4e7eb", "skipped": "#ffffff"}
 
