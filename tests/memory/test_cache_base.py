@@ -113,6 +113,23 @@ def test_a_padded_batch_equals_its_rows_one_by_one(llama, policy, side, kernel):
     assert batch.width == max(len(row) for row in batch.rows) <= budget
 
 
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt-oss"])
+def test_memories_work_under_the_workbench_kernel(family, policy, name):
+    """Evicted, unequal, padded rows through our own attention socket: the same logits as eager."""
+    from workbench.models.attention import KERNELS
+
+    model, results = family(name), []
+    for kernel in ("eager", KERNELS.get("flash-attention").plug()):
+        model.set_attn_implementation(kernel)
+        memory, logits = policy().bind(model), []
+        for step, lengths in enumerate([(9, 4), (3, 10), (1, 1), (8, 2)]):
+            ids = tokens(2, max(lengths), seed=step)
+            mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+            logits.append(memory.write(ids, mask)[mask.bool()])
+        results.append(torch.cat(logits))
+    assert (results[0] - results[1]).abs().max() < 1e-4
+
+
 def test_events_replay_to_the_contents(llama, policy):
     memory = policy().bind(llama)
     for start in range(6):

@@ -55,7 +55,7 @@ _QUICK = {
     "groups": 40,
     "distractors": 6,
     "budgets": [64],
-    "tight": 28,
+    "tight": 29,
     "ask_after": [0, 2],
     "asked_groups": 40,
     "rps": [SIRLLM, RPS_SIRLLM, STREAMING],
