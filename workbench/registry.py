@@ -72,4 +72,6 @@ class Registry(Generic[T]):
 
 
 def _origin(item: object) -> str:
-    return f"{getattr(item, '__module__', type(item).__module__)}.{getattr(item, '__qualname__', type(item).__qualname__)}"
+    return (
+        f"{getattr(item, '__module__', type(item).__module__)}.{getattr(item, '__qualname__', type(item).__qualname__)}"
+    )

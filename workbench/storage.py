@@ -20,16 +20,21 @@ def atomic_write(path: str | Path, mode: str = "w") -> Iterator[IO[Any]]:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; choose a folder you may write to") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; choose a folder you may write to"
+        ) from error
     try:
-        with os.fdopen(handle, mode, **({} if "b" in mode else {"encoding": "utf-8", "newline": ""})) as file:
+        text = None if "b" in mode else "utf-8"
+        with os.fdopen(handle, mode, encoding=text, newline=None if text is None else "") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
     except OSError as error:
-        raise StorageError(f"writing {path} failed: {error.strerror or error}; the file that stood there is unchanged") from error
+        raise StorageError(
+            f"writing {path} failed: {error.strerror or error}; the file that stood there is unchanged"
+        ) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

@@ -66,7 +66,9 @@ class EventLog:
         """Item ids held after event ``step`` (``None``: now; ``-1``: before the first event)."""
         last = len(self._events) - 1 if step is None else step
         if not -1 <= last < max(len(self._events), 1):
-            raise BadInput(f"step {step} is outside this log of {len(self._events)} events (0 to {len(self._events) - 1})")
+            raise BadInput(
+                f"step {step} is outside this log of {len(self._events)} events (0 to {len(self._events) - 1})"
+            )
         held: set[int] = set()
         for event in self._events[: last + 1]:
             if event.kind == "write":
