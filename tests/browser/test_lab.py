@@ -141,11 +141,11 @@ def test_a_bad_choice_is_shown_and_taken_back(app):
 
 
 def test_saved_and_reopened_without_a_kernel_the_pictures_are_there(app, lab, browser):
-    app.page.keyboard.press("Control+s")
     saved = lab.folder / NOTEBOOK
     deadline = time.monotonic() + 30
-    while "wb-static" not in saved.read_text() and time.monotonic() < deadline:
-        app.page.wait_for_timeout(200)
+    while "attention of layer 1, head 3" not in saved.read_text() and time.monotonic() < deadline:
+        app.page.keyboard.press("Control+s")
+        app.page.wait_for_timeout(500)
     outputs = [output for cell in json.loads(saved.read_text())["cells"] for output in cell.get("outputs", [])]
     assert any("wb-static" in str(output.get("data", {})) for output in outputs)
     drive.stop_kernels(lab)
@@ -156,8 +156,9 @@ def test_saved_and_reopened_without_a_kernel_the_pictures_are_there(app, lab, br
         drive.open_in_lab(page, lab, NOTEBOOK)
         drive.dismiss(page)
         picture = page.locator("[class^=wb-static] img").last
-        picture.scroll_into_view_if_needed()
+        picture.evaluate("node => node.scrollIntoView({ block: 'center' })")
         expect(picture).to_be_visible()
         assert page.locator(".jp-OutputArea-output svg, .jp-OutputArea-output img").count() >= 6
         assert page.locator(".wb-app").count() == 0
+        expect(page.get_by_text("Loading widget")).to_be_hidden()
         shoot(page, "reopened-without-kernel")

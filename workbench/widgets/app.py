@@ -117,7 +117,10 @@ class Workbench:
 
     def static(self) -> str:
         """The visible tab as plain HTML with embedded pictures: what a reopened notebook shows without a kernel."""
-        return f'<div class="wb-static-{self.id}">{self._header.value}{self.tabs[self.state.tab].static()}</div>'
+        mine = f"wb-static-{self.id}"
+        dead = f".jp-OutputArea-child:has(+ .jp-OutputArea-child .{mine}):not(:has(.wb-app))"  # a widget without kernel
+        style = f"<style>{dead} {{ display: none; }}</style>"
+        return f'{style}<div class="{mine}">{self._header.value}{self.tabs[self.state.tab].static()}</div>'
 
     # ---- doing ----------------------------------------------------------------------------------------------------
 
