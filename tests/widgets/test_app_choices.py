@@ -50,6 +50,20 @@ def test_a_kernel_swap_reaches_the_model_and_the_trace(app, kernel):
     assert app.status.error == ""
 
 
+def test_a_swap_costs_one_forward_pass_and_makes_no_widget(app):
+    import ipywidgets as w
+
+    def widgets(item: w.Widget) -> list[str]:
+        return [item.model_id, *(name for child in getattr(item, "children", ()) for name in widgets(child))]
+
+    before, reads = widgets(app.view), app.session.reads
+    app.state.kernel = "flash-attention"
+    assert app.session.reads == reads + 1
+    assert widgets(app.view) == before
+    app.state.head, app.state.layer, app.state.tab = 2, 1, "similarity"
+    assert app.session.reads == reads + 1
+
+
 def test_another_model_keeps_kernel_and_memory_and_clips_the_head(app, other):
     app.state.kernel, app.state.memory = "flash-attention", "streaming"
     app.state.layer, app.state.head = 2, 3

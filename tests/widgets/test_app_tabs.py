@@ -11,7 +11,7 @@ from workbench.widgets.app_parts import levels
 from workbench.widgets.app_state import TABS
 from workbench.widgets.app_tab import bytes_text, table
 from workbench.widgets.app_tabs_maps import cosine
-from workbench.widgets.app_tabs_memory import stream_html
+from workbench.widgets.app_tabs_memory import stored, stream_html
 
 TEXT = "The key lies under the mat.\nThe lamp stands on the desk.\nThe boat waits at the pier.\n"
 
@@ -141,6 +141,27 @@ def test_the_memory_tab_shows_what_the_memory_says(app):
     assert shown.count("<tr>") == len(frame) + 1
     assert "entropy" in shown or "surprise" in shown
     assert "wb-bar-cell" in shown
+
+
+def test_a_question_shows_which_slots_it_reads_and_changes_nothing(app):
+    app.state.memory, app.state.layer = "streaming", 1
+    tab, memory = app.tabs["memory"], app.session.model.memory
+    held = memory.contents()
+    tab.ask.click()
+    assert "the question is empty" in app.status.error
+    tab.question.value = "Where is the key?"
+    tab.ask.click()
+    assert app.status.error == ""
+    assert memory.contents().equals(held)
+    probe = app.session.model.trace("Where is the key?")
+    count = stored(probe, 1)
+    assert 0 < count <= len(held), "the question itself needs room, so that some slots are given up for it"
+    assert set(probe.layer(1).key_positions[0, :count].tolist()) <= set(held["position"])
+    rows = tab.reading._live.chart.to_dict()["datasets"]
+    mass = [row["mass"] for name in rows for row in rows[name] if row.get("head") == 2 and "mass" in row]
+    assert np.allclose(mass[:count], probe.region(1, 2, slice(None), slice(0, count)).mean(0))
+    words = [row["token"] for name in rows for row in rows[name] if row.get("head") == 0 and "token" in row]
+    assert len(words) >= count
 
 
 def test_the_timeline_scrubs_and_compares(app):

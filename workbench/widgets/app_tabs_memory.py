@@ -11,14 +11,15 @@ import ipywidgets as w
 from workbench.errors import BadInput
 from workbench.views._check import visible
 from workbench.widgets.app_chart import ChartPane
-from workbench.widgets.app_controls import button, chosen, note, offer, pressed, row
+from workbench.widgets.app_controls import NARROW, button, chosen, note, offer, pressed, row
 from workbench.widgets.app_state import HALFWAY
-from workbench.widgets.app_tab import Tab, bytes_text, table
+from workbench.widgets.app_tab import Tab, as_array, bytes_text, table
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.memory.base import EventLog
+    from workbench.models import Trace
 
 #: Tokens that the timeline writes out; a longer stream shows its end.
 MOST_TOKENS = 1500
@@ -48,9 +49,23 @@ class MemoryTab(Tab):
             "Feed the text", "empty the memory and stream the text through it, one line a round", primary=True
         )
         self.summary, self.table = note(), w.HTML()
+        self.question = w.Text(
+            placeholder="a question about the text",
+            description="Ask",
+            style=NARROW,
+            layout=w.Layout(width="420px"),
+            continuous_update=False,
+            tooltip="a text that the model reads with this memory before it",
+        )
+        self.ask = button(
+            "Which slots does it read?", "attention of the chosen layer's heads from your question to each slot"
+        )
+        self.reading = ChartPane("attention to memory slots")
+        self.asking = row(self.question, self.ask)
+        pressed(self.ask, self._ask)
         pressed(self.again, self._again)
         self._shown = ""
-        return [row(self.again, self.summary), self.table]
+        return [row(self.again, self.summary), self.asking, self.reading.view, self.table]
 
     def _again(self) -> None:
         self.session.rounds = 0
@@ -63,7 +78,7 @@ class MemoryTab(Tab):
         feed(self)
         frame = contents_of(self)
         memory = self.session.need_model().memory
-        self.again.layout.display = ""
+        self.again.layout.display = self.asking.layout.display = ""
         self.summary.value = (
             f"{len(frame):,} slots hold {bytes_text(memory.nbytes())} after {self.session.rounds} rounds "
             f"of a text of {len(self.session.tokens()):,} tokens; one line of the text is one round."
@@ -72,9 +87,22 @@ class MemoryTab(Tab):
         self._shown = self.table.value = table(frame, caption="what the memory holds", bars=scores)
         self.write_down("model.memory.contents()")
 
+    def _ask(self) -> None:
+        with self.app.working("asking the memory"):
+            question = self.question.value
+            if not question.strip():
+                raise BadInput("the question is empty; type what the model should look up in its memory")
+            probe, layer = self.session.need_model().trace(question), self.state.layer
+            self.reading.show(slots_chart(probe, layer, self.session.stream))
+            slots = stored(probe, layer)
+            self.write_down(
+                f"probe = model.trace({question!r})",
+                f"probe.region({layer}, None, slice(None), slice(0, {slots})).mean(1)  # heads x slots",
+            )
+
     def _empty(self) -> None:
         self._shown = ""
-        self.table.value, self.again.layout.display = "", "none"
+        self.table.value, self.again.layout.display, self.asking.layout.display = "", "none", "none"
         self.summary.value = (
             "No memory is chosen: the model keeps every token in an ordinary cache. Choose one above; "
             "<b>streaming</b> and <b>sirllm</b> forget, <b>full</b> does not."
@@ -82,6 +110,26 @@ class MemoryTab(Tab):
 
     def static(self) -> str:
         return self.summary.value + self._shown
+
+
+def stored(probe: Trace, layer: int) -> int:
+    """How many of the keys a trace saw were memory slots and not its own tokens."""
+    seen = probe.layer(layer)
+    return seen.k.shape[1] - seen.q.shape[1]
+
+
+def slots_chart(probe: Trace, layer: int, stream: list[str]) -> Any:
+    """Attention of each head of a layer to each memory slot, averaged over the tokens of a traced text."""
+    from workbench.views import frames, slot_attention
+
+    count = stored(probe, layer)
+    if count == 0:
+        raise BadInput("the memory holds nothing yet; feed it the text first")
+    mass = as_array(probe.region(layer, None, slice(None), slice(0, count))).mean(1)
+    positions = probe.layer(layer).key_positions[0, :count].tolist()
+    words = [stream[position] if 0 <= position < len(stream) else "" for position in positions]
+    frame = frames.slots(mass, tokens=words, positions=positions)
+    return slot_attention(frame, title=f"layer {layer}: which of {count} slots the question reads", width=760)
 
 
 def feed(tab: Tab) -> None:
