@@ -1,4 +1,4 @@
-"""Documents about facts: known by heart, given only in the text, contradicting, to be combined, or remembered in notes."""
+"""Documents about facts: known by heart, given only in the text, contradicting, to be combined, or noted down."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def _inquire(writer: Writer, rng: random.Random, relation: str, subject: str, ob
     writer.add(head[0].upper() + head[1:]).answer(obj, options, **meta).add(".\n")
 
 
-def facts(world: World, rng: random.Random, *, n: int | None = None, frames: str = "train") -> Document:
+def facts(world: World, rng: random.Random, *, size: int | None = None, frames: str = "train") -> Document:
     """Known facts by exposure, stated or asked, none twice."""
     writer, seen = Writer("facts"), set()
-    for _ in range(n or rng.randint(4, 16)):
+    for _ in range(size or rng.randint(4, 16)):
         fact = world.draw_fact(rng)
         if (fact.subject, fact.relation) not in seen:
             seen.add((fact.subject, fact.relation))
@@ -98,7 +98,8 @@ def open_book(world: World, rng: random.Random, *, split: str = "context", dista
     """
     writer = Writer("open-book")
     gap = _gap(rng) if distance is None else distance
-    names = world.new_people(rng, people or (rng.choices((1, 2, 3, 4, 6), (3, 3, 2, 2, 1))[0] if gap < 600 else 1), split)
+    crowd = rng.choices((1, 2, 3, 4, 6), (3, 3, 2, 2, 1))[0] if gap < 600 else 1  # long texts must fit the context
+    names = world.new_people(rng, people or crowd, split)
     most = 4 if len(names) < 4 else 2
     told = [(name, relation) for name in names for relation in rng.sample(PERSON_RELATIONS, rng.randint(1, most))]
     rng.shuffle(told)
@@ -197,10 +198,10 @@ def _property(world: World, obj: str, prop: str) -> str:
     return world.truth[(obj, prop)] if (obj, prop) in world.truth else world.side[(obj, prop)]
 
 
-def two_hop(world: World, rng: random.Random, *, split: str = "train", n: int | None = None) -> Document:
+def two_hop(world: World, rng: random.Random, *, split: str = "train", size: int | None = None) -> Document:
     """Questions that join two known facts without naming the one between; in training some spell the chain out."""
     writer = Writer("two-hop")
-    while len(writer.answers) < (n or rng.randint(2, 6)):
+    while len(writer.answers) < (size or rng.randint(2, 6)):
         person, (relation, prop, question) = rng.choice(world.people), rng.choice(TWO_HOPS)
         if composition_split(person, relation, prop) != split:
             continue
@@ -223,7 +224,7 @@ def _value_type(relation: str, prop: str) -> str:
 
 def two_hop_context(world: World, rng: random.Random, *, split: str = "context", pairs: int | None = None,
                     distance: int | None = None) -> Document:  # fmt: skip
-    """Bridge questions: who taught A, and what that mentor owns, both told only here; B is never named in the question."""
+    """Bridge questions: who taught A, and what that mentor has, both told only here; the question never names B."""
     writer = Writer("two-hop-context")
     n = pairs or rng.randint(1, 5)
     names = world.new_people(rng, 2 * n, split)
@@ -255,7 +256,7 @@ def _date(rng: random.Random) -> str:
 
 
 def memory(world: World, rng: random.Random, *, split: str = "context", notes: int | None = None) -> Document:
-    """Answering from pasted notes: look-up, newest of two values, a day, a bridge, or ``unknown`` when nothing is said."""
+    """Answering from pasted notes: look-up, newest of two values, a day, or ``unknown`` when nothing is said."""
     writer = Writer("memory").add("MEMORY:\n")
     n = notes or rng.randint(2, 14)
     people = world.new_people(rng, max(2, n // 2 + 1), split)

@@ -331,12 +331,15 @@ SIDES: dict[str, tuple[tuple[str, str, str, str, str], ...]] = {
         ("region", "this is the region of {p}", "", "", "region"),
     ),
     "job": (
-        ("tool", "every day {s} works with the {p}", "every {x} works with the {p}", "What does a {x} work with?", "tool"),
-        ("inn", "after work {s} rests at the inn called {p}", "the {x} rests at the inn called {p}", "At which inn does a {x} rest?", "inn"),
+        ("tool", "every day {s} works with the {p}", "every {x} works with the {p}",
+         "What does a {x} work with?", "tool"),
+        ("inn", "after work {s} rests at the inn called {p}", "the {x} rests at the inn called {p}",
+         "At which inn does a {x} rest?", "inn"),
     ),
     "instrument": (
         ("wood", "it is made of {p}", "the {x} is made of {p}", "What is the {x} made of?", "wood"),
-        ("lesson", "the lessons are on {p}", "lessons for the {x} are on {p}", "When are the lessons for the {x}?", "day"),
+        ("lesson", "the lessons are on {p}", "lessons for the {x} are on {p}",
+         "When are the lessons for the {x}?", "day"),
     ),
     "pet": (
         ("feed", "the animal eats {p}", "every {x} eats {p}", "What does a {x} eat?", "feed"),

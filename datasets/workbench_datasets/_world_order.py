@@ -46,10 +46,10 @@ def ask_order(
     writer.answer(answer, ("A", "B"), last=last, **meta).add(".\n")
 
 
-def order(world: World, rng: random.Random, *, n: int | None = None, questions: int | None = None) -> Document:
+def order(world: World, rng: random.Random, *, size: int | None = None, questions: int | None = None) -> Document:
     """A log of ``n`` events (short logs are the most frequent) and which of two came first; distances are recorded."""
     writer = Writer("order")
-    n = n or rng.choices((2, 3, 4, 6, 8, 12, 20, 32), (4, 5, 5, 4, 3, 2, 2, 1))[0]
+    n = size or rng.choices((2, 3, 4, 6, 8, 12, 20, 32), (4, 5, 5, 4, 3, 2, 2, 1))[0]
     log: dict[str, None] = {}
     while len(log) < n:
         log[_event(rng)] = None
@@ -81,7 +81,9 @@ def order_prose(world: World, rng: random.Random, *, words_total: int | None = N
     text = _prose(world, rng, total).split()
     starts = [s for s in sentence_starts(text) if s + size <= len(text)]
     pairs = [(i, j) for i in starts for j in starts if j - i >= size]
-    writer = Writer("order-prose").add(" ".join(text) + "\n")
+    writer = Writer("order-prose").add(" ".join(text))
+    writer.quiet = writer.length  # the question is to be learned here, not the book
+    writer.add("\n")
     for _ in range((questions or rng.randint(1, 4)) if pairs else 0):
         i, j = rng.choice(pairs)
         first, second = " ".join(text[i : i + size]), " ".join(text[j : j + size])

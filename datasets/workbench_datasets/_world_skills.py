@@ -1,4 +1,4 @@
-"""Documents that train and test one skill each: episodes, passkeys, lists, repeated names, classification in context."""
+"""Documents that train and test one skill each: episodes, passkeys, lists, repeated names, classification."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def _ask_episode(rng: random.Random, writer: Writer, told: list[dict[str, str]],
         writer.ask(f"Who came after {person}?", told[index + 1]["person"], **meta)
 
 
-def episodes(world: World, rng: random.Random, *, split: str = "context", n: int | None = None,
+def episodes(world: World, rng: random.Random, *, split: str = "context", size: int | None = None,
              tokens: int | None = None, ask: str | None = None, questions: int | None = None) -> Document:  # fmt: skip
     """A stream of episodes (one person, place and thing each, 16-96 tokens) and questions on any of them at the end.
 
@@ -76,7 +76,7 @@ def episodes(world: World, rng: random.Random, *, split: str = "context", n: int
     writer = Writer("episodes")
     told: list[dict[str, str]] = []
     boundaries: list[int] = []
-    goal, used = n or (10**6 if tokens else rng.choices((1, 2, 4, 8, 14), (1, 2, 3, 3, 2))[0]), 0
+    goal, used = size or (10**6 if tokens else rng.choices((1, 2, 4, 8, 14), (1, 2, 3, 3, 2))[0]), 0
     people = iter(
         world.new_people(rng, min(goal, (tokens or 0) // 16 + goal if goal < 10**6 else (tokens or 0) // 16), split)
     )
@@ -104,10 +104,10 @@ def passkey(world: World, rng: random.Random, *, digits: int = 5, distance: int 
     return writer.done()
 
 
-def list_recall(world: World, rng: random.Random, *, n: int | None = None) -> Document:
+def list_recall(world: World, rng: random.Random, *, size: int | None = None) -> Document:
     """A list of things, then the same list again, or the thing after a named one."""
     writer = Writer("list-recall")
-    things = rng.sample(words.ITEMS, n or rng.randint(2, 20))
+    things = rng.sample(words.ITEMS, size or rng.randint(2, 20))
     writer.add("LIST " + ", ".join(things) + ".\n")
     writer.add("RECALL")
     for index, thing in enumerate(things):
@@ -119,14 +119,14 @@ def list_recall(world: World, rng: random.Random, *, n: int | None = None) -> Do
     return writer.done()
 
 
-def remaining(world: World, rng: random.Random, *, n: int | None = None, ask: str | None = None) -> Document:
+def remaining(world: World, rng: random.Random, *, size: int | None = None, ask: str | None = None) -> Document:
     """Things with colours; all but one are taken, each named with its colour; which is left (or which colour)?
 
     ``ask``: ``colour`` (the attribute of the remaining item), ``item``, ``both`` (item, then its colour). Naming the
     colour of every taken thing gives a signal for the look-up at each of them, not only at the last word.
     """
     writer = Writer("remaining")
-    n = n or rng.choices((2, 3, 4, 5, 6, 7, 8, 10), (6, 6, 5, 4, 4, 2, 2, 1))[0]
+    n = size or rng.choices((2, 3, 4, 5, 6, 7, 8, 10), (6, 6, 5, 4, 4, 2, 2, 1))[0]
     things = rng.sample(words.ITEMS, n)
     colour = {thing: rng.choice(words.COLOURS) for thing in things}
     left = rng.choice(things)
@@ -156,13 +156,13 @@ SINGLE_FRAMES = (
 )
 
 
-def ioi(world: World, rng: random.Random, *, order: str | None = None, n: int | None = None) -> Document:
+def ioi(world: World, rng: random.Random, *, order: str | None = None, size: int | None = None) -> Document:
     """Sentences with a repeated name (the other one is the answer) and with a single name.
 
     ``order``: ``ABB``, ``BAB`` (which of the two first-named people acts) or ``single``.
     """
     writer = Writer("ioi")
-    for _ in range(n or rng.randint(1, 4)):
+    for _ in range(size or rng.randint(1, 4)):
         kind = order or rng.choices(("ABB", "BAB", "single"), (2, 2, 1))[0]
         a, b = rng.sample(words.FIRST_NAMES, 2)
         fill = {"a": a, "b": b, "p": rng.choice(words.EPISODE_PLACES), "i": rng.choice(words.ITEMS)}

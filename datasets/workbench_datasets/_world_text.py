@@ -25,22 +25,23 @@ class Answer:
 
 @dataclass(frozen=True)
 class Document:
-    """Text with gold answers as character spans; ``quiet`` spans hold what nobody can predict (random lists)."""
+    """Text with gold answers as character spans; training does not learn the first ``quiet`` characters."""
 
     kind: str
     text: str
     answers: tuple[Answer, ...] = ()
     meta: dict[str, Any] = field(default_factory=dict, compare=False)
+    quiet: int = 0
 
-    def pieces(self) -> list[tuple[str, bool]]:
-        """The text cut at the answers: ``(piece, is_answer)`` in order; joined they are the text."""
-        cut, at = [], 0
+    def pieces(self) -> list[tuple[str, str]]:
+        """The text cut at the answers: ``(piece, role)`` with role quiet, text or answer; joined they are the text."""
+        cut, at = [(self.text[: self.quiet], "quiet")] if self.quiet else [], self.quiet
         for answer in self.answers:
             if answer.start > at:
-                cut.append((self.text[at : answer.start], False))
-            cut.append((self.text[answer.start : answer.end], True))
+                cut.append((self.text[at : answer.start], "text"))
+            cut.append((self.text[answer.start : answer.end], "answer"))
             at = answer.end
-        return [*cut, (self.text[at:], False)] if at < len(self.text) else cut
+        return [*cut, (self.text[at:], "text")] if at < len(self.text) else cut
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Writer:
     def __init__(self, kind: str):
         self.kind, self.parts, self.answers, self.length = kind, [], [], 0  # type: ignore[var-annotated]
         self.meta: dict[str, Any] = {}
+        self.quiet = 0
 
     def add(self, text: str) -> Writer:
         self.parts.append(text)
@@ -86,7 +88,7 @@ class Writer:
         return self.answer(answer, options, **meta).add(".\n")
 
     def done(self) -> Document:
-        return Document(self.kind, "".join(self.parts), tuple(self.answers), self.meta)
+        return Document(self.kind, "".join(self.parts), tuple(self.answers), self.meta, self.quiet)
 
 
 def length_of(text: str) -> int:
@@ -94,9 +96,15 @@ def length_of(text: str) -> int:
     return len(re.findall(r"\w+|[^\w\s]", text))
 
 
-_ADJECTIVES = ["old", "narrow", "quiet", "dusty", "wet", "heavy", "broken", "empty", "cold", "bright", "wooden", "rusty", "small", "long", "muddy", "green", "dark", "warm", "crooked", "pale"]  # fmt: skip
-_THINGS = ["road", "gate", "wall", "field", "cart", "fence", "bench", "roof", "stream", "path", "window", "barrel", "door", "chimney", "well", "hedge", "lane", "yard", "stair", "wagon", "hill", "pond", "bank", "sign", "shed"]  # fmt: skip
-_DOINGS = [
+_ADJECTIVES = (
+    "old", "narrow", "quiet", "dusty", "wet", "heavy", "broken", "empty", "cold", "bright", "wooden", "rusty",
+    "small", "long", "muddy", "green", "dark", "warm", "crooked", "pale",
+)  # fmt: skip
+_THINGS = (
+    "road", "gate", "wall", "field", "cart", "fence", "bench", "roof", "stream", "path", "window", "barrel", "door",
+    "chimney", "well", "hedge", "lane", "yard", "stair", "wagon", "hill", "pond", "bank", "sign", "shed",
+)  # fmt: skip
+_DOINGS = (
     "was {a} that morning",
     "looked {a} in the evening light",
     "had been {a} for many years",
@@ -109,7 +117,7 @@ _DOINGS = [
     "lay beside the {t}",
     "needed new paint",
     "belonged to nobody",
-]
+)  # fmt: skip
 _OPENINGS = ("the {a} {t}", "every {t}", "no {t}", "the {t} near the {t2}", "a {a} {t}", "one {t}")
 
 
@@ -121,11 +129,11 @@ def filler_sentence(rng: random.Random) -> str:
     return f"{head[0].upper()}{head[1:]} {tail}."
 
 
-def filler(rng: random.Random, tokens: int, prose: Sequence[str] = ()) -> str:
-    """About ``tokens`` tokens of filler (a blank at the end), from ``prose`` paragraphs when there are any."""
+def filler(rng: random.Random, tokens: int, prose: Sequence[str] = (), share: float = 0.5) -> str:
+    """About ``tokens`` tokens of filler (a blank at the end), a ``share`` of times from ``prose`` paragraphs if any."""
     parts: list[str] = []
     left = tokens
-    real = bool(prose) and rng.random() < 0.5
+    real = bool(prose) and rng.random() < share
     while left > 0:
         part = rng.choice(prose) if real else filler_sentence(rng)
         if real and length_of(part) > left:

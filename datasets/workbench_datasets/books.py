@@ -32,7 +32,11 @@ def clean(raw: str) -> str:
     text = text[: end.start()] if end else text
     text = re.sub(r"\[Illustration[^\]]*\]", "", unicodedata.normalize("NFC", text).translate(_QUOTES)).replace("_", "")
     parts = (" ".join(part.split()) for part in re.split(r"\n\s*\n", text))
-    kept = [part for part in parts if part and not re.match(r"(Produced by|E-text prepared|Transcrib|An Anonymous|\*)", part)]
+    kept = [
+        part
+        for part in parts
+        if part and not re.match(r"(Produced by|E-text prepared|Transcrib|An Anonymous|\*)", part)
+    ]
     kept = [part for part in kept if "Gutenberg" not in part and "{pg" not in part]
     return "\n\n".join(kept) + "\n"
 

@@ -73,18 +73,18 @@ class World:
         events: how many dated events (at most 30).
         rho: share of question passages that contradict what the world teaches (0, 0.1, 0.3 in the paper).
         prose: paragraphs of real text to use as filler and in order questions; generated filler without them.
+        prose_filler: share of filler stretches taken from ``prose``.
     """
 
-    def __init__(
-        self, seed: int = 0, *, people: int = 96, events: int = 30, rho: float = 0.1, prose: Sequence[str] = ()
-    ):
+    def __init__(self, seed: int = 0, *, people: int = 96, events: int = 30, rho: float = 0.1,
+                 prose: Sequence[str] = (), prose_filler: float = 0.5):  # fmt: skip
         if not 3 <= people <= len(words.FIRST_NAMES):
             raise ValueError(f"people={people!r}: expected 3 to {len(words.FIRST_NAMES)}")
         if not 0 <= events <= len(words.EVENT_ADJECTIVES) * len(words.EVENT_NOUNS):
             raise ValueError(f"events={events!r}: expected 0 to 30")
         if not 0 <= rho <= 1:
             raise ValueError(f"rho={rho!r}: expected a share from 0 to 1")
-        self.seed, self.rho, self.prose = seed, rho, tuple(prose)
+        self.seed, self.rho, self.prose, self.prose_filler = seed, rho, tuple(prose), prose_filler
         self.types = _vocabularies()
         self._build(random.Random(f"world:{seed}"), people, events)
 
@@ -156,7 +156,7 @@ class World:
         return "context" if words.bucket("name", name) < CONTEXT_SHARE else "unseen"
 
     def name_split(self, name: str) -> str:
-        """``known``, ``context`` (in training, facts drawn anew in every document) or ``unseen`` (never in training)."""
+        """``known``, ``context`` (in training, with facts drawn anew each time) or ``unseen`` (never in training)."""
         return "known" if name in self._known else self.name_pool(name)
 
     def new_person(self, rng: random.Random, split: str = "context") -> str:
@@ -184,7 +184,7 @@ class World:
         return rng.choice([obj for obj in self.objects(fact.relation) if obj != fact.object])
 
     def filler(self, rng: random.Random, tokens: int) -> str:
-        return filler(rng, tokens, self.prose)
+        return filler(rng, tokens, self.prose, self.prose_filler)
 
     # -- documents and questions ----------------------------------------------------------------------------------
 
@@ -217,8 +217,9 @@ class World:
         for index, fact in enumerate(self.facts):
             frames = RELATIONS[fact.relation].frames(form, split)
             chosen = frames[(index if frame is None else frame) % len(frames)]
-            asked.append(Question(_prompt(chosen, fact.subject, form), f" {fact.object}", self.objects(fact.relation),
-                                  "closed-book", {"fact": fact, "exposures": fact.exposures, "frame": chosen}))  # fmt: skip
+            meta = {"fact": fact, "exposures": fact.exposures, "frame": chosen}
+            prompt = _prompt(chosen, fact.subject, form)
+            asked.append(Question(prompt, f" {fact.object}", self.objects(fact.relation), "closed-book", meta))
         return asked
 
 

@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.errors import BadInput
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 SEED = 20_000  # question seeds of the table
+WINNERS = ("memory", "context", "other")
 GATES = {
     "closed-book": 0.95, "open-book": 0.9, "in-context copying": 0.9, "conflict: memory": 0.15,
     "conflict: context": 0.15, "induction head": 0.8,
@@ -37,15 +41,11 @@ class Row:
 
 
 def share(metric: str, group: str, hits: Sequence[bool]) -> Row:
-    low, high = wilson(sum(hits), len(hits))
-    return Row(metric, group, sum(hits) / len(hits), low, high, len(hits), GATES.get(metric))
+    """A share of hits with its Wilson interval."""
+    from workbench.statistics import wilson
 
-
-def wilson(k: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of k hits in n."""
-    z, p = 1.959964, k / n
-    middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, (middle - half) / (1 + z * z / n)), min(1.0, (middle + half) / (1 + z * z / n))
+    value, low, high, n = wilson(sum(hits), len(hits))
+    return Row(metric, group, value, low, high, n, GATES.get(metric))
 
 
 class Examinee:
@@ -54,6 +54,7 @@ class Examinee:
     def __init__(self, folder: str | Path, *, device: str = "cpu"):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+
         from workbench_datasets.small_world import world
 
         self.device = torch.device(device)
@@ -112,8 +113,13 @@ def _batches(lengths: Sequence[int], budget: int) -> Iterable[list[int]]:
 
 def closed_book(model: Examinee, k: float) -> list[Row]:
     rows: list[Row] = []
-    step = max(1, round(1 / k))
-    for split, form in (("train", "question"), ("train", "statement"), ("heldout", "question"), ("heldout", "statement")):
+    step = max(1, round(1 / k))  # every step-th fact: all relations, all popularities
+    for split, form in (
+        ("train", "question"),
+        ("train", "statement"),
+        ("heldout", "question"),
+        ("heldout", "statement"),
+    ):
         questions = model.world.closed_book(split, form=form)[:: step if split == "train" else 2 * step]
         hits = model.answers(questions)
         metric = "closed-book" if split == "train" else "closed-book, held-out frames"
@@ -145,8 +151,8 @@ def open_book(model: Examinee, k: float) -> list[Row]:
 
 def two_hop(model: Examinee, k: float) -> list[Row]:
     cases = {
-        "closed book, compositions of training": ("two-hop", {"n": 1}),
-        "closed book, held-out compositions": ("two-hop", {"n": 1, "split": "heldout"}),
+        "closed book, compositions of training": ("two-hop", {"size": 1}),
+        "closed book, held-out compositions": ("two-hop", {"size": 1, "split": "heldout"}),
         "both facts in the text, unseen people": ("two-hop-context", {"split": "unseen", "pairs": 3}),
     }
     return [share("two-hop", name, model.answers(model.world.questions(kind, _n(200, k), SEED, **settings)))
@@ -155,7 +161,9 @@ def two_hop(model: Examinee, k: float) -> list[Row]:
 
 def conflict(model: Examinee, k: float) -> list[Row]:
     """Who wins when a known person gets one false statement: memory, context or something else (first token)."""
-    questions = model.world.questions("conflict", _n(400, k), SEED, false=1, consistent=0.0, layout="sentence", distance=0)
+    questions = model.world.questions(
+        "conflict", _n(400, k), SEED, false=1, consistent=0.0, layout="sentence", distance=0
+    )
     winners = [_winner(model, q, token) for q, token in zip(questions, model.first_tokens(questions))]
     rows = [share(f"conflict: {name}", "one false statement", [w == name for w in winners]) for name in WINNERS]
     groups: dict[str, list[str]] = defaultdict(list)
@@ -163,15 +171,8 @@ def conflict(model: Examinee, k: float) -> list[Row]:
         groups[f"{question.meta['tercile']} popularity"].append(winner)
         groups[f"asked by {question.meta['form']}"].append(winner)
     for name, won in sorted(groups.items()):
-        rows.append(Row("conflict: memory by group", name, *_of(share("", "", [w == "memory" for w in won]))))
+        rows.append(share("conflict: memory wins, by group", name, [w == "memory" for w in won]))
     return rows
-
-
-WINNERS = ("memory", "context", "other")
-
-
-def _of(row: Row) -> tuple[float, float | None, float | None, int | None]:
-    return row.value, row.low, row.high, row.n
 
 
 def _winner(model: Examinee, question: Any, token: int) -> str:
@@ -193,7 +194,8 @@ def induction(model: Examinee, k: float) -> list[Row]:
     score = induction_scores(model, rows[:8], size)
     layer, head = divmod(int(score.argmax()), score.shape[1])
     top = float(score.max())
-    return [Row("induction head", f"best head: layer {layer}, head {head}", top, n=8 * (size - 8), gate=GATES["induction head"]),
+    return [Row("induction head", f"best head: layer {layer}, head {head}", top, n=8 * (size - 8),
+                gate=GATES["induction head"]),
             share("induction accuracy", "second copy of random tokens", hits)]  # fmt: skip
 
 
@@ -208,7 +210,8 @@ def induction_scores(model: Examinee, rows: list[list[int]], size: int) -> Any:
             maps = model.model(torch.tensor(rows, device=model.device), output_attentions=True).attentions
     finally:
         model.model.set_attn_implementation(before)
-    at = torch.arange(size + 8, 2 * size, device=model.device)  # the first eight tokens of a copy cannot know that it is one
+    # The first eight tokens of a copy cannot know that it is one.
+    at = torch.arange(size + 8, 2 * size, device=model.device)
     return torch.stack([layer[:, :, at, at - size + 1].mean((0, 2)) for layer in maps])
 
 
@@ -216,18 +219,24 @@ def skills(model: Examinee, k: float) -> list[Row]:
     ask: Callable[..., list[Any]] = model.world.questions
     cases: list[tuple[str, str, str, dict[str, Any]]] = [
         *(("passkey", f"{d} tokens", "passkey", {"distance": d}) for d in (64, 256, 900)),
-        *(("list recall", f"{n} things", "list-recall", {"n": n}) for n in (6, 12, 20)),
-        *(("remaining thing", f"{n} things", "remaining", {"n": n, "ask": "item"}) for n in (4, 6, 8)),
-        *(("colour of the remaining thing", f"{n} things", "remaining", {"n": n, "ask": "colour"}) for n in (2, 4, 6, 8)),
-        *(("order of events", f"{n} events", "order", {"n": n}) for n in (2, 4, 6, 12, 20)),
-        *(("repeated name (IOI)", order, "ioi", {"order": order, "n": 1}) for order in ("ABB", "BAB", "single")),
-        *(("classification in context", f"by {by}, 16 shots or more", "classification", {"by": by, "shots": 20}) for by in ("word", "region")),
-        *(("episodes", kind, "episodes", {"ask": kind, "n": 6, "questions": 1, "split": "unseen"}) for kind in ("number", "place", "item", "next")),
+        *(("list recall", f"{n} things", "list-recall", {"size": n}) for n in (6, 12, 20)),
+        *(("remaining thing", f"{n} things", "remaining", {"size": n, "ask": "item"}) for n in (4, 6, 8)),
+        *(("colour of the remaining thing", f"{n} things", "remaining", {"size": n, "ask": "colour"})
+          for n in (2, 4, 6, 8)),
+        *(("order of events", f"{n} events", "order", {"size": n}) for n in (2, 4, 6, 12, 20)),
+        *(("repeated name (IOI)", order, "ioi", {"order": order, "size": 1}) for order in ("ABB", "BAB", "single")),
+        *(("classification in context", f"by {by}, up to 20 shots", "classification", {"by": by, "shots": 20})
+          for by in ("word", "region")),
+        *(("episodes", kind, "episodes", {"ask": kind, "size": 6, "questions": 1, "split": "unseen"})
+          for kind in ("number", "place", "item", "next")),
         ("pasted notes", "10 notes, unseen people", "memory", {"notes": 10, "split": "unseen"}),
         ("question with passage", "supporting passage", "passage", {"evidence": "memory"}),
         ("question with passage", "contradicting passage (follows it)", "passage", {"evidence": "counter"}),
     ]  # fmt: skip
-    return [share(metric, group, model.answers(ask(kind, _n(96, k), SEED, **settings))) for metric, group, kind, settings in cases]
+    return [
+        share(metric, group, model.answers(ask(kind, _n(96, k), SEED, **settings)))
+        for metric, group, kind, settings in cases
+    ]
 
 
 def dialogues(model: Examinee, k: float) -> list[Row]:
@@ -271,9 +280,9 @@ def _heldout_paragraphs() -> list[str]:
 def language(model: Examinee, k: float) -> list[Row]:
     """Loss on held-out books against an interpolated Kneser-Ney 5-gram trained on the training books, same tokens."""
     import numpy as np
-    from workbench_datasets import books
 
     from workbench.models.ngram import KneserNey
+    from workbench_datasets import books
 
     try:
         held = [model.ids(text, start=False) for text in books.load("heldout").values()]
@@ -297,7 +306,11 @@ def _token_losses(model: Examinee, ids: list[int]) -> Any:
     import torch
 
     logits = model.logits([ids])[0, :-1].float()
-    return torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:], device=model.device), reduction="none").cpu().numpy()
+    return (
+        torch.nn.functional.cross_entropy(logits, torch.tensor(ids[1:], device=model.device), reduction="none")
+        .cpu()
+        .numpy()
+    )
 
 
 def _loss_row(metric: str, group: str, losses: Any) -> Row:
@@ -347,7 +360,7 @@ PARTS: dict[str, Callable[[Examinee, float], list[Row]]] = {
 
 
 def evaluate_embedded(name_or_path: str | Path = "embedded", quick: bool = False, *, device: str = "cpu",
-                      parts: Sequence[str] | None = None, progress: bool = True) -> dict[str, Any]:  # fmt: skip
+                      parts: Sequence[str] | None = None, progress: bool = True) -> pd.DataFrame:  # fmt: skip
     """Measure the model card's table.
 
     Args:
@@ -357,9 +370,10 @@ def evaluate_embedded(name_or_path: str | Path = "embedded", quick: bool = False
         parts: only these parts (keys of ``PARTS``).
 
     Returns:
-        ``{"model", "quick", "seconds", "rows": [...], "gates": {metric: {"value", "gate", "reached"}}}``; the same
-        call gives the same rows.
+        A tidy frame with a row a measure (metric, group, value, low, high, n, gate); ``attrs`` hold model, quick,
+        seconds and gates. The same call gives the same rows.
     """
+    import pandas as pd
     from tqdm.auto import tqdm
 
     from workbench.models.embedded import NAMES, path
@@ -374,8 +388,14 @@ def evaluate_embedded(name_or_path: str | Path = "embedded", quick: bool = False
     for part in bar:
         bar.set_postfix_str(part)
         rows += PARTS[part](model, 0.125 if quick else 1.0)
-    return {"model": str(name_or_path), "quick": quick, "seconds": round(time.monotonic() - begun, 1),
-            "rows": [asdict(row) for row in rows], "gates": gates(rows)}  # fmt: skip
+    frame = pd.DataFrame([asdict(row) for row in rows])
+    frame.attrs = {
+        "model": str(name_or_path),
+        "quick": quick,
+        "seconds": round(time.monotonic() - begun, 1),
+        "gates": gates(rows),
+    }
+    return frame
 
 
 def gates(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
@@ -384,9 +404,7 @@ def gates(rows: Iterable[Row]) -> dict[str, dict[str, Any]]:
     for row in rows:
         if row.gate is not None and (row.metric not in worst or row.value < worst[row.metric].value):
             worst[row.metric] = row
-    return {name: {"value": row.value, "gate": row.gate, "reached": row.value >= (row.gate or 0)} for name, row in worst.items()}
-
-
-def winners(questions: Sequence[Any], model: Examinee) -> Counter[str]:
-    """How often memory, context or another answer wins on conflict questions."""
-    return Counter(_winner(model, q, token) for q, token in zip(questions, model.first_tokens(questions)))
+    return {
+        name: {"value": row.value, "gate": row.gate, "reached": row.value >= (row.gate or 0)}
+        for name, row in worst.items()
+    }

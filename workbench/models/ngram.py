@@ -33,7 +33,12 @@ class KneserNey:
     """``fit`` on a token stream, then ``logprob`` of every token of another (nats)."""
 
     def __init__(self, tokens: np.ndarray, *, vocabulary: int, order: int = 5, discount: float = 0.75):
-        self.bits, self.order, self.discount, self.vocabulary = int(vocabulary - 1).bit_length(), order, discount, vocabulary
+        self.bits, self.order, self.discount, self.vocabulary = (
+            int(vocabulary - 1).bit_length(),
+            order,
+            discount,
+            vocabulary,
+        )
         if order < 1 or self.bits * order > 63:
             raise BadInput(f"order={order}: expected 1 to {63 // self.bits} for a vocabulary of {vocabulary}")
         if len(tokens) < order:
@@ -58,10 +63,12 @@ class KneserNey:
 
     def _order(self, grams: np.ndarray, counts: np.ndarray) -> _Order:
         contexts, first, followers = np.unique(grams >> np.uint64(self.bits), return_index=True, return_counts=True)
-        return _Order(grams, counts.astype(np.float64), contexts, np.add.reduceat(counts.astype(np.float64), first), followers)
+        return _Order(
+            grams, counts.astype(np.float64), contexts, np.add.reduceat(counts.astype(np.float64), first), followers
+        )
 
     def logprob(self, tokens: np.ndarray) -> np.ndarray:
-        """Log-probability in nats of each token from the ``order``-th on, given those before it; shape (N - order + 1,)."""
+        """Log-probability (nats) of each token from the ``order``-th on, given those before it; (N - order + 1,)."""
         tokens = np.asarray(tokens, np.uint64)
         full = self._pack(tokens, self.order)
         probability = np.full(len(full), 1.0 / self.vocabulary)

@@ -1,4 +1,4 @@
-"""A plain training loop that a kill cannot hurt: AdamW, warm-up and cosine, bf16 on CUDA, atomic checkpoints, JSON log."""
+"""A plain training loop that a kill cannot hurt: AdamW, warm-up and cosine, bf16 on CUDA, atomic checkpoints, log."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ class Recipe:
     weight_decay: float = 0.1
     betas: tuple[float, float] = (0.9, 0.95)
     clip: float = 1.0
+    dropout: float = 0.0
     checkpoint_every: int = 2000
     log_every: int = 20
     slots: int = 512  # room for document ends in a batch: a fixed shape compiles once
@@ -74,7 +75,12 @@ def device_batch(batch: Batch, slots: int, device: torch.device) -> dict[str, Te
     positions = np.arange(len(batch.tokens)) - np.repeat(starts[:-1], batch.lengths)
     cu = np.full(slots + 1, len(batch.tokens), np.int32)
     cu[: len(starts)] = starts
-    arrays = {"ids": batch.tokens.astype(np.int64), "positions": positions.astype(np.int64), "weights": batch.weights}
+    arrays = {
+        "targets": batch.tokens.astype(np.int64),
+        "ids": batch.inputs.astype(np.int64),
+        "positions": positions.astype(np.int64),
+        "weights": batch.weights,
+    }
     made = {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in arrays.items()}
     made["cu_seqlens"] = torch.from_numpy(cu)
     if device.type == "cuda":
@@ -82,21 +88,36 @@ def device_batch(batch: Batch, slots: int, device: torch.device) -> dict[str, Te
     return made
 
 
-def weighted_loss(model: nn.Module, ids: Tensor, positions: Tensor, weights: Tensor, cu_seqlens: Tensor, longest: int) -> Tensor:
-    """Mean cross-entropy (nats) of the next token, weighted; document starts have weight 0."""
+def weighted_loss(model: nn.Module, ids: Tensor, targets: Tensor, positions: Tensor, weights: Tensor,
+                  cu_seqlens: Tensor, longest: int) -> Tensor:  # fmt: skip
+    """Mean cross-entropy (nats) of the next target token, weighted; document starts have weight 0."""
     logits = model(
         input_ids=ids[None], position_ids=positions[None], use_cache=False, cu_seqlens=cu_seqlens, longest=longest
     ).logits[0, :-1]
-    losses = nn.functional.cross_entropy(logits.float(), ids[1:], reduction="none")
+    losses = nn.functional.cross_entropy(logits.float(), targets[1:], reduction="none")
     return (losses * weights[1:]).sum() / weights[1:].sum()
+
+
+def add_dropout(model: nn.Module, share: float) -> None:
+    """Dropout on what attention and MLP write to the residual stream, in training mode only (Llama has none)."""
+    if not share:
+        return
+    ends = ("o_proj", "down_proj", "attention.dense", "dense_4h_to_h")
+    for name, module in model.named_modules():
+        if name.endswith(ends):
+            module.register_forward_hook(lambda m, _, out: nn.functional.dropout(out, share, m.training))
 
 
 class Run:
     """One training run in a folder: ``log.jsonl`` and ``checkpoint/`` live there; starting again resumes."""
 
-    def __init__(self, model: Any, recipe: Recipe, folder: Path, *, device: torch.device, identity: dict[str, Any], longest: int):
-        self.model, self.recipe, self.folder, self.device, self.longest = model.to(device), recipe, Path(folder), device, longest
+    def __init__(
+        self, model: Any, recipe: Recipe, folder: Path, *, device: torch.device, identity: dict[str, Any], longest: int
+    ):
+        self.model, self.recipe, self.device, self.longest = model.to(device), recipe, device, longest
+        self.folder = Path(folder)
         self.identity = {**identity, "recipe": asdict(recipe)}
+        add_dropout(self.model, recipe.dropout)
         self.optimiser = optimiser(self.model, recipe, device)
         self.step, self.tokens = 0, 0
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +148,8 @@ class Run:
         try:
             fresh.mkdir(parents=True)
             save_file(self._state(), fresh / "state.safetensors")
-            write_text(fresh / "state.json", json.dumps({"step": self.step, "tokens": self.tokens, **self.identity}, indent=1))
+            state = {"step": self.step, "tokens": self.tokens, **self.identity}
+            write_text(fresh / "state.json", json.dumps(state, indent=1))
             shutil.rmtree(old, ignore_errors=True)
             if self.checkpoint.exists():
                 os.replace(self.checkpoint, old)
@@ -140,7 +162,8 @@ class Run:
         """Continue from the checkpoint in the folder if there is one; another recipe's checkpoint is refused."""
         from safetensors.torch import load_file
 
-        place = next((p for p in (self.checkpoint, self.folder / ".checkpoint.old") if (p / "state.json").is_file()), None)
+        places = (self.checkpoint, self.folder / ".checkpoint.old")
+        place = next((p for p in places if (p / "state.json").is_file()), None)
         if place is None:
             return False
         state = json.loads((place / "state.json").read_text())
@@ -176,7 +199,7 @@ class Run:
         from tqdm.auto import tqdm
 
         begun, self.model = time.monotonic(), self.model.train()
-        bar = tqdm(total=self.recipe.steps, initial=self.step, desc="train", unit="step", disable=not progress, mininterval=5)
+        bar = tqdm(total=self.recipe.steps, initial=self.step, desc="train", unit="step", disable=not progress)
         pending: list[tuple[int, Tensor]] = []
         with bar, (self.folder / "log.jsonl").open("a", encoding="utf-8") as log:
             while self.step < self.recipe.steps:
@@ -195,6 +218,7 @@ class Run:
 
     def _advance(self, batch: Batch) -> Tensor:
         made = device_batch(batch, self.recipe.slots, self.device)
+        torch.manual_seed(self.identity.get("seed", 0) * 1_000_003 + self.step)  # dropout depends on the step alone
         for group in self.optimiser.param_groups:
             group["lr"] = self.recipe.lr(self.step)
         with self.autocast:

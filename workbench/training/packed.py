@@ -15,8 +15,9 @@ from torch.nn import functional as F
 NAME = "workbench-packed"
 
 
-def packed_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, scaling: float | None = None,
-                     dropout: float = 0.0, *, cu_seqlens: Tensor, longest: int, **_: Any) -> tuple[Tensor, None]:  # fmt: skip
+def packed_attention(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any,
+                     scaling: float | None = None, dropout: float = 0.0, *, cu_seqlens: Tensor, longest: int,
+                     **_: Any) -> tuple[Tensor, None]:  # fmt: skip
     """transformers attention function; query (1, H, T, D), key and value (1, H_kv, T, D), out (1, T, H, D)."""
     groups = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)

@@ -17,12 +17,13 @@ SIZES: dict[str, dict[str, int]] = {
 
 
 def config(variant: str, size: str, vocabulary: int, context: int) -> PreTrainedConfig:
-    """``embedded``: Llama with grouped queries and SwiGLU. ``embedded-relu``: GPT-NeoX with a 4x ReLU MLP and biases."""
+    """``embedded``: Llama, grouped queries, SwiGLU. ``embedded-relu``: GPT-NeoX, 4x ReLU MLP with biases."""
     if variant not in VARIANTS:
         raise UnknownName("model variant", variant, VARIANTS)
     if size not in SIZES:
         raise BadInput(f"size={size!r}: expected one of {', '.join(SIZES)}")
-    return _llama(SIZES[size], vocabulary, context) if variant == "embedded" else _relu(SIZES[size], vocabulary, context)
+    make = _llama if variant == "embedded" else _relu
+    return make(SIZES[size], vocabulary, context)
 
 
 def _llama(s: dict[str, int], vocabulary: int, context: int) -> Any:

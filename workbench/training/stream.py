@@ -45,11 +45,16 @@ class StreamSpec:
 
 @dataclass
 class Batch:
-    """``tokens`` (T,) uint16, ``weights`` (T,) float32 of predicting each token, ``lengths`` of its documents."""
+    """``tokens`` (T,) uint16 to predict with ``weights`` (T,) float32; ``inputs`` (T,) are the tokens as they are read
+    (some replaced in noisy portions); ``lengths`` of the documents."""
 
     tokens: np.ndarray
+    inputs: np.ndarray
     weights: np.ndarray
     lengths: np.ndarray
+
+
+Framed = tuple[np.ndarray, np.ndarray, np.ndarray]  # tokens, inputs, weights of one document
 
 
 class Stream:
@@ -57,6 +62,7 @@ class Stream:
 
     def __init__(self, spec: StreamSpec):
         from tokenizers import Tokenizer
+
         from workbench_datasets.small_world import world
 
         if spec.batch_tokens < spec.context:
@@ -66,25 +72,25 @@ class Stream:
         self.bos, self.eos = (self.tokenizer.token_to_id(name) for name in ("<|bos|>", "<|eos|>"))
         self.books = np.load(spec.books, mmap_mode="r") if spec.books else None
         prose = Path(spec.prose).read_text(encoding="utf-8").split("\n") if spec.prose else []
-        self.makers = world_makers(world(spec.world_seed, rho=spec.rho, prose=prose))
+        self.makers = world_makers(world(spec.world_seed, rho=spec.rho, prose=prose, prose_filler=0.15))
         self.portions = [p for p in spec.mixture if p.kind != "books" or self.books is not None]
 
     def shard(self, index: int) -> list[Batch]:
         """The batches of shard ``index``."""
         rng = random.Random(f"stream:{self.spec.seed}:{index}")
         goal = self.spec.batch_tokens * self.spec.batches_per_shard
-        documents: list[tuple[np.ndarray, np.ndarray]] = []
+        documents: list[Framed] = []
         total = sum(portion.share for portion in self.portions)
         for portion in self.portions:
             documents += self._documents(portion, rng, int(goal * portion.share / total) + self.spec.context)
         rng.shuffle(documents)
         return self._pack(documents)
 
-    def _documents(self, portion: Portion, rng: random.Random, tokens: int) -> list[tuple[np.ndarray, np.ndarray]]:
-        made: list[tuple[np.ndarray, np.ndarray]] = []
+    def _documents(self, portion: Portion, rng: random.Random, tokens: int) -> list[Framed]:
+        made: list[Framed] = []
         while tokens > 0:
             for ids, weights in self._some(portion, rng):
-                made.append(self._framed(ids, weights, rng))
+                made.append(self._framed(ids, weights, rng, portion.noise))
                 tokens -= len(made[-1][0])
                 if tokens <= 0:
                     break
@@ -106,10 +112,10 @@ class Stream:
         for pieces_ in cut:
             ids: list[int] = []
             weights: list[float] = []
-            for _, is_answer in pieces_:
+            for _, role in pieces_:
                 new = next(encoded).ids
                 ids += new
-                weights += [answer_weight if is_answer else 1.0] * len(new)
+                weights += [{"answer": answer_weight, "quiet": 0.0}.get(role, 1.0)] * len(new)
             if len(ids) <= self.spec.context - 2 or documents[0].kind in ("grocery", "rock-paper-scissors"):
                 made.append((ids, weights))
         return made
@@ -132,28 +138,35 @@ class Stream:
         times = min(rng.randint(2, 4), (self.spec.context - 2) // len(once))
         return once * times, [0.05] * (len(once) + 1) + [1.0] * (len(once) * (times - 1) - 1)
 
-    def _framed(self, ids: list[int], weights: list[float], rng: random.Random) -> tuple[np.ndarray, np.ndarray]:
+    def _framed(self, ids: list[int], weights: list[float], rng: random.Random, noise: float) -> Framed:
         """BOS (mostly) and EOS around a document, cut to the context; the first token is never predicted."""
         if rng.random() >= NO_BOS_SHARE:
             ids, weights = [self.bos, *ids], [0.0, *weights]
         else:
             weights = [0.0, *weights[1:]]
-        ids, weights = [*ids, self.eos][: self.spec.context], [*weights, 1.0][: self.spec.context]
-        return np.array(ids, np.uint16), np.array(weights, np.float32)
+        tokens = np.array([*ids, self.eos][: self.spec.context], np.uint16)
+        return tokens, self._noisy(tokens, noise, rng), np.array([*weights, 1.0][: self.spec.context], np.float32)
 
-    def _pack(self, documents: list[tuple[np.ndarray, np.ndarray]]) -> list[Batch]:
+    def _noisy(self, tokens: np.ndarray, noise: float, rng: random.Random) -> np.ndarray:
+        """A share ``noise`` of the tokens replaced by tokens of the books (unigram noising, Xie et al. 2017)."""
+        if not noise or self.books is None:
+            return tokens
+        generator = np.random.default_rng(rng.getrandbits(64))
+        others = self.books[generator.integers(0, len(self.books), len(tokens))]
+        replaced = generator.random(len(tokens)) < noise
+        replaced[0] = False
+        return np.where(replaced, others, tokens)
+
+    def _pack(self, documents: list[Framed]) -> list[Batch]:
         batches, at = [], 0
         for _ in range(self.spec.batches_per_shard):
-            left, tokens, weights, lengths = self.spec.batch_tokens, [], [], []
+            left, taken = self.spec.batch_tokens, []
             while left > 0:
-                ids, w = documents[at % len(documents)]
+                taken.append([part[:left] for part in documents[at % len(documents)]])
+                left -= len(taken[-1][0])
                 at += 1
-                take = min(left, len(ids))
-                tokens.append(ids[:take])
-                weights.append(w[:take])
-                lengths.append(take)
-                left -= take
-            batches.append(Batch(np.concatenate(tokens), np.concatenate(weights), np.array(lengths, np.int32)))
+            tokens, inputs, weights = (np.concatenate(parts) for parts in zip(*taken))
+            batches.append(Batch(tokens, inputs, weights, np.array([len(part[0]) for part in taken], np.int32)))
         return batches
 
 
@@ -221,8 +234,10 @@ def _write_shard(folder: Path, index: int) -> None:
         return
     made = _work(index)
     temporary = path.with_suffix(f".{os.getpid()}.tmp.npz")
-    np.savez(temporary, tokens=np.stack([b.tokens for b in made]), weights=np.stack([b.weights for b in made]).astype(np.float16),
-             lengths=np.concatenate([b.lengths for b in made]), counts=np.array([len(b.lengths) for b in made]))  # fmt: skip
+    stacked = {name: np.stack([getattr(b, name) for b in made]) for name in ("tokens", "inputs", "weights")}
+    stacked["weights"] = stacked["weights"].astype(np.float16)
+    lengths = [b.lengths for b in made]
+    np.savez(temporary, **stacked, lengths=np.concatenate(lengths), counts=np.array([len(part) for part in lengths]))
     os.replace(temporary, path)
 
 
@@ -230,15 +245,16 @@ def _read_shard(folder: Path, index: int, *, patience: float = 300.0) -> list[Ba
     path, begun = _shard_path(folder, index), time.monotonic()
     while not path.is_file():
         if time.monotonic() - begun > patience:
-            raise DataMissing(f"{path} was not written within {patience:.0f} s: is write_shards running on that folder?")
+            raise DataMissing(f"{path} was not written in {patience:.0f} s: is write_shards running on that folder?")
         time.sleep(0.02)
     with np.load(path) as held:
         lengths = np.split(held["lengths"], np.cumsum(held["counts"])[:-1])
-        return [Batch(*row) for row in zip(held["tokens"], held["weights"].astype(np.float32), lengths)]
+        weights = held["weights"].astype(np.float32)
+        return [Batch(*row) for row in zip(held["tokens"], held["inputs"], weights, lengths)]
 
 
 def write_shards(spec: StreamSpec, folder: Path, count: int, *, workers: int) -> None:
-    """Write shards 0 to ``count`` - 1 into ``folder``, in order, each whole or not at all; those that stand are kept."""
+    """Write shards 0 to ``count`` - 1 into ``folder``, in order, each whole or not at all; existing ones are kept."""
     folder.mkdir(parents=True, exist_ok=True)
     with _pool(spec, workers) as pool:
         for done in [pool.submit(_write_shard, folder, index) for index in range(count)]:

@@ -17,7 +17,9 @@ VOCABULARY = 4096
 CONTEXT = 1024
 
 
-def train_tokenizer(books: dict[str, str], *, vocabulary: int = VOCABULARY, documents: int = 6000, seed: int = 0) -> Tokenizer:
+def train_tokenizer(
+    books: dict[str, str], *, vocabulary: int = VOCABULARY, documents: int = 6000, seed: int = 0
+) -> Tokenizer:
     """Learn a byte-level BPE on ``books`` and on documents of the small world; digits stay single tokens.
 
     World words are fed often enough to become single tokens; :func:`check_words` verifies that they did.
@@ -34,17 +36,17 @@ def train_tokenizer(books: dict[str, str], *, vocabulary: int = VOCABULARY, docu
         show_progress=False,
     )  # fmt: skip
     tokenizer.train_from_iterator(_training_text(books, documents, seed), trainer)
+    special = [(name, tokenizer.token_to_id(name)) for name in (BOS, EOS)]
     tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=[(BOS, tokenizer.token_to_id(BOS)), (EOS, tokenizer.token_to_id(EOS))]
+        single=f"{BOS} $A", pair=f"{BOS} $A $B", special_tokens=special
     )
     return tokenizer
 
 
 def _training_text(books: dict[str, str], documents: int, seed: int):  # type: ignore[no-untyped-def]
+    from workbench.training.mixture import world_makers
     from workbench_datasets import _world_words, dialogues
     from workbench_datasets.small_world import world
-
-    from workbench.training.mixture import world_makers
 
     for text in books.values():
         yield from text.split("\n\n")
@@ -59,7 +61,10 @@ def check_words(tokenizer: Tokenizer) -> list[str]:
     """World words that are not one token with their leading blank (an empty list is what training needs)."""
     from workbench_datasets import _world_words
 
-    return [word for word in _world_words.all_words() if len(tokenizer.encode(f" {word}", add_special_tokens=False).ids) != 1]
+    def tokens(word: str) -> int:
+        return len(tokenizer.encode(f" {word}", add_special_tokens=False).ids)
+
+    return [word for word in _world_words.all_words() if tokens(word) != 1]
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> Path:
