@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from workbench_datasets import _world_words as words
 from workbench_datasets._world_frames import PERSON_RELATIONS, RELATIONS, SIDES
@@ -18,7 +19,7 @@ FORMS = ("question", "statement")
 
 
 def _inquire(writer: Writer, rng: random.Random, relation: str, subject: str, obj: str, *, form: str | None = None,
-             frames: str = "train", options: tuple[str, ...] = (), **meta: object) -> None:  # fmt: skip
+             frames: str = "train", options: tuple[str, ...] = (), **meta: Any) -> None:  # fmt: skip
     """Ask for an object, as a question or as a statement left open; the answer is marked as asked."""
     form = form or ("question" if rng.random() < 0.6 else "statement")
     frame = zipf(rng, RELATIONS[relation].frames(form, frames))
@@ -207,7 +208,7 @@ def two_hop(world: World, rng: random.Random, *, split: str = "train", size: int
             continue
         between = world.truth[(person, relation)]
         answer, text = _property(world, between, prop), question.format(s=person)
-        meta = {"relation": relation, "property": prop, "between": between, "split": split}
+        meta = {"subject": person, "relation": relation, "property": prop, "between": between, "split": split}
         if split == "train" and rng.random() < 0.3:
             writer.add(f"QUESTION: {text} FIRST:").answer(between, asked=False).add(". ANSWER:")
             writer.answer(answer, asked=False, **meta).add(".\n")
@@ -299,7 +300,7 @@ def _ask_memory(world: World, rng: random.Random, writer: Writer, people: list[s
         writer.ask(f"On which day was it noted that {stated}?", day, type=kind)
 
 
-MAKERS = {
+MAKERS: dict[str, Callable[..., Document]] = {
     "facts": facts,
     "biography": biography,
     "open-book": open_book,

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from workbench_datasets import _world_words as words
 from workbench_datasets._world_text import Document, Writer, filler_sentence
@@ -34,7 +34,7 @@ def _event(rng: random.Random) -> str:
 
 
 def ask_order(
-    writer: Writer, rng: random.Random, earlier: str, later: str, *, last: bool | None = None, **meta: object
+    writer: Writer, rng: random.Random, earlier: str, later: str, *, last: bool | None = None, **meta: Any
 ) -> None:
     """One SORT question; the right label is A or B with equal chance."""
     first_is_a = rng.random() < 0.5
@@ -106,4 +106,4 @@ def _prose(world: World, rng: random.Random, total: int) -> str:
     return " ".join(taken[:total])
 
 
-MAKERS = {"order": order, "order-prose": order_prose}
+MAKERS: dict[str, Callable[..., Document]] = {"order": order, "order-prose": order_prose}

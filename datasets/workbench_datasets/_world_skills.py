@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from workbench_datasets import _world_words as words
 from workbench_datasets._world_frames import RELATIONS
@@ -51,7 +52,7 @@ def _ask_episode(rng: random.Random, writer: Writer, told: list[dict[str, str]],
         kinds.append("next")
     kind = which if which in kinds else rng.choice(kinds)
     person, distance = episode["person"], len(told) - 1 - index
-    meta = {"type": kind, "episode": index, "episodes_since": distance}
+    meta: dict[str, Any] = {"type": kind, "episode": index, "episodes_since": distance}
     if kind == "number":
         writer.ask(f"What is the number of the key of {person}?", episode["number"], **meta)
     elif kind == "place":
@@ -206,7 +207,7 @@ def _classes(world: World, rng: random.Random, by: str, relation: str, n: int) -
     return rng.sample(list(towns.values()), n)
 
 
-MAKERS = {
+MAKERS: dict[str, Callable[..., Document]] = {
     "episodes": episodes,
     "passkey": passkey,
     "list-recall": list_recall,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -170,7 +171,11 @@ def chat(rng: random.Random, *, options: int = 4) -> Dialogue:
 
 def dialogues(kind: str, n: int, seed: int = 0, **settings: Any) -> list[Dialogue]:
     """``n`` dialogues of one kind, equal for equal ``(kind, n, seed, settings)``; more of them extends the list."""
-    makers = {"grocery": grocery, "rock-paper-scissors": rock_paper_scissors, "chat": chat}
+    makers: dict[str, Callable[..., Dialogue]] = {
+        "grocery": grocery,
+        "rock-paper-scissors": rock_paper_scissors,
+        "chat": chat,
+    }
     if kind not in makers:
         raise ValueError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
     _positive("n", n)

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 
 import pytest
+
 from workbench_datasets import dialogues as d
 
 

@@ -150,7 +150,7 @@ def open_book(model: Examinee, k: float) -> list[Row]:
 
 
 def two_hop(model: Examinee, k: float) -> list[Row]:
-    cases = {
+    cases: dict[str, tuple[str, dict[str, Any]]] = {
         "closed book, compositions of training": ("two-hop", {"size": 1}),
         "closed book, held-out compositions": ("two-hop", {"size": 1, "split": "heldout"}),
         "both facts in the text, unseen people": ("two-hop-context", {"split": "unseen", "pairs": 3}),
@@ -319,6 +319,12 @@ def _loss_row(metric: str, group: str, losses: Any) -> Row:
     return Row(metric, group, mean, mean - half, mean + half, len(losses))
 
 
+def _count_zeros(act: Any, zeros: list[list[float]]) -> Any:
+    kept: list[float] = []
+    zeros.append(kept)
+    return act.register_forward_hook(lambda _module, _inputs, out: kept.append(float((out == 0).float().mean())))
+
+
 def sparsity(model: Examinee, k: float) -> list[Row]:
     """Share of exact zeros after the ReLU, by layer and on average (rows only for ReLU models)."""
     import torch
@@ -326,9 +332,7 @@ def sparsity(model: Examinee, k: float) -> list[Row]:
     if getattr(model.model.config, "hidden_act", "") != "relu":
         return []
     zeros: list[list[float]] = []
-    acts = [module for name, module in model.model.named_modules() if name.endswith("mlp.act")]
-    hooks = [act.register_forward_hook(lambda _m, _i, out, kept=kept: kept.append(float((out == 0).float().mean())))
-             for act in acts for kept in [zeros.append([]) or zeros[-1]]]  # fmt: skip
+    hooks = [_count_zeros(m, zeros) for name, m in model.model.named_modules() if name.endswith("mlp.act")]
     text = " ".join(_heldout_paragraphs()[200:230]) or model.world.document("episodes", _rng(), n=14).text
     try:
         ids = model.ids(text)[:1024]

@@ -56,7 +56,7 @@ held-out frames, held-out compositions and the two held-out books were never in 
 
 `workbench train {name}`: AdamW, peak learning rate {optimiser["peak_lr"]}, {optimiser["warmup"]} steps warm-up and
 cosine, weight decay {optimiser["weight_decay"]}, clipping {optimiser["clip"]}, dropout {optimiser.get("dropout", 0.0)},
-{recipe["steps"]} steps of {recipe["batch_tokens"]} tokens ({recipe["tokens"] / 1e6:.0f} M), context {recipe["context"]},
+{recipe["steps"]} steps of {recipe["batch_tokens"]} tokens ({seen}), context {recipe["context"]},
 documents packed without attention across them, bf16 autocast. World seed {recipe["world_seed"]}, data seed
 {recipe["seed"]}, share of contradicting passages {recipe["rho"]}. The loss curve is `training.csv`.
 
@@ -67,10 +67,14 @@ documents packed without attention across them, bf16 autocast. World seed {recip
 ## Provenance
 
 {recipe["device"]}, {recipe["seconds"]} s of training, Python {versions["python"]}, torch {versions["torch"]},
-transformers {versions["transformers"]}, commit {recipe["commit"]}, tokenizer sha256 `{recipe["tokenizer_sha256"][:16]}`.
+transformers {versions["transformers"]}, commit {recipe["commit"]}, tokenizer sha256 `{tokenizer}`.
 Text: eleven novels in the public domain (held out: A Tale of Two Cities, The Adventures of Sherlock Holmes) and
 documents of `workbench_datasets.small_world` and `workbench_datasets.dialogues`. Weights are ours, Apache-2.0.
 """
+
+
+def _portion(p: dict[str, Any]) -> str:
+    return f"| {p['kind']} | {p['share']:.3f} | {p['answer_weight']} | {p['reason']} |"
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -69,7 +69,8 @@ class Stream:
             raise BadInput(f"batch_tokens={spec.batch_tokens}: expected at least the context, {spec.context}")
         self.spec = spec
         self.tokenizer = Tokenizer.from_file(str(Path(spec.tokenizer) / "tokenizer.json"))
-        self.bos, self.eos = (self.tokenizer.token_to_id(name) for name in ("<|bos|>", "<|eos|>"))
+        vocabulary = self.tokenizer.get_vocab()
+        self.bos, self.eos = vocabulary["<|bos|>"], vocabulary["<|eos|>"]
         self.books = np.load(spec.books, mmap_mode="r") if spec.books else None
         prose = Path(spec.prose).read_text(encoding="utf-8").split("\n") if spec.prose else []
         self.makers = world_makers(world(spec.world_seed, rho=spec.rho, prose=prose, prose_filler=0.15))
@@ -237,7 +238,8 @@ def _write_shard(folder: Path, index: int) -> None:
     stacked = {name: np.stack([getattr(b, name) for b in made]) for name in ("tokens", "inputs", "weights")}
     stacked["weights"] = stacked["weights"].astype(np.float16)
     lengths = [b.lengths for b in made]
-    np.savez(temporary, **stacked, lengths=np.concatenate(lengths), counts=np.array([len(part) for part in lengths]))
+    stacked["lengths"], stacked["counts"] = np.concatenate(lengths), np.array([len(part) for part in lengths])
+    np.savez(temporary, allow_pickle=False, **stacked)
     os.replace(temporary, path)
 
 
