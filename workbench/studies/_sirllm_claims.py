@@ -1,5 +1,4 @@
-"""What SirLLM claims and how each claim is tested; thresholds were fixed on
-other seeds than those that are run.
+"""What SirLLM claims and how each claim is tested; see the study for when the margins were chosen.
 
 Every test reads the study's tidy frame: experiment, policy, budget, unit (a dialogue, or a player), step, distance,
 metric, value, item_surprise (and the runner's seed). Pairs are the same unit of the same seed under two policies.
