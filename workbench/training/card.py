@@ -26,9 +26,8 @@ def write_card(folder: str | Path, *, remarks: str = "") -> Path:
 
 def _card(recipe: dict[str, Any], rows: list[dict[str, Any]], remarks: str) -> str:
     name, optimiser, versions = recipe["variant"], recipe["optimiser"], recipe["versions"]
-    mixture = "\n".join(
-        f"| {p['kind']} | {p['share']:.3f} | {p['answer_weight']} | {p['reason']} |" for p in recipe["mixture"]
-    )
+    seen, tokenizer = f"{recipe['tokens'] / 1e6:.0f} M", recipe["tokenizer_sha256"][:16]
+    mixture = "\n".join(_portion(portion) for portion in recipe["mixture"])
     return f"""---
 license: apache-2.0
 language: en
