@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import gzip
 import pkgutil
 from dataclasses import asdict, dataclass
 from importlib import import_module, metadata
@@ -76,7 +77,7 @@ def _has_rows(path: Path) -> bool:
     """A header alone is no number."""
     if not path.is_file():
         return False
-    with path.open(encoding="utf-8") as file:
+    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
         return sum(bool(line.strip()) for _, line in zip(range(2), file)) == 2
 
 

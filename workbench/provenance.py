@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import hashlib
+import os
 import platform
 import subprocess
 from collections.abc import Iterable
@@ -33,10 +34,15 @@ def libraries() -> dict[str, str]:
 
 @functools.cache
 def code_version() -> str:
-    """``git:<commit>`` in a checkout (``+changes`` when files differ from it), else ``memory-workbench <version>``."""
+    """``git:<commit>`` in a checkout (``+changes`` when files differ from it), else ``memory-workbench <version>``.
+
+    A copy of a checkout without its history (on a GPU machine) names the commit in ``WORKBENCH_COMMIT``.
+    """
     from workbench_datasets import files
 
     released = f"memory-workbench {__version__}"
+    if named := os.environ.get("WORKBENCH_COMMIT"):
+        return f"git:{named[:12]}"
     root = files.files_root().parent
     if not files.in_checkout() or not (root / ".git").exists():
         return released
@@ -62,8 +68,6 @@ def device_name(device: str) -> str:
         import torch
 
         return f"{device} {torch.cuda.get_device_name(device)}" if torch.cuda.is_available() else device
-    import os
-
     return f"{device} {platform.machine()}, {os.cpu_count()} cores" if device == "cpu" else device
 
 

@@ -54,7 +54,9 @@ def write_bytes(path: str | Path, data: bytes) -> Path:
 
 def cache_dir(*parts: str) -> Path:
     """The user's cache folder of this package (``WORKBENCH_CACHE`` overrides it); not created here."""
-    from platformdirs import user_cache_path
-
     root = os.environ.get("WORKBENCH_CACHE")
-    return (Path(root) if root else user_cache_path("memory-workbench")).joinpath(*parts)
+    if not root:
+        from platformdirs import user_cache_dir
+
+        root = user_cache_dir("memory-workbench")
+    return Path(root).joinpath(*parts)

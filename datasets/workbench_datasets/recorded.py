@@ -1,4 +1,6 @@
-"""Recorded runs, one CSV a paper: ``datasets/recorded/<slug>.csv``. ``workbench run --record`` is the only writer.
+"""Recorded runs, one CSV a paper: ``datasets/recorded/<slug>.csv``, or ``<slug>.csv.gz`` where there are many rows.
+
+``workbench run --record`` is the only writer.
 
 Every row carries its provenance (study, scale, seed, device, libraries, code, date, wall_seconds).
 ``WORKBENCH_RECORDED`` names another folder to write to and to read first, for runs that are not to be shipped.
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+ENDINGS = (".csv", ".csv.gz")
+
+
 def folder() -> Path:
     """Where ``--record`` writes."""
     own = os.environ.get("WORKBENCH_RECORDED")
@@ -25,8 +30,8 @@ def folder() -> Path:
 
 def path(slug: str) -> Path:
     """The file that holds a study's recorded runs (in ``WORKBENCH_RECORDED`` if it is there, else the shipped one)."""
-    own = folder() / f"{slug}.csv"
-    return own if own.is_file() else files_root() / "recorded" / f"{slug}.csv"
+    names = [place / f"{slug}{ending}" for place in (folder(), files_root() / "recorded") for ending in ENDINGS]
+    return next((name for name in names if name.is_file()), names[len(ENDINGS)])
 
 
 def exists(slug: str) -> bool:

@@ -11,7 +11,7 @@ import study_kit
 
 from workbench import provenance
 from workbench.errors import BadInput, StorageError
-from workbench.studies import run
+from workbench.studies import record, run
 from workbench_datasets import files, recorded
 
 
@@ -88,3 +88,14 @@ def test_an_installed_package_is_never_written_to(work: Path, monkeypatch: pytes
     monkeypatch.setattr(files, "_PACKED", work / "_files")
     with pytest.raises(BadInput, match="checkout's datasets/recorded; set WORKBENCH_RECORDED"):
         run("drift", record=True, quiet=True)
+
+
+def test_many_rows_are_kept_compressed_and_read_the_same(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("drift", record=True, quiet=True)
+    plain, rows = recorded.path("drift"), recorded.load("drift", "quick")
+    monkeypatch.setattr(record, "LARGEST_PLAIN", 100)
+    run("drift", record=True, quiet=True)
+    packed = recorded.path("drift")
+    assert packed.name == "drift.csv.gz"
+    assert not plain.exists()
+    pd.testing.assert_frame_equal(recorded.load("drift", "quick"), rows)

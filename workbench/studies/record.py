@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
+#: Bytes of CSV above which the file is kept compressed: a reader of a diff gains nothing from 50,000 rows.
+LARGEST_PLAIN = 1_000_000
+
+
 def check() -> None:
     """Raise before the run when its rows could not be recorded."""
     folder = recorded.folder()
@@ -28,10 +33,16 @@ def check() -> None:
 
 def write(slug: str, scale: str, cells: Sequence[Finished]) -> Path:
     """Replace the rows of ``scale`` in the study's recorded file by these cells, atomically."""
-    target = recorded.folder() / f"{slug}.csv"
+    plain, packed = (recorded.folder() / f"{slug}{ending}" for ending in recorded.ENDINGS)
     merged = _merge(_held(recorded.path(slug)), _rows(cells), scale)
+    text = merged.to_csv(index=False, lineterminator="\n").encode()
+    small = len(text) <= LARGEST_PLAIN
+    target, other = (plain, packed) if small else (packed, plain)
     try:
-        return storage.write_text(target, merged.to_csv(index=False, lineterminator="\n"))
+        # No time stamp in the archive: equal rows are equal bytes.
+        storage.write_bytes(target, text if small else gzip.compress(text, mtime=0))
+        other.unlink(missing_ok=True)
+        return target
     except StorageError as error:
         kept = storage.cache_dir("studies", slug)
         raise StorageError(
