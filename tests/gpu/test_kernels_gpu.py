@@ -23,7 +23,7 @@ def run(
 ) -> list[torch.Tensor]:
     q, k, v = (x.to(device, dtype).requires_grad_() for x in inputs)
     out = attention(q, k, v, impl=impl, **settings)  # type: ignore[arg-type]
-    weight = torch.linspace(-1, 1, out.numel(), device=device, dtype=dtype).view_as(out)
+    weight = torch.linspace(-1, 1, out.numel(), dtype=torch.float64).view_as(out).to(device, dtype)
     (out * weight).sum().backward()
     return [x.detach().double().cpu() for x in (out, q.grad, k.grad, v.grad)]
 
