@@ -79,7 +79,7 @@ _FULL = {
     "grocery": [*_GROCERY, RPS_SIRLLM, "window without sinks", "oracle"],
     "groups": 548,
     "distractors": 20,
-    "budgets": [64, 128, 256],
+    "budgets": [64, 128],
     "tight": 32,
     "ask_after": [0, 1, 2, 4, 8, 12, 16],
     "asked_groups": 100,
