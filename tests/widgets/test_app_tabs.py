@@ -39,9 +39,14 @@ def test_every_tab_draws_and_has_a_static_picture(app):
     assert app.id in app.static()
 
 
+def no_loop():
+    raise RuntimeError("no running event loop")
+
+
 def test_the_picture_under_the_app_is_replaced_when_the_app_changes(app, monkeypatch):
     shown = []
     monkeypatch.setattr("workbench.widgets.app.warm_up", lambda: None)
+    monkeypatch.setattr("workbench.widgets.app.asyncio.get_running_loop", no_loop)  # a browser test may have left one
     monkeypatch.setattr("IPython.display.display", lambda *what, **_: shown.append(what) or Handle())
 
     class Handle:
@@ -302,3 +307,14 @@ def test_the_page_is_a_notebook_that_makes_the_app():
     page = nbformat.read(app_page_path(), as_version=4)
     assert any("Workbench()" in cell.source for cell in page.cells if cell.cell_type == "code")
     assert all(not cell.get("outputs") for cell in page.cells)
+
+
+def test_a_click_on_another_layer_and_head_is_one_choice(app):
+    """The browser sends both in one message; drawing after the first would set the picker back to the old head."""
+    app.state.layer, app.state.head = 0, 0
+    app.tabs["heads"].picker.set_state({"layer": 2, "head": 3})
+    assert (app.state.layer, app.state.head) == (2, 3)
+    assert (app.tabs["heads"].picker.layer, app.tabs["heads"].picker.head) == (2, 3)
+    drawn = [line for line in app.code.lines if line.startswith("trace.map(")]
+    assert drawn[-1].startswith("trace.map(2, 3")
+    assert not [line for line in drawn if line.startswith("trace.map(2, 0")]

@@ -126,24 +126,26 @@ class Workbench:
 
     def look(self) -> None:
         """Read the text again and draw anew."""
-        with self.working("reading the text"):
+        with TURN, self.working("reading the text"):
             self.session.forget()
             self._write_down(self.session.carry_out(text=self.controls.text.value))
             self._settle()
 
     def choose(self, **choices: Any) -> None:
         """Several choices at once (model, kernel, memory, settings, text): all of them or, on an error, none."""
-        with self.working("working"):
-            self._write_down(self.session.carry_out(**choices))
-        self._settle()
+        with TURN:
+            with self.working("working"):
+                self._write_down(self.session.carry_out(**choices))
+            self._settle()
 
     def restore(self, values: Mapping[str, Any]) -> None:
         """Go to a saved state; raises WorkbenchError and changes nothing when it cannot be reached."""
         AppState().update(values)
-        self._write_down(self.session.carry_out(**{name: values[name] for name in CHOICES if name in values}))
-        with self._silently():
-            self.state.update({**values, **self.session.chosen()})
-        self._settle()
+        with TURN:
+            self._write_down(self.session.carry_out(**{name: values[name] for name in CHOICES if name in values}))
+            with self._silently():
+                self.state.update({**values, **self.session.chosen()})
+            self._settle()
 
     def save(self, path: str | Path) -> Path:
         """The state, and the trace it shows, as one bundle."""

@@ -12,6 +12,7 @@ import numpy as np
 import traitlets as t
 
 from workbench.views import palettes
+from workbench.widgets.app_state import TURN
 
 STATIC = Path(__file__).parent / "static"
 
@@ -26,7 +27,15 @@ def levels(maps: np.ndarray) -> np.ndarray:
     return (255 * np.sqrt(np.clip(maps, 0, None) / np.where(top > 0, top, 1))).round().astype(np.uint8)
 
 
-class HeadPicker(anywidget.AnyWidget):
+class _Part(anywidget.AnyWidget):
+    """Takes what the browser sends one message at a time: kernels may answer two messages on two threads."""
+
+    def set_state(self, sync_data: dict[str, object]) -> None:
+        with TURN:
+            super().set_state(sync_data)
+
+
+class HeadPicker(_Part):
     """Thumbnails of every head; ``layer`` and ``head`` are the chosen one (click, arrow keys)."""
 
     _esm = STATIC / "head_picker.js"
@@ -50,7 +59,7 @@ class HeadPicker(anywidget.AnyWidget):
             self.levels = levels(maps).tobytes()
 
 
-class TokenStrip(anywidget.AnyWidget):
+class TokenStrip(_Part):
     """Tokens with a bar each; ``selected`` is the position that was clicked, -1 for none."""
 
     _esm = STATIC / "token_strip.js"

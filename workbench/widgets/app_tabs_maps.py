@@ -65,8 +65,7 @@ class HeadsTab(Tab):
         self.caption = note()
         self._thumbs_of: tuple[Any, ...] = ()
         self._shown: tuple[Any, ...] = ()
-        for name in ("layer", "head"):
-            self.picker.observe(lambda change: self.state.set_trait(change.name, change.new), name)
+        self.picker.observe(self._pick, ["layer", "head"])
         self.map.observe(lambda change: self.state.set_trait("token", change.new[0] if change.new else -1), "selected")
         chosen(self.pooling, lambda value: self.state.set_trait("reduce", value))
         chosen(self.layer, lambda value: self.state.set_trait("layer", value))
@@ -78,6 +77,11 @@ class HeadsTab(Tab):
         pair = row(left, right)
         pair.layout.align_items = "flex-start"
         return [pair]
+
+    def _pick(self, _: Any) -> None:
+        """Layer and head are one choice: following them one by one would draw a head that nobody chose."""
+        with self.state.hold_trait_notifications():
+            self.state.layer, self.state.head = self.picker.layer, self.picker.head
 
     def draw(self) -> None:
         trace, state = self.session.need_trace(), self.state
