@@ -15,6 +15,12 @@ READY = """async () => {
 }"""
 
 
+IDLE = "() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status === 'idle'"
+#: After a kernel connects, JupyterLab asks it once for the state of all widgets and puts what comes back into the
+#: page; on a slow start that answer is queued behind the cells and would undo what was clicked meanwhile.
+RESTORED_MS = 3000
+
+
 def open_in_lab(page: Any, server: Any, path: str) -> None:
     page.goto(server.url(f"lab/tree/{path}"))
     page.wait_for_selector(".jp-Notebook .jp-CodeCell")
@@ -29,6 +35,9 @@ def run_all(page: Any, *, seconds: float = 150) -> None:
     while not all(re.match(r"\[\d+\]:", prompt) for prompt in prompts(page)):
         assert time.monotonic() < deadline, f"cells did not finish: {prompts(page)}"
         page.wait_for_timeout(200)
+    page.wait_for_function(IDLE)
+    page.wait_for_timeout(RESTORED_MS)
+    page.wait_for_function(IDLE)
 
 
 def prompts(page: Any) -> list[str]:
