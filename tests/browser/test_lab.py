@@ -19,8 +19,8 @@ NOTEBOOK = "notebooks/00-start-here.ipynb"
 SWAP_LIMIT = 10.0
 
 
-#: A known fault, not yet understood: when the whole suite runs beside it, the app's first choices (head, tab, kernel) can
-#: come back once, seconds after Run All Cells. It has not been seen when these tests run alone, loaded machine or not.
+#: A known fault, not yet understood: when the whole suite runs beside it, the app's first choices (head, tab, kernel)
+#: can come back once, seconds after Run All Cells. Never seen when these tests run alone, loaded machine or not.
 comes_back = pytest.mark.xfail(reason="the app's first choices can come back once on a busy machine", strict=False)
 
 
