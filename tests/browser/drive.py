@@ -16,8 +16,8 @@ READY = """async () => {
 
 
 IDLE = "() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status === 'idle'"
-#: After a kernel connects, JupyterLab asks it once for the state of all widgets and puts what comes back into the
-#: page; on a slow start that answer is queued behind the cells and would undo what was clicked meanwhile.
+#: A pause after Run All, from a suspicion that was not confirmed: that JupyterLab puts widget states it asked for on a
+#: slow start back into the page. The fault named in test_lab.py still came back with it.
 RESTORED_MS = 3000
 
 
