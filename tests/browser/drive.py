@@ -16,9 +16,6 @@ READY = """async () => {
 
 
 IDLE = "() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status === 'idle'"
-#: A pause after Run All, from a suspicion that was not confirmed: that JupyterLab puts widget states it asked for on a
-#: slow start back into the page. The fault named in test_lab.py still came back with it.
-RESTORED_MS = 3000
 
 
 def open_in_lab(page: Any, server: Any, path: str) -> None:
@@ -35,8 +32,6 @@ def run_all(page: Any, *, seconds: float = 150) -> None:
     while not all(re.match(r"\[\d+\]:", prompt) for prompt in prompts(page)):
         assert time.monotonic() < deadline, f"cells did not finish: {prompts(page)}"
         page.wait_for_timeout(200)
-    page.wait_for_function(IDLE)
-    page.wait_for_timeout(RESTORED_MS)
     page.wait_for_function(IDLE)
 
 

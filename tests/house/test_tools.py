@@ -9,6 +9,13 @@ from pathlib import Path
 import pytest
 
 
+@pytest.mark.xdist_group("one-worker")
+def test_groups_stay_on_one_worker(request: pytest.FixtureRequest) -> None:
+    """pytest-xdist tells groups by the node's name; under a pytest that it does not know they come apart silently."""
+    if getattr(request.config.option, "loadgroup", False):
+        assert request.node.nodeid.endswith("@one-worker"), "groups are lost: which pytest does pytest-xdist support?"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]], ids=["lint", "format", "types"]

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,18 @@ class Canvas:
         self.page.wait_for_function(
             "(text) => document.querySelector('.wbm-read').textContent.includes(text)"
             " && !document.querySelector('.wbm').classList.contains('wbm-busy')", arg=text, timeout=10_000)  # fmt: skip
+
+    def until(self, holds: Callable[[], object], what: str) -> None:
+        """Wait until Python has heard of it; a message takes as long as the machine is busy."""
+        deadline = time.monotonic() + 10
+        while not holds():
+            assert time.monotonic() < deadline, f"after 10 s still not so: {what}"
+            self.page.wait_for_timeout(20)
+
+    def settle(self) -> None:
+        """Until the canvas has rested, asked for its cells and got them."""
+        self.page.wait_for_timeout(100)  # longer than WAIT_MS in matrix.js
+        self.page.wait_for_function("!document.querySelector('.wbm').classList.contains('wbm-busy')")
 
     def point(self, down: float, right: float) -> tuple[float, float]:
         """Page coordinates of a fraction of the map (0, 0 is its upper left corner)."""

@@ -16,6 +16,11 @@ TEXT = "the key of Ada is under the old mat and Tom has the lamp in his box toda
 WORDS = [f" {word}" for word in TEXT.split()]
 
 
+def rows_shown(view: MatrixView) -> float:
+    """Height of the viewport in rows; an empty viewport is the whole matrix."""
+    return view.viewport[1] - view.viewport[0] if view.viewport else view.shape[0]
+
+
 def causal(size: int) -> np.ndarray:
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(size, size)) * 1.5
@@ -68,10 +73,9 @@ def test_zooming_asks_for_the_exact_cells_within_the_byte_budget(canvas, large, 
     shown.page.mouse.move(x, y)
     for _ in range(14):
         shown.page.mouse.wheel(0, -120)
-    shown.page.wait_for_function("!document.querySelector('.wbm').classList.contains('wbm-busy')")
-    shown.page.wait_for_timeout(250)
+    shown.until(lambda: rows_shown(large) < 100, "14 turns of the wheel zoom in")
+    shown.settle()
     r0, r1, c0, c1 = large.viewport
-    assert r1 - r0 < 100
     assert r0 < 2048 < r1
     assert c0 < 1024 < c1
     shown.page.mouse.move(x + 1, y)
@@ -91,45 +95,41 @@ def test_the_keyboard_pans_zooms_walks_and_selects(canvas, small):
     shown.page.focus(".wbm-stage")
     for key in ("+", "+"):
         shown.page.keyboard.press(key)
-    shown.page.wait_for_timeout(200)
-    r0, r1, _, c1 = small.viewport
-    assert r1 - r0 == pytest.approx(len(WORDS) * 0.36, rel=0.02)
+    narrow = pytest.approx(len(WORDS) * 0.36, rel=0.02)
+    shown.until(lambda: rows_shown(small) == narrow, "two pluses show 36 % of the rows")
+    r0, _, _, c1 = small.viewport
     shown.page.keyboard.press("ArrowDown")
     shown.page.keyboard.press("ArrowRight")
-    shown.page.wait_for_timeout(200)
-    assert small.viewport[0] > r0
-    assert small.viewport[3] > c1
+    shown.until(lambda: small.viewport[0] > r0 and small.viewport[3] > c1, "arrows pan down and right")
     shown.page.keyboard.press("Shift+ArrowLeft")
     shown.page.keyboard.press("Shift+ArrowUp")
     assert "query" in shown.readout
     shown.page.keyboard.press("Enter")
-    shown.page.wait_for_timeout(50)
+    shown.until(lambda: small.selected, "Enter selects")
     i, j = small.selected
     assert f"query {i} " in shown.readout
     assert f"key {j} " in shown.readout
     shown.page.keyboard.press("Home")
-    shown.page.wait_for_timeout(200)
-    assert small.viewport == (0, len(WORDS), 0, len(WORDS))
+    shown.until(lambda: small.viewport == (0, len(WORDS), 0, len(WORDS)), "Home shows everything")
     shown.page.keyboard.press("Escape")
-    shown.page.wait_for_timeout(50)
-    assert small.selected == ()
+    shown.until(lambda: small.selected == (), "Escape drops the selection")
 
 
 def test_a_click_selects_and_a_drag_pans(canvas, small):
     shown = canvas(small)
     shown.wait_for("exact values")
     shown.page.mouse.click(*shown.point(5.5 / len(WORDS), 2.5 / len(WORDS)))
-    shown.page.wait_for_timeout(50)
-    assert small.selected == (5, 2)
+    shown.until(lambda: small.selected == (5, 2), "a click selects")
+    whole = small.viewport
     shown.page.click("[data-do=in]")
-    shown.page.wait_for_timeout(150)
+    shown.until(lambda: small.viewport != whole, "the button zooms")
+    shown.settle()
     before = small.viewport
     shown.page.mouse.move(*shown.point(0.5, 0.5))
     shown.page.mouse.down()
     shown.page.mouse.move(*shown.point(0.3, 0.4), steps=4)
     shown.page.mouse.up()
-    shown.page.wait_for_timeout(150)
-    assert small.viewport[0] > before[0]
+    shown.until(lambda: small.viewport[0] > before[0], "a drag upwards shows later rows")
     assert small.selected == (5, 2)
 
 
@@ -159,9 +159,8 @@ def test_colours_and_range_follow_the_controls(canvas, small):
     shown.page.select_option("[data-set=scheme]", "magma")
     shown.page.select_option("[data-set=scaling]", "log")
     shown.page.check("[data-set=lock]")
-    shown.page.wait_for_timeout(100)
+    shown.until(lambda: small.domain == pytest.approx((0.0, 1.0), abs=0.01), "the range is held")
     assert (small.scheme, small.scaling) == ("magma", "log")
-    assert small.domain == pytest.approx((0.0, 1.0), abs=0.01)
     second = shown.page.locator(".wbm canvas").screenshot()
     assert Image.open(io.BytesIO(first)).tobytes() != Image.open(io.BytesIO(second)).tobytes()
 
@@ -169,8 +168,10 @@ def test_colours_and_range_follow_the_controls(canvas, small):
 def test_it_survives_unmounting_and_keeps_its_place(canvas, small):
     shown = canvas(small)
     shown.wait_for("exact values")
+    whole = small.viewport
     shown.page.click("[data-do=in]")
-    shown.page.wait_for_timeout(150)
+    shown.until(lambda: small.viewport != whole, "the button zooms")
+    shown.settle()
     held, sent = small.viewport, small.bytes_sent
     shown.page.evaluate("window.unmount()")
     assert shown.page.evaluate("window.model.listeners()") == 0
@@ -182,8 +183,8 @@ def test_it_survives_unmounting_and_keeps_its_place(canvas, small):
     assert small.viewport == held
     assert small.bytes_sent == sent
     shown.page.evaluate("document.querySelector('#here').style.width = '420px'")
-    shown.page.wait_for_timeout(150)
-    assert shown.page.locator(".wbm canvas").bounding_box()["width"] == pytest.approx(420, abs=1)
+    canvas_box = shown.page.locator(".wbm canvas").bounding_box
+    shown.until(lambda: canvas_box()["width"] == pytest.approx(420, abs=1), "the canvas follows its column's width")
 
 
 def test_an_update_from_python_brings_new_cells(canvas, small):
@@ -192,7 +193,7 @@ def test_an_update_from_python_brings_new_cells(canvas, small):
     small.update(np.full((6, 6), 0.25), title="another head")
     for name in ("shape", "viewport", "selected", "title", "revision"):
         shown.push(name)
-    shown.page.wait_for_timeout(200)
+    shown.settle()
     shown.page.mouse.move(*shown.point(0.5, 0.5))
     shown.wait_for("0.25 probability")
 
@@ -241,7 +242,7 @@ def test_slender_and_tiny_matrices_are_drawn_and_navigated(canvas, shape):
     shown.wait_for("rows 0")
     for control in ("in", "in", "out", "home", "in"):
         shown.page.click(f"[data-do={control}]")
-    shown.page.wait_for_timeout(250)
+    shown.settle()
     shown.page.mouse.move(*shown.point(0.5, 0.5))
     shown.wait_for("query")
     box = shown.page.locator(".wbm canvas").bounding_box()
