@@ -22,8 +22,9 @@ MEMORIES: Registry[type] = Registry(
     "memory_workbench.memories",
 )
 
-#: What an event may be; `decay` and `rerank` change scores, the others change which items are held.
-EVENT_KINDS = ("write", "read", "merge", "evict", "decay", "rerank", "reset")
+#: What an event may be. `write`, `merge`, `evict`, `restore` and `reset` change which items are held; `decay` and
+#: `rerank` change scores, `update` and `link` what an item says or points to (detail: field, old, new).
+EVENT_KINDS = ("write", "read", "merge", "evict", "restore", "decay", "rerank", "update", "link", "reset")
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ class EventLog:
             )
         held: set[int] = set()
         for event in self._events[: last + 1]:
-            if event.kind == "write":
+            if event.kind in ("write", "restore"):
                 held.update(event.items)
             elif event.kind in ("evict", "merge"):
                 held.difference_update(event.items)

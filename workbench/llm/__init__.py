@@ -1,0 +1,1 @@
+"""The chat-model door: messages in; text, a checked object or tool calls out."""

@@ -1,0 +1,1 @@
+"""Finding items by meaning or by words: encoders and indices behind one small protocol."""
