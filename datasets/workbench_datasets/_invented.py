@@ -1,0 +1,60 @@
+"""Names that nobody bears, coined from syllables: none is part of another, so an answer is found by its name alone."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable
+
+# Beginnings, middles and endings of a kind of name.
+_PARTS: dict[str, tuple[str, str, str]] = {
+    "first": ("Ad Bel Cal Dor El Fen Gar Hal Il Jor Kel Lor Mir Nel Or Pel Quin Ros Sab Tam Ul Ver Wen Yor Zel",
+              "a e i o u", "bra dek fa lin mas nor ra ric sel tan vi zo"),
+    "last": ("Bar Bren Cor Dal Dren Fal Gol Har Hol Kar Lam Lun Mar Mor Nar Pen Ral Rin Sal Sten Tal Tor Val Wil",
+             "a e o i", "brook dane field gate horn ley low mark mont nell rick shaw stone vane wick worth"),
+    "town": ("As Bir Cor Dun El Fer Gris Har Is Kel Lang Mor Nor Or Pol Rav Sken Thor Ul Wes", "a e i o u er al en",
+             "bury cot dale fell ham keld mouth port stead ster ton vik"),
+    "region": ("Ab Bor Cal Dra Es Fal Gar Ist Kor Lu Mal Nev Or Pra Sel Tar Ur Ves", "a e i o u en il",
+               "dria landia lonia mark nesia rria sken thia via"),
+    "firm": ("Alt Bex Cad Dynt Fex Grav Hex Kald Lux Merk Nort Orb Plex Quor Sint Trix Vant Zen", "a e i o u",
+             "com dex gen lor nex plan rix sol tec vor"),
+    "thing": ("Am Bri Cla Dre Fli Glo Kro Lis Mel Nym Pri Quo Sha Spin Tre Twi Vel Wis Zor", "a e i o u el in or",
+              "bex dine fin gon let mic nel pin rad set tril wan"),
+    "pet": ("Bib Chip Dob Fid Gig Hob Jup Kip Lul Mop Nib Pog Ruf Snor Tib Wob Zig", "a e i o u el in",
+            "bert by dle kin lo mo nny per ster zle"),
+    "river": ("Al Bren Dov Er Gar Il Lav Mes Nid Or Sar Tam Ul Ven Wen", "a e i o u", "der lin mer ne nor ros ven"),
+}  # fmt: skip
+
+
+class Coiner:
+    """Coins names of a kind; what it has given once, or any part or extension of it, it never gives again."""
+
+    def __init__(self, rng: random.Random, taken: Iterable[str] = ()):
+        self.rng = rng
+        self._taken = [name.lower() for name in taken]
+
+    def coin(self, kind: str) -> str:
+        """One new word of ``kind`` (first, last, town, region, firm, thing, pet, river)."""
+        parts = [group.split() for group in _PARTS[kind]]
+        for _ in range(10_000):
+            word = "".join(self.rng.choice(group) for group in parts)
+            low = word.lower()
+            if not any(low in other or other in low for other in self._taken):
+                self._taken.append(low)
+                return word
+        raise ValueError(f"no {kind} name is left: fewer than {len(self._taken)} names are needed")
+
+    def coins(self, kind: str, n: int) -> list[str]:
+        return [self.coin(kind) for _ in range(n)]
+
+    def people(self, n: int) -> list[str]:
+        """Full names; no two people share a first or a last name."""
+        return [f"{first} {last}" for first, last in zip(self.coins("first", n), self.coins("last", n))]
+
+
+def whole(name: str, value: int, least: int, most: int | None = None) -> int:
+    """``value`` if it is a whole number in the range, else a ``ValueError`` that names the argument."""
+    fits = isinstance(value, int) and not isinstance(value, bool) and least <= value
+    if not fits or (most is not None and value > most):
+        limit = f">= {least}" if most is None else f"from {least} to {most}"
+        raise ValueError(f"{name}={value!r}: expected a whole number {limit}")
+    return value
