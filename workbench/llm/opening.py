@@ -1,0 +1,46 @@
+"""``open_llm``: a chat model by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from workbench.errors import BadInput
+from workbench.llm.base import ChatModel
+from workbench.llm.scripted import Rules
+
+FORMS = '"openai:MODEL@http://host:port/v1", "hf:ID or folder", "embedded", "rules" or a ChatModel'
+
+
+def open_llm(name: Any, **options: Any) -> ChatModel:
+    """A chat model by name, or the one that is given.
+
+    Args:
+        name: ``openai:MODEL@URL`` (URL may be left out: then OPENAI_BASE_URL), ``hf:ID`` or ``hf:FOLDER``,
+            ``embedded`` (the small model that ships), ``rules`` (no language model), or a ChatModel as it is.
+        options: those of the back end (``OpenAiChat``, ``HfChat``, ``EmbeddedChat``).
+
+    Raises:
+        BadInput: another form, or options for a model that is already open.
+        LlmError: the client package or the model is missing.
+    """
+    if not isinstance(name, str):
+        if isinstance(name, ChatModel) and not options:
+            return name
+        raise BadInput(f"a chat model is {FORMS}; got {type(name).__name__}{' with options' if options else ''}")
+    scheme, _, rest = name.partition(":")
+    if scheme == "openai" and rest:
+        from workbench.llm.openai_http import OpenAiChat
+
+        model, _, url = rest.partition("@")
+        return OpenAiChat(model, base_url=url or None, **options)
+    if scheme == "hf" and rest:
+        from workbench.llm.hf import HfChat
+
+        return HfChat(rest, **options)
+    if name == "embedded":
+        from workbench.llm.embedded import EmbeddedChat
+
+        return EmbeddedChat(**options)
+    if name == "rules" and not options:
+        return Rules()
+    raise BadInput(f"a chat model is {FORMS}; got {name!r}")
