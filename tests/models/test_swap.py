@@ -107,7 +107,7 @@ def test_an_instance_keeps_what_it_holds_between_uses(llama):
         ({"memory": "sirlm"}, UnknownName, "did you mean 'sirllm'"),
         ({"memory": "streeming"}, UnknownName, "did you mean 'streaming'"),
         ({"memory": dict}, BadInput, r"write dict\(\)"),
-        ({"memory": object()}, BadInput, "not a token cache"),
+        ({"memory": object()}, MemoryError_, "not a token cache"),
     ],
 )
 def test_bad_names_are_told(llama, words, error, message):

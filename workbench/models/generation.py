@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from workbench.errors import BadInput, ModelError
-from workbench.models import encoding
+from workbench.models import encoding, through_store
 from workbench.models.stream import Stream
+from workbench.models.through_store import Pasted
 
 if TYPE_CHECKING:
     from workbench.models.loaded import LoadedModel
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Generation:
     """What was generated. ``ids`` are prompt and new ids; ``text`` the prompt and ``new_text`` as they read.
+
+    Under a memory of items the prompt is what it pasted and then the prompt given; ``pasted`` tells them apart.
 
     ``seconds`` is the wall time of prompt and generation, ``tokens_per_second`` counts new tokens only (of all rows of
     a batch). ``stopped`` says why it ended: "length", "eos" or "stop".
@@ -33,15 +36,22 @@ class Generation:
     tokens_per_second: float
     new_ids: list[int]
     stopped: str = "length"
+    pasted: Pasted | None = None
 
 
 @dataclass(frozen=True)
 class Fed:
-    """One round (or several) streamed through a memory: ids, texts, surprise (n,) in nats (NaN for the very first)."""
+    """One round (or several) streamed through a memory: ids, texts, surprise (n,) in nats (NaN for the very first).
+
+    A memory of items is written to and no token goes through the model: these three are empty then, ``items`` are the
+    ids that the memory gave and ``texts`` what was written under them.
+    """
 
     ids: list[int]
     tokens: list[str]
     surprise: Tensor
+    items: tuple[int, ...] = ()
+    texts: tuple[str, ...] = ()
 
 
 @torch.no_grad()
@@ -57,7 +67,8 @@ def generate(
 ) -> Any:
     """Continue ``prompt`` through the current memory; a ``Generation``, or a list of them for a list of prompts.
 
-    With a memory in use, or after ``feed``, the prompt continues that stream and the new tokens stay in it.
+    With a token cache in use, or after ``feed``, the prompt continues that stream and the new tokens stay in it. A
+    memory of items is asked about each prompt, what it finds stands before it, and nothing is kept.
 
     Args:
         temperature: 0 is greedy; otherwise tokens are drawn from softmax(logits / temperature) with ``seed``.
@@ -72,8 +83,10 @@ def generate(
     stops = [stop] if isinstance(stop, str) else list(stop or ())
     if stops and loaded.tokenizer is None:
         raise BadInput(f"stop needs a tokenizer and {loaded.name} has none")
+    pasted = _pasted(loaded, prompt, max_new_tokens) if through_store.is_store(loaded.memory) else None
     stream = loaded.session or Stream(loaded)
-    batch = encoding.encode(loaded, prompt, side="left", special=not stream.length)
+    given = prompt if pasted is None else [part.prompt for part in pasted]
+    batch = encoding.encode(loaded, given, side="left", special=not stream.length)
     if on_token is not None and len(batch["input_ids"]) > 1:
         raise BadInput("on_token streams one prompt; give a single prompt, or leave on_token out")
     stream.check(batch["input_ids"].shape[1] + max_new_tokens)
@@ -85,7 +98,15 @@ def generate(
     if stream.kept:
         loaded.session = stream
     made = _results(loaded, batch, writers, seconds)
+    if pasted is not None:
+        made = [replace(one, pasted=part) for one, part in zip(made, pasted)]
     return made if _is_batch(prompt) else made[0]
+
+
+def _pasted(loaded: LoadedModel, prompt: Any, new_tokens: int) -> list[Pasted]:
+    """What the memory of items puts before each prompt."""
+    several = isinstance(prompt, list | tuple) and all(isinstance(part, str) for part in prompt)
+    return [through_store.recall(loaded, part, new_tokens) for part in (prompt if several else [prompt])]
 
 
 def _check(loaded: LoadedModel, max_new_tokens: int, temperature: float) -> None:
@@ -199,11 +220,15 @@ def _results(loaded: LoadedModel, batch: dict, writers: list[_Writer], seconds: 
 def feed(loaded: LoadedModel, text: Any, *, on_round: Callable[[Fed], Any] | None = None) -> Fed:
     """Stream one round (a text or ids), or several (a list of texts), through the current memory and keep them.
 
+    A memory of items writes each line of a text, or each text of a list; a round is then one of these.
+
     ``on_round`` is called with the ``Fed`` of every round. The next ``feed`` or ``generate`` continues the stream;
     ``LoadedModel.reset()`` forgets it. Surprise is what the model, with its memory as it was, made of each token.
     """
     if not loaded.is_decoder:
         raise ModelError(f"{loaded.name} is an encoder ({type(loaded.model).__name__}); it cannot read a stream")
+    if through_store.is_store(loaded.memory):
+        return _written(loaded, text, on_round)
     rounds = []
     for item in _rounds(text):
         rounds.append(_one_round(loaded, item))
@@ -216,6 +241,15 @@ def feed(loaded: LoadedModel, text: Any, *, on_round: Callable[[Fed], Any] | Non
         [value for fed in rounds for value in fed.tokens],
         torch.cat([fed.surprise for fed in rounds]),
     )
+
+
+def _written(loaded: LoadedModel, text: Any, on_round: Callable[[Fed], Any] | None) -> Fed:
+    def tell(item: int, piece: str) -> None:
+        if on_round is not None:
+            on_round(Fed([], [], torch.zeros(0), (item,), (piece,)))
+
+    written = through_store.write(loaded.memory, text, tell)
+    return Fed([], [], torch.zeros(0), tuple(item for item, _ in written), tuple(piece for _, piece in written))
 
 
 def _rounds(text: Any) -> Iterator[Any]:

@@ -12,6 +12,7 @@ from torch import Tensor
 from workbench.errors import BadInput, KernelUnsupported, ModelError
 from workbench.models import anatomy, encoding
 from workbench.models.swap import KEEP, Swap
+from workbench.models.through_store import is_store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,7 @@ class LoadedModel:
     """A loaded model; ``model``, ``tokenizer`` and ``config`` are transformers' own objects.
 
     Attributes:
-        attention: name of the kernel in force. memory: the bound memory in force, or None (an ordinary full cache).
+        attention: name of the kernel in force. memory: the memory in force, or None (an ordinary full cache).
         n_layers, n_heads, n_kv_heads, head_dim: of the language part. max_positions: longest sequence the model was
             made for (None if its config names none). is_decoder: predicts the next token.
     """
@@ -63,6 +64,11 @@ class LoadedModel:
     def n_parameters(self) -> int:
         return sum(value.numel() for value in self.model.parameters())
 
+    @property
+    def cache(self) -> Any:
+        """The memory in force if the model runs through it; None for a full cache, also beside a memory of items."""
+        return None if is_store(self.memory) else self.memory
+
     def kernels(self) -> list[str]:
         """Names of the attention kernels that can serve this model."""
         return anatomy.serving(self.model)
@@ -83,10 +89,12 @@ class LoadedModel:
         Args:
             attention: name of a kernel (see ``kernels()``); None keeps the current one.
             memory: slug, instance, or None / "none" for an ordinary full cache; left out, the memory stays as it is.
+                A token cache holds the model's past. A memory of items (``workbench.memory.stores``) is written to by
+                ``feed`` and asked by ``generate``, which puts what it finds before the prompt.
 
         Raises:
             UnknownName: misspelt kernel or memory. KernelUnsupported: the kernel lacks what the model needs; kernels
-                that can are named. MemoryError_: the memory cannot be bound to this model. Nothing is changed then.
+                that can are named. MemoryError_: the memory cannot serve this model, or any. Nothing is changed then.
         """
         return Swap(self, attention, memory)
 
@@ -103,20 +111,23 @@ class LoadedModel:
                 continue
 
     def _attach(self, memory: Any) -> None:
-        """Make ``memory`` (bound, or None) the current one: its hooks run around every forward that carries it."""
+        """Make ``memory`` the current one (or None); a cache's hooks run around every forward that carries it."""
         if memory is self.memory:
             return
         for hook in self._hooks:
             hook.remove()
         self._hooks, self.memory, self.session = [], memory, None
-        if memory is not None:
+        if self.cache is not None:
             self._hooks = [
                 self.model.register_forward_pre_hook(_Before(memory), with_kwargs=True),
                 self.model.register_forward_hook(_After(memory), with_kwargs=True),
             ]
 
     def reset(self) -> None:
-        """Forget the stream: empties the memory and the session that ``feed`` and ``generate`` continue."""
+        """Forget the stream: empties the memory and the session that ``feed`` and ``generate`` continue.
+
+        A memory of items takes it back by ``memory.store.undo()``.
+        """
         self.session = None
         if self.memory is not None:
             self.memory.reset()
@@ -183,7 +194,10 @@ class LoadedModel:
         stop: str | Sequence[str] | None = None,
         on_token: Callable[..., Any] | None = None,
     ) -> Generation:
-        """Continue ``prompt`` (and whatever ``feed`` streamed before) through the current memory."""
+        """Continue ``prompt`` (and whatever ``feed`` streamed before) through the current memory.
+
+        A memory of items is asked about the prompt first; ``Generation.pasted`` says what it put before it and why.
+        """
         from workbench.models.generation import generate
 
         return generate(
@@ -197,7 +211,10 @@ class LoadedModel:
         )
 
     def feed(self, text: Any, *, on_round: Callable[..., Any] | None = None) -> Fed:
-        """One round: stream the text through the current memory and keep it; ``generate`` continues from there."""
+        """One round: stream the text through the current memory and keep it; ``generate`` continues from there.
+
+        A memory of items writes each line instead; ``Fed.items`` are their ids.
+        """
         from workbench.models.generation import feed
 
         return feed(self, text, on_round=on_round)

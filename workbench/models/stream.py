@@ -21,12 +21,12 @@ PASS_TOKENS = 512
 class Stream:
     """Reads tokens through a cache and remembers the last logits, so that the next token has a surprise too.
 
-    ``length`` counts the tokens (columns) read. Under a memory every pass carries it as ``past_key_values``.
+    ``length`` counts the tokens (columns) read. Under a token cache every pass carries it as ``past_key_values``.
     """
 
     def __init__(self, loaded: LoadedModel):
-        self.loaded, self.memory = loaded, loaded.memory
-        self.cache: Any = loaded.memory if loaded.memory is not None else _full_cache(loaded)
+        self.loaded, self.memory = loaded, loaded.cache
+        self.cache: Any = self.memory if self.memory is not None else _full_cache(loaded)
         self.mask: Tensor | None = None
         self.last: Tensor | None = None
 

@@ -12,6 +12,7 @@ from workbench.errors import BadInput, KernelUnsupported, MemoryError_, ModelErr
 from workbench.memory.base import MEMORIES
 from workbench.models import anatomy
 from workbench.models.attention import KERNELS, AttentionKernel
+from workbench.models.through_store import check_reader, is_store
 
 if TYPE_CHECKING:
     from workbench.models.loaded import LoadedModel
@@ -91,7 +92,7 @@ def kernel_for(name: str) -> AttentionKernel:
 
 
 def make_memory(loaded: LoadedModel, memory: Any) -> Any:
-    """A bound memory from a slug, an instance, or None / "none"."""
+    """A memory that serves this model, from a slug, an instance, or None / "none"; a token cache comes back bound."""
     if memory is None or memory == "none":
         return None
     if isinstance(memory, str):
@@ -102,10 +103,14 @@ def make_memory(loaded: LoadedModel, memory: Any) -> Any:
         )
     else:
         made = memory
+    if is_store(made):
+        check_reader(loaded, made)
+        return made
     if not hasattr(made, "get_mask_sizes") or not hasattr(made, "bind"):
-        raise BadInput(
+        raise MemoryError_(
             f"{_memory_name(made)!r} is not a token cache that a language model can run through (it has no bind() and "
-            "get_mask_sizes()); cache memories are the ones in workbench.memory.cache"
+            "get_mask_sizes()), nor a memory of items that it can read (a StoreMemory); the first kind is in "
+            "workbench.memory.cache, the second in workbench.memory.stores"
         )
     if _bound_to(made) is not loaded.model:  # binding empties a memory; one that is bound here keeps what it holds
         made.bind(loaded.model)

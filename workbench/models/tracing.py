@@ -53,7 +53,7 @@ def trace(
     """
     batch = loaded.encode(text)
     wanted = _layers(loaded, layers)
-    memory = loaded.memory if loaded.memory is not None and loaded.memory.get_seq_length() else None
+    memory = loaded.cache if loaded.cache is not None and loaded.cache.get_seq_length() else None
     notes = [] if memory else check_positions(loaded, batch["input_ids"].shape[1], beyond_positions)
     taken: list[LayerTrace] = []
 

@@ -213,7 +213,7 @@ def spans(log: Any, labels: Mapping[int, str] | Sequence[str] | None = None) -> 
 
 def _moves(kind: str, items: Iterable[int], into: Any, held: Mapping[int, Any]) -> tuple[list[int], list[int]]:
     """Items that enter and items that leave; merged ones leave and come back as the items they went ``into``."""
-    if kind == "write":
+    if kind in ("write", "restore"):
         return [int(i) for i in items], []
     if kind in ("evict", "merge"):
         return [int(i) for i in into] if isinstance(into, (list, tuple, set)) else [], [int(i) for i in items]

@@ -14,7 +14,20 @@ from workbench.views._check import frame_for, visible
 if TYPE_CHECKING:
     import pandas as pd
 
-KINDS = ("write", "read", "merge", "evict", "decay", "rerank", "reset")
+#: Kinds of events with their colours, in the order in which a log shows them.
+COLOURS = {
+    "write": "#009E73",
+    "restore": "#7BC8A4",
+    "update": "#D55E00",
+    "link": "#882255",
+    "read": "#56B4E9",
+    "merge": "#CC79A7",
+    "evict": "#E69F00",
+    "decay": "#8A6D00",
+    "rerank": "#0072B2",
+    "reset": "#4D4D4D",
+}
+KINDS = tuple(COLOURS)
 
 
 def memory_table(
@@ -216,9 +229,7 @@ def event_log(events: pd.DataFrame, *, title: str = "", subtitle: str = "", widt
     if unknown:
         raise BadInput(f"event_log: kind {sorted(unknown)[0]!r} is not one of {', '.join(KINDS)}")
     brush = alt.selection_interval(name="stretch", encodings=["x"])
-    colours = alt.Scale(
-        domain=list(KINDS), range=["#009E73", "#56B4E9", "#CC79A7", "#E69F00", "#8A6D00", "#0072B2", "#4D4D4D"]
-    )
+    colours = alt.Scale(domain=list(KINDS), range=list(COLOURS.values()))
     ticks = (
         alt.Chart(data)
         .mark_point(filled=True, shape="circle", opacity=0.75)
