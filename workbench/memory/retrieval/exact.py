@@ -1,0 +1,125 @@
+"""Exact search: every vector is compared. The specification that approximate indices are measured against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from workbench.errors import BadInput
+from workbench.memory.durable.items import Hit
+
+#: More than float32 can be wrong about an inner product of unit rows; candidates this near are compared in float64.
+_MARGIN = 1e-5
+
+
+class Exact:
+    """All vectors in one float32 matrix; one matrix-vector product by torch for each search.
+
+    The best candidates are compared again in float64, row by row, so that the order does not depend on where a row
+    stands in the matrix: equal vectors tie exactly, and ties go by id.
+    """
+
+    def __init__(self, dim: int):
+        self.dim = dim
+        self._vectors = np.zeros((0, dim), dtype=np.float32)
+        self._ids = np.zeros(0, dtype=np.int64)
+        self._places: dict[int, int] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def add(self, ids: Sequence[int], vectors: np.ndarray) -> None:
+        """Keep ``vectors`` (n, dim) under ``ids``. Raises BadInput for another width or values that are not finite."""
+        vectors = check_vectors(ids, vectors, self.dim)
+        fresh = list(dict.fromkeys(id for id in ids if id not in self._places))
+        self._reserve(len(self) + len(fresh))
+        for place, id in enumerate(fresh, len(self)):
+            self._places[id] = place
+            self._ids[place] = id
+        self._vectors[[self._places[id] for id in ids]] = vectors
+
+    def _reserve(self, count: int) -> None:
+        if count > len(self._ids):
+            room = max(count, 2 * len(self._ids)) if len(self._ids) else count
+            for name in ("_vectors", "_ids"):
+                old = getattr(self, name)
+                new = np.zeros((room, *old.shape[1:]), dtype=old.dtype)
+                new[: len(old)] = old
+                setattr(self, name, new)
+
+    def remove(self, ids: Iterable[int]) -> None:
+        """Forget ``ids``: the last row moves into each gap."""
+        for id in ids:
+            place = self._places.pop(id, None)
+            if place is None:
+                continue
+            last = len(self._places)
+            if place != last:
+                moved = int(self._ids[last])
+                self._ids[place], self._vectors[place] = moved, self._vectors[last]
+                self._places[moved] = place
+
+    def get(self, ids: Sequence[int]) -> np.ndarray:
+        """(n, dim) float32: the vectors of ``ids``."""
+        return self._vectors[[self._places[id] for id in ids]]
+
+    def search(self, vector: np.ndarray, k: int, ids: Iterable[int] | None = None) -> list[Hit]:
+        """The ``k`` nearest of all, or of those of ``ids`` that are here."""
+        import torch
+
+        vector, k = check_query(vector, self.dim), check_k(k)
+        if ids is None:
+            places, rows = None, self._vectors[: len(self)]
+        else:
+            places = np.array([self._places[id] for id in set(ids) if id in self._places], dtype=np.int64)
+            rows = self._vectors[places]
+        if not len(rows):
+            return []
+        scores = (torch.from_numpy(rows) @ torch.from_numpy(vector)).numpy()
+        near = candidates(scores, k)
+        near = near if places is None else places[near]
+        return rank(self._ids[near], self._vectors[near], vector, k)
+
+
+def candidates(scores: np.ndarray, k: int) -> np.ndarray:
+    """Places of all scores that may belong to the best ``k`` (with a margin for rounding)."""
+    if k >= len(scores):
+        return np.arange(len(scores))
+    kth = np.partition(scores, len(scores) - k)[len(scores) - k]
+    return np.flatnonzero(scores >= kth - _MARGIN)
+
+
+def rank(ids: np.ndarray, rows: np.ndarray, vector: np.ndarray, k: int) -> list[Hit]:
+    """The best ``k`` of ``rows`` by their inner product with ``vector`` in float64; ties by id."""
+    scores = (rows.astype(np.float64) * vector.astype(np.float64)).sum(axis=1)
+    order = np.lexsort((ids, -scores))[:k]
+    return [Hit(int(ids[place]), float(scores[place])) for place in order]
+
+
+def check_vectors(ids: Sequence[int], vectors: np.ndarray, dim: int) -> np.ndarray:
+    vectors = np.asarray(vectors, dtype=np.float32)
+    if vectors.shape != (len(ids), dim):
+        raise BadInput(f"expected vectors of shape ({len(ids)}, {dim}), got {vectors.shape}")
+    if not np.isfinite(vectors).all():
+        raise BadInput("the vectors hold values that are not finite; nothing was added")
+    return vectors
+
+
+def check_query(vector: np.ndarray, dim: int) -> np.ndarray:
+    """``vector`` as (dim,) float32. Raises BadInput for another width or values that are not finite."""
+    try:
+        made = np.ascontiguousarray(vector, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"the query vector must be {dim} numbers, got {type(vector).__name__}") from error
+    if made.shape != (dim,):
+        raise BadInput(f"the query vector has shape {made.shape}, the index holds vectors of width {dim}")
+    if not np.isfinite(made).all():
+        raise BadInput("the query vector holds values that are not finite")
+    return made
+
+
+def check_k(k: int) -> int:
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise BadInput(f"k must be a whole number of at least 1, got {k!r}")
+    return int(k)
