@@ -77,7 +77,7 @@ def _tries(
         except NoModel:
             return Reply(attempts=attempts, usage=usage), NO_MODEL
         except LlmError as error:  # the transport has had its own retries
-            return replace(reply, usage=usage, attempts=attempts + getattr(error, "attempts", 1)), str(error)
+            return replace(reply, usage=usage, attempts=attempts + error.attempts), str(error)
         usage, attempts = usage + reply.usage, attempts + reply.attempts
         if reply.parsed is not None:
             break

@@ -23,7 +23,14 @@ NO_MODEL = "rules (no language model)"
 
 
 class LlmError(WorkbenchError):
-    """A chat model gave no usable answer: unreachable, too slow, refused, or not fitting the schema."""
+    """A chat model gave no usable answer: unreachable, too slow, refused, or not fitting the schema.
+
+    ``attempts`` is how many requests were sent; ``status`` and ``told`` are the server's, where there is one.
+    """
+
+    def __init__(self, message: str, *, attempts: int = 1, status: int = 0, told: str = ""):
+        super().__init__(message)
+        self.attempts, self.status, self.told = attempts, status, told
 
 
 class ContextTooLong(LlmError):
@@ -70,17 +77,22 @@ class Message:
 
 @dataclass(frozen=True)
 class Usage:
-    """Tokens as the model's own tokenizer counts them, and how many times a model was called; adds up with ``+``."""
+    """Tokens as the model's own tokenizer counts them, and how many times a model was called; adds up with ``+``.
+
+    ``estimated`` is how many of the calls came without counts from the server; words and marks stand in for tokens.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     calls: int = 0
+    estimated: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.prompt_tokens + other.prompt_tokens,
             self.completion_tokens + other.completion_tokens,
             self.calls + other.calls,
+            self.estimated + other.estimated,
         )
 
 

@@ -11,6 +11,16 @@ from workbench.llm.scripted import Rules
 FORMS = '"openai:MODEL@http://host:port/v1", "hf:ID or folder", "embedded", "rules" or a ChatModel'
 
 
+def _model_and_url(rest: str) -> tuple[str, str | None]:
+    """Model names may hold an @ themselves ("@cf/meta/llama"), so only the one before http counts."""
+    at = rest.find("@http")
+    if at >= 0:
+        return rest[:at], rest[at + 1 :]
+    if "@" in rest[1:]:
+        raise BadInput(f"the address after @ must begin with http:// or https://, got {rest.rpartition('@')[2]!r}")
+    return rest, None
+
+
 def open_llm(name: Any, **options: Any) -> ChatModel:
     """A chat model by name, or the one that is given.
 
@@ -31,8 +41,8 @@ def open_llm(name: Any, **options: Any) -> ChatModel:
     if scheme == "openai" and rest:
         from workbench.llm.openai_http import OpenAiChat
 
-        model, _, url = rest.partition("@")
-        return OpenAiChat(model, base_url=url or None, **options)
+        model, url = _model_and_url(rest)
+        return OpenAiChat(model, base_url=url, **options)
     if scheme == "hf" and rest:
         from workbench.llm.hf import HfChat
 
