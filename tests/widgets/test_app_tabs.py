@@ -45,8 +45,8 @@ def no_loop():
 
 def test_the_picture_under_the_app_is_replaced_when_the_app_changes(app, monkeypatch):
     shown = []
-    monkeypatch.setattr("workbench.widgets.app.warm_up", lambda: None)
-    monkeypatch.setattr("workbench.widgets.app.asyncio.get_running_loop", no_loop)  # a browser test may have left one
+    monkeypatch.setattr("workbench.widgets.still.warm_up", lambda: None)
+    monkeypatch.setattr("workbench.widgets.still.asyncio.get_running_loop", no_loop)  # a browser test may have left one
     monkeypatch.setattr("IPython.display.display", lambda *what, **_: shown.append(what) or Handle())
 
     class Handle:

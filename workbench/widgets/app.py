@@ -7,10 +7,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import html
-import logging
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,25 +16,21 @@ from typing import Any
 
 import ipywidgets as w
 
-from workbench.errors import BadInput, WorkbenchError
-from workbench.widgets.app_chart import warm_up
+from workbench.errors import BadInput
 from workbench.widgets.app_controls import Controls
 from workbench.widgets.app_file import FileRow
 from workbench.widgets.app_parts import CodeStrip, StatusStrip
 from workbench.widgets.app_state import DEFAULT_TEXT, HALFWAY, TABS, TURN, AppState, Session, calm, starting_settings
 from workbench.widgets.app_tabs import TAB_CLASSES, Tab
 from workbench.widgets.app_tokens import Tokens
+from workbench.widgets.still import Still, framed
 
 PRELUDE = ("import workbench as wb", "from workbench.memory.base import MEMORIES")
 #: A change of one of these asks the model anew; everything else only draws.
 CHOICES = ("model", "kernel", "memory", "settings", "text")
 
-#: Seconds of quiet before the static picture is drawn anew.
-STATIC_DELAY = 0.5
 #: Tabs on which another memory can be seen; choosing one elsewhere goes to the first of them.
 MEMORY_TABS = ("memory", "timeline", "generation")
-
-log = logging.getLogger(__name__)
 
 
 class Workbench:
@@ -83,8 +77,7 @@ class Workbench:
 
     def _build(self) -> None:
         self._quiet = False
-        self._display: Any = None
-        self._renewal: asyncio.TimerHandle | None = None
+        self._still = Still(self.id, self.static, self.working)
         self._tokens = Tokens(self)
         self.controls = Controls(self)
         self.tabs: dict[str, Tab] = {name: TAB_CLASSES[name](self) for name in TABS}
@@ -109,18 +102,11 @@ class Workbench:
 
     def _ipython_display_(self) -> None:
         """Show the app, and under it a static picture that is only seen where no kernel runs."""
-        from IPython.display import HTML, display
-
-        display(self.view)
-        warm_up()
-        self._display = display(HTML(self.static()), display_id=f"workbench-{self.id}")
+        self._still.show(self.view)
 
     def static(self) -> str:
         """The visible tab as plain HTML with embedded pictures: what a reopened notebook shows without a kernel."""
-        mine = f"wb-static-{self.id}"
-        dead = f".jp-OutputArea-child:has(+ .jp-OutputArea-child .{mine}):not(:has(.wb-app))"  # a widget without kernel
-        style = f"<style>{dead} {{ display: none; }}</style>"
-        return f'{style}<div class="{mine}">{self._header.value}{self.tabs[self.state.tab].static()}</div>'
+        return framed(self.id, self._header.value + self.tabs[self.state.tab].static())
 
     # ---- doing ----------------------------------------------------------------------------------------------------
 
@@ -245,29 +231,12 @@ class Workbench:
             if name in self._stale:
                 self.tabs[name].draw()
                 self._stale.discard(name)
-        self._renew_static()
+        self._still.renew()
 
     def redraw(self, *names: str) -> None:
         """These tabs are out of date; the one that is seen is drawn now."""
         self._stale |= set(names)
         self.refresh()
-
-    def _renew_static(self) -> None:
-        """Replace the static picture, once nothing has happened for a moment: it must not delay the live one."""
-        if self._display is None:
-            return
-        if self._renewal is not None:
-            self._renewal.cancel()
-        try:
-            self._renewal = asyncio.get_running_loop().call_later(STATIC_DELAY, self._show_static)
-        except RuntimeError:  # no event loop runs (a plain script): do it now
-            self._show_static()
-
-    def _show_static(self) -> None:
-        from IPython.display import HTML
-
-        with self.working("keeping a still picture", keep_error=True):
-            self._display.update(HTML(self.static()))
 
     @contextlib.contextmanager
     def _silently(self) -> Iterator[None]:
@@ -277,28 +246,10 @@ class Workbench:
         finally:
             self._quiet = before
 
-    @contextlib.contextmanager
-    def working(self, what: str, *, keep_error: bool = False) -> Iterator[StatusStrip]:
+    def working(self, what: str, *, keep_error: bool = False) -> contextlib.AbstractContextManager[StatusStrip]:
         """Show that something runs; an error goes to the error strip instead of up the stack."""
-        with TURN:
-            yield from self._working(what, keep_error)
-
-    def _working(self, what: str, keep_error: bool) -> Iterator[StatusStrip]:
-        self.status.message, self.status.fraction = f"{what} …", 0.02
-        if not keep_error:
-            self.status.error = ""
-        try:
-            with calm(self.session.model, len(self.session.tokens())):
-                yield self.status
-        except WorkbenchError as error:
-            self.status.error = str(error)
-        except KeyboardInterrupt:
-            self.status.error = f"stopped while {what}; nothing was changed"
-        except Exception as error:  # a widget's callback has nobody above it who could show this
-            log.exception("while %s", what)
-            self.status.error = f"{type(error).__name__} while {what}: {error}"
-        finally:
-            self.status.message, self.status.fraction = "", -1.0
+        tokens = len(self.session.tokens())
+        return self.status.working(what, keep_error=keep_error, model=self.session.model, tokens=tokens)
 
     def _write_down(self, lines: list[str]) -> None:
         for line in lines:

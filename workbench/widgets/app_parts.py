@@ -5,14 +5,24 @@ Each is one anywidget with its script beside it in ``static/``; nothing is fetch
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import anywidget
 import numpy as np
 import traitlets as t
 
+from workbench.errors import WorkbenchError
 from workbench.views import palettes
-from workbench.widgets.app_state import TURN
+from workbench.widgets.app_state import TURN, calm
+
+if TYPE_CHECKING:
+    from workbench.models import LoadedModel
+
+log = logging.getLogger(__name__)
 
 STATIC = Path(__file__).parent / "static"
 
@@ -88,6 +98,28 @@ class StatusStrip(anywidget.AnyWidget):
     message = t.Unicode("").tag(sync=True)
     fraction = t.Float(-1.0).tag(sync=True)
     error = t.Unicode("").tag(sync=True)
+
+    @contextlib.contextmanager
+    def working(
+        self, what: str, *, keep_error: bool = False, model: LoadedModel | None = None, tokens: int = 0
+    ) -> Iterator[StatusStrip]:
+        """Show that something runs, one thing at a time; an error is shown here instead of going up the stack."""
+        with TURN:
+            self.message, self.fraction = f"{what} …", 0.02
+            if not keep_error:
+                self.error = ""
+            try:
+                with calm(model, tokens):
+                    yield self
+            except WorkbenchError as error:
+                self.error = str(error)
+            except KeyboardInterrupt:
+                self.error = f"stopped while {what}; nothing was changed"
+            except Exception as error:  # a widget's callback has nobody above it who could show this
+                log.exception("while %s", what)
+                self.error = f"{type(error).__name__} while {what}: {error}"
+            finally:
+                self.message, self.fraction = "", -1.0
 
 
 class CodeStrip(anywidget.AnyWidget):

@@ -1,0 +1,79 @@
+"""Items of a store as a table whose rows can be chosen: one page of them travels to the browser, never all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import traitlets as t
+
+from workbench.widgets.app_parts import STATIC, _Part
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Characters of one cell; the editor shows the whole text.
+LONGEST = 240
+
+
+class StoreTable(_Part):
+    """Rows with an ``id`` each; ``selected`` is the chosen one, -1 for none.
+
+    Page Up and Page Down in the table call ``turn(-1)`` and ``turn(1)``.
+    """
+
+    _esm = STATIC / "store_table.js"
+    columns = t.List(t.Unicode()).tag(sync=True)
+    rows = t.List().tag(sync=True)
+    label = t.Unicode("").tag(sync=True)
+    empty = t.Unicode("").tag(sync=True)
+    selected = t.Int(-1).tag(sync=True)
+
+    def __init__(self, empty: str, turn: Callable[[int], Any] = lambda pages: None):
+        super().__init__(empty=empty)
+        self.on_msg(lambda _, content, buffers: turn(int(content.get("page", 0))))
+
+    def show(self, frame: pd.DataFrame, label: str, *, bars: Sequence[str] = (), marks: Mapping[int, str] = {}) -> None:
+        """Draw a frame with a column ``id``; a float column in ``bars`` gets bars, ``marks`` are CSS classes by id."""
+        tops = [float(np.nanmax(frame[c])) if c in bars and len(frame) else 0.0 for c in frame.columns]
+        records = zip(frame["id"], frame.itertuples(index=False))
+        rows = [
+            {
+                "id": int(item),
+                "cells": [brief(value, str(name)) for name, value in zip(frame.columns, record)],
+                "shares": [_share(value, top) for value, top in zip(record, tops)],
+                "mark": marks.get(int(item), ""),
+            }
+            for item, record in records
+        ]
+        with self.hold_sync():
+            self.columns, self.rows, self.label = [str(name) for name in frame.columns], rows, label
+
+
+def _share(value: Any, top: float) -> float:
+    return float(value) / top if top > 0 and value > 0 else 0.0
+
+
+def brief(value: Any, column: str = "") -> str:
+    """One value as a cell: moments as dates, lists by their members, long texts cut."""
+    if isinstance(value, Mapping):
+        value = [f"{name}: {brief(one)}" for name, one in value.items()]
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        text = ", ".join(brief(one) for one in value)
+    elif value is None or (isinstance(value, (float, np.floating)) and np.isnan(value)):
+        return ""
+    elif hasattr(value, "strftime"):
+        text = value.strftime("%Y-%m-%d %H:%M")
+    elif isinstance(value, (float, np.floating)):
+        text = moment(float(value)) if column == "time" else f"{value:.4g}"
+    else:
+        text = str(value)
+    return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def moment(seconds: float) -> str:
+    """Seconds since 1970 UTC as a date with minutes."""
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
