@@ -11,9 +11,9 @@ _PARTS: dict[str, tuple[str, str, str]] = {
               "a e i o u", "bra dek fa lin mas nor ra ric sel tan vi zo"),
     "last": ("Bar Bren Cor Dal Dren Fal Gol Har Hol Kar Lam Lun Mar Mor Nar Pen Ral Rin Sal Sten Tal Tor Val Wil",
              "a e o i", "brook dane field gate horn ley low mark mont nell rick shaw stone vane wick worth"),
-    "town": ("As Bir Cor Dun El Fer Gris Har Is Kel Lang Mor Nor Or Pol Rav Sken Thor Ul Wes", "a e i o u er al en",
+    "town": ("As Bir Cor Dun El Fer Gris Har Is Kel Lang Mor Nor Or Pol Rav Sken Thor Ul Wes", "a e i o u",
              "bury cot dale fell ham keld mouth port stead ster ton vik"),
-    "region": ("Ab Bor Cal Dra Es Fal Gar Ist Kor Lu Mal Nev Or Pra Sel Tar Ur Ves", "a e i o u en il",
+    "region": ("Ab Bor Cal Dra Es Fal Gar Ist Kor Lu Mal Nev Or Pra Sel Tar Ur Ves", "a e i o u",
                "dria landia lonia mark nesia rria sken thia via"),
     "firm": ("Alt Bex Cad Dynt Fex Grav Hex Kald Lux Merk Nort Orb Plex Quor Sint Trix Vant Zen", "a e i o u",
              "com dex gen lor nex plan rix sol tec vor"),
@@ -31,17 +31,24 @@ class Coiner:
     def __init__(self, rng: random.Random, taken: Iterable[str] = ()):
         self.rng = rng
         self._taken = [name.lower() for name in taken]
+        self._given: dict[str, int] = {}
+        self._order = {kind: rng.sample(parts[0].split(), len(parts[0].split())) for kind, parts in _PARTS.items()}
 
     def coin(self, kind: str) -> str:
-        """One new word of ``kind`` (first, last, town, region, firm, thing, pet, river)."""
-        parts = [group.split() for group in _PARTS[kind]]
-        for _ in range(10_000):
-            word = "".join(self.rng.choice(group) for group in parts)
+        """One new word of ``kind``: first, last, town, region, firm, thing, pet or river.
+
+        Beginnings take turns, so that names of a kind look as different as they can.
+        """
+        _, *rest = (group.split() for group in _PARTS[kind])
+        starts = self._order[kind]
+        for turn in range(self._given.get(kind, 0), self._given.get(kind, 0) + 5_000):
+            word = starts[turn % len(starts)] + "".join(self.rng.choice(group) for group in rest)
             low = word.lower()
             if not any(low in other or other in low for other in self._taken):
                 self._taken.append(low)
+                self._given[kind] = turn + 1
                 return word
-        raise ValueError(f"no {kind} name is left: fewer than {len(self._taken)} names are needed")
+        raise ValueError(f"no {kind} name is left after {self._given.get(kind, 0)}: ask for a smaller world")
 
     def coins(self, kind: str, n: int) -> list[str]:
         return [self.coin(kind) for _ in range(n)]
