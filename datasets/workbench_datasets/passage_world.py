@@ -210,7 +210,7 @@ class _Maker:
     # -- the passages ----------------------------------------------------------------------------------------------
 
     def world(self, seed: int, two_hop: int, path_finding: int, one_hop: int) -> PassageWorld:
-        drafts = [("person", name, name, _LIFE) for name in self.people]
+        drafts: list[tuple[str, str, str, tuple[str, ...]]] = [("person", name, name, _LIFE) for name in self.people]
         drafts += [("research", f"Research of {name}", name, _RESEARCH) for name in self.people]
         for kind in ("town", "region", "institute", "firm", "product"):
             drafts += [(kind, name, name, ()) for name in getattr(self, f"{kind}s")]
@@ -225,7 +225,8 @@ class _Maker:
         known = self.facts[name]
         stated = [(relation, obj) for relation in (only or known) for obj in known.get(relation, ())]
         self.rng.shuffle(stated)
-        sentences, triples, entities = [], [], {}
+        sentences, triples = [], []
+        entities: dict[str, None] = {}
         for relation, obj in stated:
             subject, other = self._form(name), self._form(obj)
             sentences.append(self.rng.choice(RELATIONS[relation].sentences).format(s=subject, o=other))
