@@ -109,9 +109,14 @@ def _tensors(path: Path, parts: dict[str, bytes]) -> dict[str, Tensor]:
 
 
 def model_state(loaded: LoadedModel) -> dict[str, Any]:
-    """Name, dtype, kernel and memory with its hyper-parameters, as plain values."""
+    """Name, dtype, kernel and memory with its hyper-parameters, as plain values.
+
+    Of a memory of items its file is named; what one without a file holds is not in the state.
+    """
+    from workbench.models.through_store import plain_settings
+
     memory = loaded.memory
-    settings: dict[str, Any] = {} if memory is None else getattr(memory, "settings", dict)()
+    settings: dict[str, Any] = {} if memory is None else plain_settings(memory)
     return {
         "model": loaded.name,
         "dtype": str(loaded.dtype).removeprefix("torch."),
@@ -128,6 +133,7 @@ def put_state(loaded: LoadedModel, state: Mapping[str, Any]) -> None:
         BundleError: the state is of another model or has no such part.
     """
     from workbench.memory.base import MEMORIES
+    from workbench.models.through_store import open_memory
 
     try:
         name, slug = state["model"], state["memory"]
@@ -136,4 +142,4 @@ def put_state(loaded: LoadedModel, state: Mapping[str, Any]) -> None:
         raise BundleError(f"the state has no {error}; it was not written by model_state") from error
     if name != loaded.name:
         raise BundleError(f"the state belongs to the model {name!r}, this one is {loaded.name!r}; load {name!r} first")
-    loaded.use(attention=attention, memory=None if slug == "none" else MEMORIES.get(slug)(**settings))
+    loaded.use(attention=attention, memory=None if slug == "none" else open_memory(MEMORIES.get(slug), settings))

@@ -8,12 +8,12 @@ matters to a small model: bare lines before a bare question were measured at an 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import BadInput, MemoryError_
-from workbench.memory.stores.base import Reading, Recalled, StoreMemory, count_tokens
+from workbench.memory.stores.base import Reading, StoreMemory, count_tokens
 from workbench.models import encoding
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ class Pasted:
     """What a memory put before one prompt.
 
     ``text`` is the memory's part (empty when nothing was found or nothing fits), ``prompt`` all that the model read,
-    ``reading`` the items that stand in ``text`` and how each was found (its ``note`` says what was left out and why);
-    ``budget_tokens`` is what the memory was allowed, in tokens, None for a model without a longest sequence.
+    ``reading`` the items behind ``text`` and how each was found (its ``note`` says what was left out and why);
+    ``budget_tokens`` is what the memory was allowed, in words and marks, None for a model without a longest sequence.
     """
 
     text: str
@@ -53,6 +53,35 @@ def check_reader(loaded: LoadedModel, memory: StoreMemory) -> None:
             f"{memory.slug} is read by generating from what it found, and {loaded.name} is an encoder "
             f"({type(loaded.model).__name__}); load a language model"
         )
+
+
+def open_memory(kind: type, settings: Mapping[str, Any]) -> Any:
+    """A memory from its class and hyper-parameters; a ``path`` among those of a memory of items opens that store.
+
+    Raises:
+        TypeError: a hyper-parameter it does not have. BundleError, StorageError: the file is no store, or damaged.
+    """
+    given = dict(settings)
+    path = given.pop("path", None) if issubclass(kind, StoreMemory) else None
+    if not path:
+        return kind(**given)
+    from workbench.memory.durable import Store
+
+    return kind(store=Store(path), **given)
+
+
+def plain_settings(memory: Any) -> dict[str, Any]:
+    """What ``open_memory`` needs to make this memory again; of one of items the plain settings, and its file."""
+    settings = dict(getattr(memory, "settings", dict)())
+    if not is_store(memory):
+        return settings
+    kept = {name: value for name, value in settings.items() if isinstance(value, bool | int | float | str)}
+    path = memory.store.path
+    return (
+        kept
+        if path is None
+        else {name: value for name, value in kept.items() if name != "encoder"} | {"path": str(path)}
+    )
 
 
 # -- the form of a prompt ---------------------------------------------------------------------------------------------
@@ -83,47 +112,77 @@ def recall(loaded: LoadedModel, prompt: Any, new_tokens: int) -> Pasted:
     """
     if not isinstance(prompt, str):
         raise BadInput(f"{loaded.memory.slug} is asked in words; give the prompt as text, got {type(prompt).__name__}")
-    room = _room(loaded, prompt, new_tokens)
+    memory, query, room = loaded.memory, question_of(prompt), _room(loaded, prompt, new_tokens)
     if room is not None and room < 1:
         note = f"nothing was read: the prompt and {new_tokens} new tokens fill the {loaded.max_positions} positions"
-        return Pasted("", paste([], prompt)[1], Reading(question_of(prompt), (), 0, note), 0)
-    found = loaded.memory.read(question_of(prompt), budget_tokens=room)
-    kept = _fitting(loaded, found.items, room)
-    text, whole = paste([item.text for item in kept], prompt)
-    return Pasted(text, whole, _without(found, kept, loaded.max_positions), room)
+        return Pasted("", paste([], prompt)[1], Reading(query, (), 0, note), 0)
+    budget = None if room is None else _words(loaded, query, room)
+    if type(memory).context is StoreMemory.context:
+        found = memory.read(query, budget_tokens=budget)
+        lines = [item.text for item in found.items]
+        kept = _fitting(loaded, lines, room)
+        found = replace(found, items=tuple(found.items[place] for place in kept))
+    else:
+        found, lines = _composed(memory, query, budget)
+        kept = _fitting(loaded, lines, room)
+    text, whole = paste([lines[place] for place in kept], prompt)
+    return Pasted(text, whole, _told(found, lines, kept, loaded.max_positions), budget)
+
+
+def _composed(memory: StoreMemory, query: str, budget: int | None) -> tuple[Reading, list[str]]:
+    """The lines of a context that the memory writes itself, and the reading behind it: it is asked once only."""
+    seen: list[Reading] = []
+    read = memory.read
+
+    def witnessed(*args: Any, **kwargs: Any) -> Reading:
+        seen.append(read(*args, **kwargs))
+        return seen[-1]
+
+    vars(memory)["read"] = witnessed
+    try:
+        lines = memory.context(query, budget_tokens=budget).splitlines()
+    finally:
+        del vars(memory)["read"]
+    return seen[-1] if seen else Reading(query, (), 0), [line for line in lines if line.strip()]
 
 
 def _room(loaded: LoadedModel, prompt: str, new_tokens: int) -> int | None:
-    """Tokens left for the memory's part; None where the model names no longest sequence."""
+    """The model's tokens left for the memory's part; None where the model names no longest sequence."""
     if loaded.max_positions is None:
         return None
     return loaded.max_positions - new_tokens - _length(loaded, paste(["."], prompt)[1])
+
+
+def _words(loaded: LoadedModel, query: str, room: int) -> int:
+    """``room`` in words and marks, as memories count, at the model's rate for the question itself."""
+    if not query:
+        return max(1, room)
+    return max(1, int(room * min(1.0, count_tokens(query) / _length(loaded, query))))
 
 
 def _length(loaded: LoadedModel, text: str) -> int:
     return int(encoding.encode(loaded, text)["input_ids"].shape[1])
 
 
-def _fitting(loaded: LoadedModel, items: Sequence[Recalled], room: int | None) -> tuple[Recalled, ...]:
-    """The items, best first, that fit into ``room`` of the model's own tokens (a memory counts words and marks)."""
+def _fitting(loaded: LoadedModel, lines: Sequence[str], room: int | None) -> list[int]:
+    """Places of the lines, best first, that fit together into ``room`` of the model's own tokens."""
     if room is None:
-        return tuple(items)
-    kept: list[Recalled] = []
-    for item in items:
-        used = _length(loaded, f"{' '.join(item.text.split())} \n") if item.text.strip() else 0
+        return list(range(len(lines)))
+    kept = []
+    for place, line in enumerate(lines):
+        used = _length(loaded, f"{' '.join(line.split())} \n")
         if used <= room:
-            kept.append(item)
+            kept.append(place)
             room -= used
-    return tuple(kept)
+    return kept
 
 
-def _without(found: Reading, kept: tuple[Recalled, ...], positions: int | None) -> Reading:
-    left = len(found.items) - len(kept)
-    if not left:
-        return found
-    why = f"{left} of {len(found.items)} items left out: they do not fit into the model's {positions} positions"
-    tokens = sum(count_tokens(item.text) for item in kept)
-    return replace(found, items=kept, tokens=tokens, note="; ".join(filter(None, (found.note, why))))
+def _told(found: Reading, lines: Sequence[str], kept: Sequence[int], positions: int | None) -> Reading:
+    """The reading with the tokens that stand in the prompt, and what was left out."""
+    left = len(lines) - len(kept)
+    why = f"{left} of {len(lines)} left out: they do not fit into the model's {positions} positions" if left else ""
+    tokens = sum(count_tokens(lines[place]) for place in kept)
+    return replace(found, tokens=tokens, note="; ".join(filter(None, (found.note, why))))
 
 
 # -- writing ----------------------------------------------------------------------------------------------------------
