@@ -104,16 +104,17 @@ def last_step(database: sqlite3.Connection) -> int:
 
 def step_at(database: sqlite3.Connection, time: float) -> int:
     """The last step whose event is not later than ``time``; -1 when all are."""
-    step = database.execute("SELECT max(step) FROM events WHERE time <= ?", (time,)).fetchone()[0]
-    return -1 if step is None else step
+    found = database.execute("SELECT step FROM events WHERE time <= ? ORDER BY step DESC LIMIT 1", (time,)).fetchone()
+    return found[0] if found else -1
 
 
 def last_unit(database: sqlite3.Connection) -> int | None:
     """The last unit that changed items and was not undone yet; None when there is none."""
-    return database.execute(
-        "SELECT max(unit) FROM events WHERE undoable = 1 "
-        "AND unit NOT IN (SELECT undoes FROM events WHERE undoes IS NOT NULL)"
-    ).fetchone()[0]
+    found = database.execute(
+        "SELECT unit FROM events WHERE undoable = 1 "
+        "AND unit NOT IN (SELECT undoes FROM events WHERE undoes IS NOT NULL) ORDER BY unit DESC LIMIT 1"
+    ).fetchone()
+    return found[0] if found else None
 
 
 def unit_changes(database: sqlite3.Connection, unit: int) -> list[tuple[Event, list[Change]]]:

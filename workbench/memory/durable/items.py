@@ -6,6 +6,7 @@ follows ``text``, ``vector`` is the number of a row of the table ``vectors``, ``
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import operator
@@ -133,11 +134,10 @@ def checked(fields: Mapping[str, Any]) -> Row:
 def identifier(value: Any) -> int:
     """``value`` as an item id. Raises BadInput for anything but a whole number."""
     if not isinstance(value, bool):
-        try:
-            return operator.index(value)
-        except TypeError:
-            pass
-    raise BadInput(f"an item id is a whole number, got {value!r}")
+        with contextlib.suppress(TypeError):
+            if abs(number := operator.index(value)) < 2**63:
+                return number
+    raise BadInput(f"an item id is a whole number as the store gave it, got {str(value)[:40]!r}")
 
 
 def plain(value: Any, what: str, limit: int = MAX_TEXT) -> str:
@@ -178,21 +178,24 @@ def _number(value: Any) -> Any:
 def _key(value: Any) -> str | None:
     if value is None:
         return None
-    if not plain(value, "key", MAX_NAME).strip():
+    name = plain(value, "key", MAX_NAME)
+    if not name.strip():
         raise BadInput("the key is empty; leave it out (None) when the item needs no name")
-    return value
+    return name
 
 
 def _kind(value: Any) -> str:
-    if not plain(value, "kind", MAX_NAME).strip():
+    name = plain(value, "kind", MAX_NAME)
+    if not name.strip():
         raise BadInput("the kind is empty; name what the item is, for example 'note'")
-    return value
+    return name
 
 
 def _text(value: Any) -> str:
-    if not plain(value, "text").strip():
+    text = plain(value, "text")
+    if not text.strip():
         raise BadInput("the text is empty; an item must say something")
-    return value
+    return text
 
 
 def _index_text(value: Any) -> str | None:

@@ -11,7 +11,7 @@ import numpy as np
 from workbench.errors import BadInput
 from workbench.memory.durable import history, rows, vectors
 from workbench.memory.durable.clock import seconds, when
-from workbench.memory.durable.items import Hit, Item, Row, UnknownItem, identifier
+from workbench.memory.durable.items import Hit, Item, Row, UnknownItem, identifier, plain
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,12 +24,13 @@ _FRAME = ("id", "key", "kind", "text", "time", "when", "strength", "tags", "link
 def living_id(database: sqlite3.Connection, id_or_key: Any) -> int:
     """The id of the living item with this id or key. Raises UnknownItem."""
     if isinstance(id_or_key, str):
+        plain(id_or_key, "key")
         found = database.execute("SELECT id FROM items WHERE alive = 1 AND key = ?", (id_or_key,)).fetchone()
         if found is None:
             raise UnknownItem(f"no item has the key {id_or_key[:80]!r}; contents() lists the keys")
         return found[0]
     id = identifier(id_or_key)
-    found = database.execute("SELECT alive FROM items WHERE id = ?", (id,)).fetchone() if abs(id) < 2**63 else None
+    found = database.execute("SELECT alive FROM items WHERE id = ?", (id,)).fetchone()
     if found is None:
         last = database.execute("SELECT max(id) FROM items").fetchone()[0]
         held = f"ids run from 1 to {last}" if last else "the store is empty"
@@ -42,7 +43,7 @@ def living_id(database: sqlite3.Connection, id_or_key: Any) -> int:
 def living(database: sqlite3.Connection, ids: Iterable[int]) -> set[int]:
     """Those of ``ids`` that live."""
     found: set[int] = set()
-    for part in rows.chunks([id for id in set(ids) if abs(id) < 2**63]):
+    for part in rows.chunks(sorted(set(ids))):
         found.update(
             id for (id,) in database.execute(f"SELECT id FROM items WHERE alive AND id IN ({rows.marks(part)})", part)
         )
@@ -69,9 +70,7 @@ def kind_names(kinds: str | Iterable[str] | None) -> list[str] | None:
     if kinds is None:
         return None
     names = [kinds] if isinstance(kinds, str) else list(kinds)
-    if not all(isinstance(name, str) for name in names):
-        raise BadInput(f"kinds must be names such as 'note', got {kinds!r}")
-    return names
+    return [plain(name, "kind") for name in names]
 
 
 def query_vector(query: str | np.ndarray, encoder: Callable[[], Encoder]) -> np.ndarray:
@@ -79,13 +78,12 @@ def query_vector(query: str | np.ndarray, encoder: Callable[[], Encoder]) -> np.
     if isinstance(query, str):
         if not query.strip():
             raise BadInput("the query is empty; ask with at least one word")
-        from workbench.memory.durable.items import plain
-
         return vectors.encode(encoder(), [plain(query, "query")])[0]
     vector = np.asarray(query)
     if vector.ndim != 1 or vector.dtype.kind not in "fiu" or not np.isfinite(vector).all():
         raise BadInput(
-            f"the query must be text or one vector of finite numbers, got {type(query).__name__} of shape {vector.shape}"
+            f"the query must be text or one vector of finite numbers, got {type(query).__name__} with shape "
+            f"{vector.shape} of {vector.dtype}"
         )
     length = float(np.linalg.norm(vector.astype(np.float64)))
     return (vector / length if length else vector).astype(np.float32)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from workbench.memory.durable.items import COLUMNS, Row
+
+T = TypeVar("T")
 
 _JSON = frozenset({"tags", "links", "meta"})
 _SELECT = f"SELECT id, {', '.join(COLUMNS)} FROM items"
@@ -69,7 +71,7 @@ def sources(database: sqlite3.Connection, target: int) -> list[int]:
     return [id for (id,) in database.execute("SELECT source FROM links WHERE target = ? ORDER BY source", (target,))]
 
 
-def chunks(values: Sequence[int]) -> Iterator[Sequence[int]]:
+def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
     for start in range(0, len(values), _CHUNK):
         yield values[start : start + _CHUNK]
 

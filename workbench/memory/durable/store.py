@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import sqlite3
-import threading
-import time as _time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,18 +11,18 @@ import numpy as np
 
 from workbench.errors import BadInput
 from workbench.memory.base import Event, EventLog
-from workbench.memory.durable import history, reading, rows, schema, vectors, writing
-from workbench.memory.durable.clock import seconds
-from workbench.memory.durable.items import Hit, Item, NewItem, UnknownItem, identifier, item_of
+from workbench.memory.durable import history, reading, rows, vectors, writing
+from workbench.memory.durable.items import Hit, Item, NewItem, UnknownItem, checked, identifier, item_of, new_row
+from workbench.memory.durable.session import Session
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.memory.durable.snapshot import Snapshot
-    from workbench.memory.retrieval import Encoder, Index
+    from workbench.memory.retrieval import Encoder
 
 
-class Store:
+class Store(Session):
     """Items in an SQLite file, or in memory by the same code when ``path`` is None.
 
     Every operation is one transaction: when it returns, its effect is on the disk; when it raises, nothing changed.
@@ -42,120 +39,6 @@ class Store:
         BundleError: the file is no store, is damaged, or is of a newer version; it is left as it was.
         BadInput: the file's vectors were made by another encoder; the message says how to re-encode.
     """
-
-    def __init__(
-        self,
-        path: str | Path | None = None,
-        *,
-        encoder: Encoder | str | None = None,
-        index: str = "exact",
-        clock: Callable[[], float] = _time.time,
-    ):
-        from workbench.memory.retrieval import check_index
-
-        self.path = None if path is None else Path(path).expanduser()
-        self.index_name = check_index(index)
-        self.clock = clock
-        self._lock = threading.RLock()
-        self._unit: history.Unit | None = None
-        self._depth = 0
-        self._log = EventLog()
-        self._cursor = history.Cursor()
-        self._live = vectors.Live(self._make_index)
-        self._encoder: Encoder | None = None
-        self._database = schema.connect(self.path)
-        try:
-            if encoder is not None:
-                self._encoder = self._resolve(encoder)
-                writing.same_encoder(self._encoder, self._made_by(), self.path)
-        except BaseException:
-            self._database.close()
-            raise
-
-    def _make_index(self, dim: int) -> Index:
-        from workbench.memory.retrieval import index
-
-        return index(self.index_name, dim)
-
-    @staticmethod
-    def _resolve(encoder: Encoder | str) -> Encoder:
-        from workbench.memory.retrieval import encoder as by_name
-
-        return by_name(encoder)
-
-    def _made_by(self) -> vectors.Maker | None:
-        with self._reading() as database:
-            return vectors.maker(database)
-
-    @property
-    def encoder(self) -> Encoder:
-        """What makes the vectors; loaded at first use when none was given."""
-        if self._encoder is None:
-            made = self._made_by()
-            self._encoder = self._resolve("default") if made is None else writing.recall_encoder(made)
-        return self._encoder
-
-    @property
-    def encoder_label(self) -> str:
-        """What to show for the encoder, without loading it ("none yet" before the first item)."""
-        made = self._made_by()
-        return self._encoder.label if self._encoder else made.label if made else "none yet"
-
-    # -- transactions -------------------------------------------------------------------------------------------
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, schema.guard(self.path):
-            yield self._database
-
-    @contextlib.contextmanager
-    def _writing(self, why: str = "", **options: Any) -> Iterator[history.Unit]:
-        """One unit: all of it is committed, or none; inside another unit a part of that one."""
-        with self._lock:
-            outer = self._unit is None
-            with schema.guard(self.path):
-                if outer:
-                    self._database.execute("BEGIN IMMEDIATE")
-                else:
-                    self._database.execute(f"SAVEPOINT level{self._depth}")
-            before = (self._unit.step, len(self._unit.events)) if self._unit else (0, 0)
-            self._depth += 1
-            try:
-                if self._unit is None:
-                    self._unit = history.Unit.begin(self._database, why, self._now(), **options)
-                with schema.guard(self.path):
-                    yield self._unit
-                    if outer:
-                        self._database.execute("COMMIT")
-                    else:
-                        self._database.execute(f"RELEASE level{self._depth - 1}")
-            except BaseException:
-                self._roll_back(outer, before)
-                raise
-            finally:
-                self._depth -= 1
-                if outer:
-                    self._unit = None
-
-    def _roll_back(self, outer: bool, before: tuple[int, int]) -> None:
-        if self._database.in_transaction:
-            if outer:
-                self._database.execute("ROLLBACK")
-            else:
-                self._database.execute(f"ROLLBACK TO level{self._depth - 1}")
-                self._database.execute(f"RELEASE level{self._depth - 1}")
-        if not outer and self._unit is not None:
-            self._unit.step, kept = before
-            del self._unit.events[kept:]
-        self._live.forget()
-        self._cursor.forget()
-        self._log.clear()
-
-    def _now(self) -> float:
-        try:
-            return seconds(self.clock())
-        except BadInput as error:
-            raise BadInput(f"the store's clock gave an impossible time: {error}") from error
 
     @contextlib.contextmanager
     def transaction(self, why: str = "") -> Iterator[Store]:
@@ -187,21 +70,13 @@ class Store:
 
     def add_many(self, items: Sequence[NewItem], why: str = "") -> list[Item]:
         """Write items in one transaction; vectors are made in one batch. If one is refused, none is written."""
-        from workbench.memory.durable.items import new_row
-
         items = list(items)
-        made = [new_row(item, self._now() if item.time is None else 0.0) for item in items]
+        made = [new_row(item, self.now() if item.time is None else 0.0) for item in items]
         if not made:
             return []
         encoded = writing.encode_rows(self.encoder, made)
         with self._writing(why) as unit:
             return writing.add(unit, made, encoded, self._maker())
-
-    def _maker(self) -> vectors.Maker:
-        """The file's record of our encoder, noted at the first use. Raises BadInput when the file has another."""
-        found = vectors.maker(self._database)
-        writing.same_encoder(self.encoder, found, self.path)
-        return found or vectors.remember(self._database, self.encoder)
 
     def update(self, id: int, *, why: str = "", lazy: bool = False, **fields: Any) -> Item:
         """Change any field but the id; one event for each field that really changes, with old and new value.
@@ -209,8 +84,6 @@ class Store:
         A changed text is encoded at once, or with ``lazy`` flagged stale until ``refresh``. Returns the item as it is
         then. Raises UnknownItem, or BadInput for a field or value that cannot be; the store is then unchanged.
         """
-        from workbench.memory.durable.items import checked
-
         new = checked(fields)
         texts = {"text", "index_text"} & set(new)
         # Encoded before the file is locked: nobody else has to wait for an encoder.
@@ -318,7 +191,7 @@ class Store:
 
     def __len__(self) -> int:
         with self._reading() as database:
-            return database.execute("SELECT count(*) FROM items WHERE alive").fetchone()[0]
+            return database.execute("SELECT count(*) FROM items WHERE alive = 1").fetchone()[0]
 
     def __iter__(self) -> Iterator[Item]:
         return iter(self.items())
@@ -343,14 +216,14 @@ class Store:
         Raises BadInput for an empty query, a vector of another width or k < 1.
         """
         vector = reading.query_vector(query, lambda: self.encoder)
-        with self._reading() as database, _snapshot(database):
+        with self._moment() as database:
             index = self._live.sync(database)
             allowed = reading.allowed(database, ids, kinds)
             return reading.search(index, vector, k, allowed, exclude)
 
     def vectors(self, ids: Iterable[int] | None = None) -> np.ndarray:
         """(n, dim) float32, rows of length one: of all living items by id, or of ``ids`` in that order."""
-        with self._reading() as database, _snapshot(database):
+        with self._moment() as database:
             return reading.vectors_of(database, ids, self._encoder.dim if self._encoder else 0)
 
     def events(self) -> EventLog:
@@ -364,13 +237,13 @@ class Store:
         """The store as it was after event ``step`` (-1: before the first), or at ``time``: read-only."""
         from workbench.memory.durable.snapshot import Snapshot
 
-        with self._reading() as database, _snapshot(database):
+        with self._moment() as database:
             step = reading.moment(database, step, time)
             return Snapshot(self, step, self._cursor.at(database, step))
 
     def replay(self) -> Store:
         """A store in memory, rebuilt from the log alone."""
-        with self._reading() as database, _snapshot(database):
+        with self._moment() as database:
             twin = Store(encoder=self._encoder, index=self.index_name, clock=self.clock)
             writing.replay(database, twin._database)
             return twin
@@ -417,11 +290,6 @@ class Store:
 
         return transfer.import_parquet(self, path, why)
 
-    def close(self) -> None:
-        """Close the file; closing twice is no error."""
-        with self._lock:
-            self._database.close()
-
     def __enter__(self) -> Store:
         return self
 
@@ -430,16 +298,3 @@ class Store:
 
     def __repr__(self) -> str:
         return f"Store({len(self)} items in {self.path or 'memory'}, {self.encoder_label})"
-
-
-@contextlib.contextmanager
-def _snapshot(database: sqlite3.Connection) -> Iterator[None]:
-    """Several statements that see one moment of the file, whoever writes meanwhile."""
-    if database.in_transaction:
-        yield
-        return
-    database.execute("BEGIN")
-    try:
-        yield
-    finally:
-        database.execute("COMMIT")

@@ -79,12 +79,11 @@ def keep(database: sqlite3.Connection, maker: Maker, vector: np.ndarray) -> int:
 
 def maker_of(database: sqlite3.Connection, number: int) -> Maker:
     """The encoder that made vector ``number``."""
-    return Maker(
-        *database.execute(
-            "SELECT encoders.id, name, dim, label FROM encoders JOIN vectors ON encoder = encoders.id WHERE vectors.id = ?",
-            (number,),
-        ).fetchone()
+    found = database.execute(
+        "SELECT encoders.id, name, dim, label FROM encoders JOIN vectors ON encoder = encoders.id WHERE vectors.id = ?",
+        (number,),
     )
+    return Maker(*found.fetchone())
 
 
 def load(database: sqlite3.Connection, numbers: Sequence[int], dim: int) -> np.ndarray:

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -153,7 +153,8 @@ def delete(unit: Unit, id: int) -> Item:
         changes.append((source, {"links": links}, {"links": [link for link in links if link != id]}))
     changes.append((id, {"alive": 1}, {"alive": 0}))
     history.write(database, changes)
-    unit.log("evict", [id], changes=changes, **({"unlinked": sources} if sources else {}))
+    detail: dict[str, Any] = {"unlinked": sources} if sources else {}
+    unit.log("evict", [id], changes=changes, **detail)
     return item_of(id, found[id])
 
 
@@ -179,8 +180,8 @@ def restore(unit: Unit, id: int) -> Item:
 def _relink(database: sqlite3.Connection, id: int) -> list[Change]:
     """The links that were cut when ``id`` was forgotten, of those sources that live."""
     found = database.execute(
-        "SELECT kind, changes FROM events WHERE changes IS NOT NULL AND (kind = 'evict' AND items = ? OR kind = 'reset') "
-        "ORDER BY step DESC LIMIT 1",
+        "SELECT kind, changes FROM events WHERE changes IS NOT NULL "
+        "AND (kind = 'evict' AND items = ? OR kind = 'reset') ORDER BY step DESC LIMIT 1",
         (json.dumps([id]),),
     ).fetchone()
     if found is None or found[0] == "reset":
@@ -222,7 +223,7 @@ def reencode(unit: Unit, encoder: Encoder) -> int:
     old, made = vectors.maker(database), vectors.remember(database, encoder)
     found = dict(rows.fetch(database, "ORDER BY id"))
     changes: list[Change] = []
-    encoded = encode_rows(encoder, list(found.values())) if found else []
+    encoded = encode_rows(encoder, list(found.values()))
     for (id, row), vector in zip(found.items(), encoded):
         delta = {"vector": vectors.keep(database, made, vector), "stale": 0}
         changes.append((id, {column: row[column] for column in delta}, delta))
@@ -249,7 +250,7 @@ def undo(unit: Unit, number: int, encoder: Callable[[], Encoder]) -> None:
 
 def _as_of_now(database: sqlite3.Connection, change: Change, encoder: Callable[[], Encoder]) -> Change:
     """``change`` with the old values as they stand now and a vector by the encoder of now."""
-    id, old, new = change
+    id, _, new = change
     row = rows.fetch_ids(database, [id]).get(id)
     if new is None or row is None:
         return id, row, new

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Encoder(Protocol):
-    """Texts to vectors. ``name`` tells encoders apart (equal names make equal vectors); ``label`` is shown to people."""
+    """Texts to vectors. Encoders with equal ``name`` make equal vectors; ``label`` is what people are shown."""
 
     @property
     def name(self) -> str: ...

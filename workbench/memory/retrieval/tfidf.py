@@ -12,13 +12,18 @@ import numpy as np
 from workbench.errors import BadInput
 
 #: Words that say nothing about a text's subject; left out before words and pairs of words are counted.
-FUNCTION_WORDS = frozenset(
-    ["a", "about", "after", "all", "also", "am", "an", "and", "any", "are", "as", "at", "be", "because", "been", "before", "being", "but", "by", "can", "could", "did", "do", "does", "doing", "each", "for", "from", "had", "has", "have", "having", "he", "her", "here", "hers", "him", "his", "how", "i", "if", "in", "into", "is", "it", "its", "just", "me", "more", "most", "my", "no", "nor", "not", "of", "on", "once", "only", "or", "other", "our", "ours", "out", "over", "own", "same", "she", "should", "so", "some", "such", "than", "that", "the", "their", "theirs", "them", "then", "there", "these", "they", "this", "those", "through", "to", "too", "under", "until", "up", "very", "was", "we", "were", "what", "when", "where", "which", "while", "who", "whom", "whose", "why", "will", "with", "would", "you", "your", "yours"]
-)
+_FUNCTION_WORDS = """
+a about after all also am an and any are as at be because been before being but by can could did do does
+doing each for from had has have having he her here hers him his how i if in into is it its just me more most
+my no nor not of on once only or other our ours out over own same she should so some such than that the their
+theirs them then there these they this those through to too under until up very was we were what when where
+which while who whom whose why will with would you your yours
+"""
+FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 
 
 class HashedTfidf:
-    """Words and pairs of neighbouring words, hashed into ``dim`` places, weighted 1 + log(count) and scaled to length 1.
+    """Words and pairs of neighbouring words, hashed into ``dim`` places, weighted 1 + log(count), of length 1.
 
     Without ``corpus`` a text's vector depends on the text alone. With a corpus each place is also weighted by its
     inverse document frequency there, log((1 + n) / (1 + df)) + 1. A text without content words gives a row of zeros.
