@@ -1,0 +1,438 @@
+"""A-MEM against its specification: a scripted model, brute force, budgets, embeddings that follow, bad input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from workbench.errors import BadInput
+from workbench.llm import LlmError, Scripted
+from workbench.memory import MEMORIES
+from workbench.memory.durable import Store
+from workbench.memory.retrieval import HashedTfidf
+from workbench.memory.stores._amem_notes import Evolution, Note, NoteFields
+from workbench.memory.stores._amem_plan import plan
+from workbench.memory.stores.a_mem import VARIANTS, AMem
+from workbench.memory.stores.base import count_tokens
+
+DAY = 86_400.0
+TURNS = (
+    "Ada adopted a kitten called Pim.",
+    "Ada works at the harbour office.",
+    "Bo is the mentor of Ada.",
+    "Bo plays the violin every Sunday.",
+    "It rained on the market.",
+    "Pim the kitten chewed the curtains of Ada.",
+    "Bo sold the violin to a museum.",
+    "The museum is closed on Monday.",
+)
+
+
+def encoder() -> HashedTfidf:
+    return HashedTfidf(dim=512)
+
+
+def memory(**options) -> AMem:
+    return AMem(**{"encoder": encoder(), **options})
+
+
+def filled(turns=TURNS, **options) -> AMem:
+    made = memory(**options)
+    for n, turn in enumerate(turns):
+        made.write(turn, time=n * DAY, key=f"t{n}")
+    return made
+
+
+def fields(n: int) -> NoteFields:
+    return NoteFields(keywords=[f"word{n}", "shared", f"thing{n}"], context=f"About {n}.", tags=["talk", f"tag{n}"])
+
+
+class Decider(Scripted):
+    """Links every new note to its nearest neighbour and rewrites the first two that it was shown."""
+
+    def __init__(self):
+        self.notes, self.shown = 0, []
+        super().__init__(self._say, name="decider")
+
+    def _say(self, request):
+        text = request.messages[-1].content
+        if "Stored notes" not in text:
+            self.notes += 1
+            return fields(self.notes - 1)
+        ids = [int(line.split(";")[0][4:]) for line in text.splitlines() if line.startswith("id: ")]
+        self.shown.append(ids)
+        new = self.notes - 1
+        return Evolution(
+            should_evolve=new % 3 != 0,
+            actions=["strengthen", "update_neighbor"],
+            suggested_connections=ids[:1],
+            tags_to_update=[f"new{new}"],
+            new_context_neighborhood=[f"Seen with {new}." for _ in ids[:2]],
+            new_tags_neighborhood=[["met", f"by{new}"] for _ in ids[:2]],
+        )
+
+
+def test_it_is_registered_and_works_without_a_model_or_arguments():
+    made = MEMORIES.get("a-mem")()
+    first = made.write("Ada adopted a kitten called Pim.", time=0.0)
+    second = made.write("Pim the kitten sleeps all day.", time=DAY)
+    assert made.read("Which kitten sleeps?").ids[0] == second
+    assert {first, second} == set(made.contents()["id"])
+    assert "no language model" in made.label
+
+
+def test_eight_notes_by_a_scripted_model_give_exactly_these_links_contexts_and_tags():
+    model = Decider()
+    made = filled(llm=model, k_write=3)
+    assert [len(ids) for ids in model.shown] == [1, 2, 3, 3, 3, 3, 3]
+    contexts = {n: f"About {n}." for n in range(8)}
+    tags = {n: ("talk", f"tag{n}") for n in range(8)}
+    links: dict[int, tuple[int, ...]] = dict.fromkeys(range(8), ())
+    ids = [item.id for item in made.store.items()]
+    for new, shown in enumerate(model.shown, 1):
+        if new % 3 == 0:
+            continue
+        places = [ids.index(id) for id in shown]
+        links[new], tags[new] = (shown[0],), (f"new{new}",)
+        for place in places[:2]:
+            contexts[place], tags[place] = f"Seen with {new}.", ("met", f"by{new}")
+    for n, item in enumerate(made.store.items()):
+        assert (item.text, item.key, item.time) == (TURNS[n], f"t{n}", n * DAY)
+        assert (item.meta["context"], item.tags, item.links) == (contexts[n], tags[n], links[n])
+        assert item.meta["keywords"] == [f"word{n}", "shared", f"thing{n}"]
+    changed = [3 * min(len(shown), 2) * (new % 3 != 0) for new, shown in enumerate(model.shown, 1)]
+    kinds = ["write", *(kind for n in changed for kind in ["write", *["update"] * n])]
+    assert [event.kind for event in made.events()] == kinds
+    assert made.ledger.fallbacks == 0
+    assert made.problems == {"missing context": 3, "missing tags": 3}  # four decisions about three, one about two
+
+
+def test_replaying_the_log_rebuilds_the_same_state():
+    made = filled()
+    twin = made.store.replay()
+    assert twin.items() == made.store.items()
+    np.testing.assert_array_equal(twin.vectors(), made.store.vectors())
+
+
+def test_undo_takes_back_the_last_write_with_texts_and_embeddings():
+    made = filled(TURNS[:5])
+    before, vectors = made.store.items(), made.store.vectors()
+    made.write(TURNS[5], time=5 * DAY)
+    evolved = [old.id for old, new in zip(before, made.store.items()) if old.index_text != new.index_text]
+    assert evolved, "the sixth note must rewrite a neighbour, else there is nothing to undo"
+    made.store.undo()
+    assert made.store.items() == before
+    np.testing.assert_array_equal(made.store.vectors(), vectors)
+    assert len(made.notes.sync().held) == 5
+
+
+def test_one_evolution_alone_can_be_taken_back_and_again():
+    made = filled()
+    counts = made.contents().set_index("id")["evolved"]
+    id = int(counts.idxmax())
+    for left in range(int(counts[id]), 0, -1):
+        last = made.history(id)
+        made.undo_evolution(id)
+        item = made.store.get(id)
+        note = Note.of(item)
+        assert item.index_text == note.index_text()
+        np.testing.assert_allclose(made.store.vectors([id])[0], made.encode([note.index_text()])[0], atol=1e-6)
+        assert len(made.history(id)) > len(last), left
+    written = next(event.step for event in made.events() if event.kind == "write" and id in event.items)
+    assert Note.of(made.store.get(id)) == Note.of(made.store.at(written).get(id))
+    with pytest.raises(BadInput, match="no evolution left"):
+        made.undo_evolution(id)
+
+
+def test_retrieval_is_the_brute_force_cosine_and_the_ablation_of_both_is_flat():
+    flat = filled(link=False, evolve=False)
+    named = filled(**VARIANTS["FLAT"])
+    texts = [Note.of(item).index_text() for item in flat.store.items()]
+    ids = [item.id for item in flat.store.items()]
+    for query in ("Where does Ada work?", "violin museum", "kitten", "nothing of this"):
+        vector = encoder().encode([query])[0]
+        cosines = encoder().encode(texts).astype(np.float64) @ vector.astype(np.float64)
+        order = np.lexsort((ids, -cosines))
+        found = flat.read(query, k=5)
+        assert found.ids == [ids[n] for n in order[:5]]
+        np.testing.assert_allclose([one.score for one in found.items], cosines[order[:5]], atol=1e-6)
+        assert named.read(query, k=5) == found
+        assert {one.how for one in found.items} == {"direct"}
+
+
+def test_links_come_on_top_without_a_budget_and_take_places_within_one():
+    made = filled(k_read=2, link_cap=3)
+    plain = made.read("Who is the mentor of Ada?")
+    assert [one.how for one in plain.items[:2]] == ["direct", "direct"]
+    assert 2 < len(plain.items) <= 5
+    assert {one.how for one in plain.items[2:]} == {"link"}
+    within = made.read("Who is the mentor of Ada?", budget_notes=4)
+    assert [one.how for one in within.items] == ["direct", "direct", "link", "link"]
+    for one in plain.items[2:]:
+        assert one.id in made.notes.links(one.via, directed=False)
+
+
+def test_directed_links_are_followed_from_the_new_note_only():
+    made = filled(k_read=1, link_cap=9)
+    first = made.store.items()[0].id
+    assert made.notes.links(first, directed=True) == []
+    assert made.notes.links(first, directed=False)
+    question = "kitten called Pim adopted"
+    assert len(made.read(question).items) > 1
+    made.directed = True
+    assert [one.how for one in made.read(question).items if one.via == first] == []
+
+
+def test_every_embedding_is_of_the_present_text_unless_it_is_flagged():
+    for options in ({}, {"evolve": False}, {"construct": False}, {"reembed_every": 3}, {"reembed_every": 99},
+                    {"indexing": "published", "reembed_every": 4}):  # fmt: skip
+        made = memory(**options)
+        flagged = 0
+        for n, turn in enumerate(TURNS):
+            made.write(turn, time=n * DAY)
+            items, vectors = made.store.items(), made.store.vectors()
+            now = made.encode([item.index_text for item in items])
+            for item, vector, wanted in zip(items, vectors, now):
+                assert item.stale or np.allclose(vector, wanted, atol=1e-6)
+            flagged += sum(item.stale for item in items)
+            assert sum(item.stale for item in items) < made.reembed_every
+        assert (flagged > 0) == (made.reembed_every > 1)
+
+
+def test_the_published_index_holds_metadata_first_and_everything_after_the_rebuild():
+    made = memory(indexing="published", reembed_every=2)
+    made.write(TURNS[0], time=0.0)
+    note = Note.of(made.store.items()[0])
+    assert made.store.items()[0].index_text == note.index_text("metadata") != note.index_text()
+    for n, turn in enumerate(TURNS[1:], 1):
+        made.write(turn, time=n * DAY)
+    rebuilt = [event for event in made.events() if event.detail.get("field") == "vector"]
+    assert rebuilt
+    first = made.store.items()[0]
+    assert first.index_text == Note.of(first).index_text()
+
+
+WORDS = st.lists(
+    st.sampled_from(["ada", "bo", "pim", "kitten", "violin", "museum", "harbour", "rain"]), min_size=1, max_size=6
+)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), WORDS),
+        st.tuples(st.just("delete"), st.integers(0, 30)),
+        st.tuples(st.just("restore"), st.integers(0, 30)),
+        st.tuples(st.just("undo"), st.none()),
+        st.tuples(st.just("read"), st.tuples(WORDS, st.integers(1, 6), st.integers(1, 60))),
+    ),
+    min_size=4,
+    max_size=22,
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS, st.sampled_from([*VARIANTS, "directed"]))
+def test_budgets_hold_nothing_comes_twice_and_deleted_notes_never(steps, variant):
+    made = memory(**({"directed": True} if variant == "directed" else VARIANTS[variant]))
+    gone: set[int] = set()
+    for what, given_ in steps:
+        if what == "add":
+            made.write(" ".join(given_), time=0.0)
+        elif what == "delete" and len(made):
+            item = made.store.items()[given_ % len(made)]
+            made.store.delete(item.id)
+        elif what == "restore" and made.store.forgotten():
+            made.store.restore(made.store.forgotten()[given_ % len(made.store.forgotten())].id)
+        elif what == "undo":
+            made.store.undo()
+        elif what == "read":
+            words, notes, tokens = given_
+            _check_reading(made, " ".join(words), notes, tokens)
+        alive = {item.id for item in made.store.items()}
+        gone = {item.id for item in made.store.forgotten()}
+        assert made.notes.sync().held.keys() == alive
+        for item in made.store.items():
+            assert not set(item.links) & gone
+            assert made.notes.held[item.id] == Note.of(item)
+            assert set(made.notes.links(item.id, directed=False)) <= alive
+
+
+def _check_reading(made: AMem, query: str, notes: int, tokens: int) -> None:
+    alive = {item.id for item in made.store.items()}
+    for limits in ({"budget_notes": notes}, {"budget_tokens": tokens}, {"budget_notes": notes, "budget_tokens": tokens},
+                   {"k": notes}, {}):  # fmt: skip
+        found = made.read(query, **limits)
+        assert len(found.items) <= limits.get("budget_notes", 99)
+        assert found.tokens == sum(count_tokens(one.text) for one in found.items) <= limits.get("budget_tokens", 10**6)
+        assert len(set(found.ids)) == len(found.ids)
+        assert set(found.ids) <= alive
+        if "budget_notes" in limits and "budget_tokens" not in limits and made.reader != "window":
+            assert len(found.items) == min(notes, len(alive)), "places that links leave go to direct hits"
+
+
+def test_recent_window_and_history_read_by_place():
+    made = filled(**VARIANTS["RECENT-N"])
+    ids = [item.id for item in made.store.items()]
+    assert made.read("anything", budget_notes=3).ids == ids[::-1][:3]
+    made = filled(**VARIANTS["FULL-HISTORY"])
+    assert made.read("anything").ids == ids
+    assert made.read("anything", budget_notes=2).ids == ids[-2:]
+    assert made.read("anything").text().splitlines()[0] == f"[1970-01-01] {TURNS[0]}"
+    made = filled(**VARIANTS["WINDOW"])
+    hit = made.read("harbour office", k=1)
+    assert hit.ids == [ids[1], ids[0], ids[2]]
+    assert [one.how for one in hit.items] == ["direct", "window", "window"]
+
+
+def test_a_store_on_disk_is_opened_again_with_links_and_evolution(tmp_path):
+    path = tmp_path / "notes.db"
+    made = filled(path=path)
+    asked = made.read("Who is the mentor of Ada?", budget_notes=5)
+    made.close()
+    again = AMem(path, encoder=encoder())
+    assert again.read("Who is the mentor of Ada?", budget_notes=5) == asked
+    again.write("Ada gave Pim a violin.", time=9 * DAY)
+    assert len(again) == len(TURNS) + 1
+    again.close()
+
+
+def test_a_second_window_on_the_same_file_sees_what_the_first_writes(tmp_path):
+    one, two = (AMem(tmp_path / "notes.db", encoder=encoder()) for _ in range(2))
+    first = one.write(TURNS[0], time=0.0)
+    assert two.read("kitten").ids == [first]
+    two.store.delete(first)
+    assert one.read("kitten").ids == []
+    one.close()
+    two.close()
+
+
+def test_the_inspector_counts_reads_and_evolutions_and_tells_the_history():
+    made = filled()
+    reading = made.read("mentor of Ada", budget_notes=3)
+    table = made.contents().set_index("id")
+    assert set(table.index[table["retrieved"] == 1]) == set(reading.ids)
+    assert table["evolved"].sum() > 0
+    id = int(table["evolved"].idxmax())
+    history = made.history(id)
+    assert set(history["field"]) <= {"context", "tags", "keywords"}
+    assert (history["old"] != history["new"]).all()
+    assert history.iloc[-1]["new"] in (table.loc[id, "context"], table.loc[id, "tags"])
+    assert made.contents(start=2, count=3)["id"].tolist() == table.index[2:5].tolist()
+    for source, row in table.iterrows():
+        assert all(source in table.loc[to, "links_in"] for to in row["links_out"])
+
+
+def test_explain_names_the_parent_and_the_words_in_common():
+    made = filled(k_read=1)
+    told = made.explain("Who is the mentor?")
+    assert list(told.columns) == ["rank", "id", "how", "via", "score", "text", "shared"]
+    via = told[told["how"] == "link"]
+    assert len(via)
+    assert set(via["via"]) == {told.iloc[0]["id"]}
+    assert via["shared"].str.len().gt(0).all()
+    nodes, edges = made.graph()
+    assert len(nodes) == len(TURNS)
+    assert set(edges["source"]) | set(edges["target"]) <= set(nodes["id"])
+    assert (edges["step"] == edges[["source", "target"]].max(axis=1).map(nodes.set_index("id")["step"])).all()
+    assert isinstance(edges, pd.DataFrame)
+
+
+@pytest.mark.parametrize("text", ["", "   ", None, 7, b"bytes", "x" * 10_000_001], ids=range(6))
+def test_text_that_cannot_be_kept_is_refused_and_nothing_changes(text):
+    made = filled(TURNS[:2])
+    before = list(made.events())
+    with pytest.raises(BadInput, match="text"):
+        made.write(text)
+    assert list(made.events()) == before
+
+
+@pytest.mark.parametrize("options", [{"time": float("nan")}, {"time": -1.0}, {"key": "t0"}, {"meta": {"context": "x"}},
+                                     {"meta": 3}])  # fmt: skip
+def test_impossible_times_taken_keys_and_odd_meta_are_refused_before_a_model_is_asked(options):
+    model = Decider()
+    made = filled(TURNS[:1], llm=model)
+    asked = len(model.requests)
+    with pytest.raises(BadInput):
+        made.write("new text", **options)
+    assert len(made) == 1
+    assert len(model.requests) == asked
+
+
+@pytest.mark.parametrize(("query", "options"), [("", {}), (None, {}), ("x", {"k": 0}), ("x", {"budget_notes": -1}),
+                                                ("x", {"budget_tokens": 0}), ("x", {"k": 1.5})])  # fmt: skip
+def test_a_question_that_cannot_be_asked_is_refused(query, options):
+    with pytest.raises(BadInput):
+        filled(TURNS[:2]).read(query, **options)
+
+
+@pytest.mark.parametrize("options", [{"k_write": 0}, {"k_read": 0}, {"link_cap": -1}, {"link_share": 1.2}, {"tries": 0},
+                                     {"reader": "llm"}, {"indexing": "rank"}, {"reembed_every": 0}, {"show": "all"},
+                                     {"store": Store(encoder=HashedTfidf(dim=8)), "path": "x"}])  # fmt: skip
+def test_settings_outside_their_range_are_refused(options):
+    with pytest.raises(BadInput):
+        AMem(**options)
+
+
+def test_a_model_that_talks_rubbish_is_replaced_by_the_rule_and_counted():
+    rubbish = filled(llm=Scripted(lambda request: "I would rather not."), entity_weight=3.0)
+    ruled = filled()
+    assert rubbish.ledger.fallbacks == 2 * len(TURNS) - 1
+    assert rubbish.store.items() == ruled.store.items()
+
+
+def test_a_model_that_is_down_does_not_stop_the_memory():
+    made = filled(TURNS[:3], llm=Scripted([LlmError("refused")] * 9))
+    assert len(made) == 3
+    assert made.ledger.fallbacks == 5
+
+
+def test_an_error_of_ours_while_deciding_leaves_the_store_as_it_was(monkeypatch):
+    made = filled(TURNS[:4])
+    before, vectors, log = made.store.items(), made.store.vectors(), len(made.events())
+    monkeypatch.setattr(AMem, "_refresh", lambda self: 1 // 0)  # the last step of the transaction
+    with pytest.raises(ZeroDivisionError):
+        made.write(TURNS[5])
+    assert (made.store.items(), len(made.events())) == (before, log)
+    np.testing.assert_array_equal(made.store.vectors(), vectors)
+
+
+def neighbours() -> list[Note]:
+    return [Note(f"old {n}", 0.0, ("k",), f"context {n}", ("t",), id=10 + n) for n in range(3)]
+
+
+def test_a_plan_drops_and_counts_what_cannot_be_used():
+    said = Evolution(
+        should_evolve=True,
+        actions=["strengthen", "Update Neighbor", "delete everything"],
+        suggested_connections=[11, 99, 11, -1],
+        new_context_neighborhood=["better", "", "third", "a fourth"],
+        new_tags_neighborhood=[["x", "x", " "]],
+    )
+    made = plan(said, Note("new", 1.0, tags=("mine",)), neighbours())
+    assert made.note.links == (11,)
+    assert made.note.tags == ("mine",), "no tags were given, so the note keeps its own"
+    assert [(old.id, old.context, old.tags) for old in made.changed] == [(10, "better", ("x",)), (12, "third", ("t",))]
+    assert all(old.content.startswith("old") for old in made.changed)
+    assert made.problems == {"unknown action": 1, "id that was not shown": 2, "missing tags": 2,
+                             "entry beyond the neighbours": 1}  # fmt: skip
+
+
+@pytest.mark.parametrize(("link", "evolve"), [(True, False), (False, True), (False, False)])
+def test_each_ablation_ignores_its_part_of_the_decision(link, evolve):
+    said = Evolution(should_evolve=True, actions=["strengthen", "update_neighbor"], suggested_connections=[10],
+                     tags_to_update=["new"], new_context_neighborhood=["a", "b", "c"])  # fmt: skip
+    made = plan(said, Note("new", 1.0), neighbours(), link=link, evolve=evolve)
+    assert (made.note.links, made.note.tags) == (((10,), ("new",)) if link else ((), ()))
+    assert len(made.changed) == (3 if evolve else 0)
+    nothing = plan(said.model_copy(update={"should_evolve": False}), Note("new", 1.0), neighbours())
+    assert (nothing.note.links, nothing.changed) == ((), ())
+
+
+def test_rewriting_the_question_asks_the_model_and_searches_its_words():
+    made = memory(llm=Scripted([fields(0), '{"keywords": ["harbour"]}']), rewrite=True)
+    made.write("nothing")
+    assert made.read("where?").ids
+    assert made.ledger.answers == 2
+    ruled = filled(rewrite=True)
+    assert ruled.read("Where does she go, to the harbour office?").ids[0] == ruled.store.items()[1].id
