@@ -131,7 +131,7 @@ def _digits(settings: Mapping[str, Any], seed: int, cell: Cell) -> pd.DataFrame:
     """Images of repetition i are split by the seed; a sweep changes one constant of the recommended set."""
     from dataclasses import replace
 
-    from workbench.memory.associative._csa import IMAGES
+    from workbench.memory.associative.sparsey import IMAGES
     from workbench.tasks.codes import classify
     from workbench_datasets.digits import skeleton_digits
 

@@ -87,7 +87,7 @@ def classify(memory: Sparsey, train: Digits, test: Digits) -> pd.DataFrame:
     """
     from scipy.stats import spearmanr
 
-    from workbench.memory.associative._overlap import distinct_codes, intersections
+    from workbench.memory.associative.sparsey import distinct_codes, intersections
 
     for image, label in zip(train.flat(), train.labels):
         memory.write(image, int(label))

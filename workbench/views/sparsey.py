@@ -45,6 +45,16 @@ def draw_bars(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", colum
     return theme.themed(panel.facet(alt.Facet("cm:O", title="competitive module"), columns=columns), title, subtitle)
 
 
+def draw_frame(v: Any, rho: Any, winners: Any) -> pd.DataFrame:
+    """The frame of ``draw_bars`` from familiarities and probabilities (Q, K) and the winner of each CM (Q,)."""
+    import numpy as np
+    import pandas as pd
+
+    v, rho, winners = np.asarray(v), np.asarray(rho), np.asarray(winners)
+    cm, cell = (index.ravel() for index in np.indices(v.shape))
+    return pd.DataFrame({"cm": cm, "cell": cell, "V": v.ravel(), "rho": rho.ravel(), "won": winners[cm] == cell})
+
+
 def similarity_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
     """Mean code intersection over shared inputs, one line a way of choosing codes and number of items stored.
 
@@ -55,7 +65,7 @@ def similarity_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "
     return line_with_band(
         rows, "x", "value", low="low", high="high", colour="line", zero=True,
         x_title="active inputs shared with a stored item (of 12)",
-        y_title="share of CMs with the same winner", title=title, subtitle=subtitle, width=360,
+        y_title="share of CMs with the same winner", title=title, subtitle=subtitle, width=290,
     )  # fmt: skip
 
 
@@ -65,7 +75,7 @@ def capacity_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "")
     rows["codes"] = rows["selection"].map(NAMES)
     return line_with_band(
         rows, "x", "value", low="low", high="high", colour="codes", x_title="images stored in one mac",
-        y_title="share of CMs right", zero=True, title=title, subtitle=subtitle, width=360,
+        y_title="share of CMs right", zero=True, title=title, subtitle=subtitle, width=290,
     )  # fmt: skip
 
 

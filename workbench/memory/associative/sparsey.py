@@ -14,13 +14,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import BadInput
-from workbench.memory.associative._csa import IMAGES, SMOOTH, Csa
+from workbench.memory.associative._csa import IMAGES, SMOOTH, Csa, draw, win_probabilities
 from workbench.memory.associative._macs import SELECTIONS, Codes, Decay, Macs, grid_fields
+from workbench.memory.associative._overlap import distinct_codes, intersections, nearest_other
 from workbench.memory.associative.base import AssociativeMemory, Recollection
 from workbench.memory.base import MEMORIES
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = [
+    "IMAGES",
+    "SMOOTH",
+    "Csa",
+    "Decay",
+    "Macs",
+    "Sparsey",
+    "distinct_codes",
+    "draw",
+    "intersections",
+    "win_probabilities",
+]
 
 #: G with both signals below which a frame is coded by what is seen alone.
 BACK_OFF = 0.8
@@ -254,8 +268,6 @@ class Sparsey(AssociativeMemory):
     def contents(self) -> pd.DataFrame:
         """One row per item: class, code, G and eta at storage, nearest other code, recall now, weights it set."""
         import pandas as pd
-
-        from workbench.memory.associative._overlap import nearest_other
 
         frame = pd.DataFrame(self._rows, columns=["item", "class", "g", "eta", "new_weights", "weights"])
         frame["shared_weights"] = 1.0 - frame["new_weights"] / frame["weights"].clip(lower=1)
