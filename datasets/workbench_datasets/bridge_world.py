@@ -15,9 +15,10 @@ from datetime import UTC, datetime, timedelta
 from workbench_datasets import _bridge_text as wording
 from workbench_datasets._invented import Coiner, whole
 
-__all__ = ["ATTRIBUTES", "BridgeQuestion", "BridgeWorld", "Note", "bridge_world"]
+__all__ = ["ATTRIBUTES", "KINDS", "BridgeQuestion", "BridgeWorld", "Note", "bridge_world"]
 
 ATTRIBUTES = tuple(wording.ATTRIBUTES)
+KINDS = ("one-hop", "two-hop")
 START = datetime(2024, 1, 8, 8, tzinfo=UTC)
 MOST_PEOPLE = 120  # beyond it the syllables run out of names that are no part of one another
 
@@ -48,6 +49,11 @@ class BridgeQuestion:
     attribute: str
     subject: str
     bridge: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """One of ``KINDS``."""
+        return KINDS[self.hops - 1]
 
 
 @dataclass(frozen=True)
