@@ -16,19 +16,31 @@ from workbench.llm.base import (
     ToolCall,
     Usage,
 )
+from workbench.llm.cached import Cached
+from workbench.llm.checking import check
+from workbench.llm.embedded import EmbeddedChat, EmbeddedReader
+from workbench.llm.extractive import ExtractiveReader
+from workbench.llm.hf import HfChat
 from workbench.llm.ledger import Ledger
+from workbench.llm.openai_http import OpenAiChat
 from workbench.llm.opening import open_llm
 from workbench.llm.scripted import Rules, Scripted
 
 __all__ = [
     "NO_MODEL",
     "Backend",
+    "Cached",
     "ChatModel",
     "ContextTooLong",
+    "EmbeddedChat",
+    "EmbeddedReader",
+    "ExtractiveReader",
+    "HfChat",
     "Ledger",
     "LlmError",
     "Message",
     "NoModel",
+    "OpenAiChat",
     "Reader",
     "Reply",
     "Request",
@@ -38,5 +50,6 @@ __all__ = [
     "ToolCall",
     "Usage",
     "ask",
+    "check",
     "open_llm",
 ]

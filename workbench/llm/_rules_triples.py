@@ -27,6 +27,9 @@ _ARTICLES = listed("the a an his her their its my our your this that these those
 _ADVERBS = listed("also now still often never always once then just really currently usually recently first")
 _ENDS = listed("and but or because while when where which that if although though so who whose whom than")
 _PARTICLES = listed("place part care up down out off away back")
+_TO_DO = listed(
+    "likes like liked loves love loved wants want wanted hopes needs tries began started learned used plans"
+)
 _SAME = listed("he she they it")
 _OWN = listed("his her their its")
 _NEGATIONS = listed("not no never nobody nothing none isn't wasn't aren't weren't doesn't don't didn't")
@@ -223,6 +226,9 @@ class _Sentence:
                 if following in _PARTICLES and self._low(at + 1) in _PREPOSITIONS:  # "takes place in"
                     verb.append(following)
                     at += 1
+                elif low in _TO_DO and following == "to" and at + 2 < end:  # "likes to eat"
+                    verb += ["to", self._low(at + 1)]
+                    at += 2
         return " ".join(verb), at
 
     def _said(self, name: str, verb: str, at: int, end: int) -> list[Triple]:

@@ -7,6 +7,7 @@ brackets or commas, unknown words. Nothing is ever evaluated. All passes are lin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 from typing import Any, TypeVar
@@ -49,6 +50,15 @@ def read_object(text: str, schema: type[S]) -> tuple[S, tuple[str, ...]]:
     raise Malformed(problem or "the answer holds no JSON object")
 
 
+def objects_in(text: str) -> list[Any]:
+    """Every JSON object (else list) that stands in a text, in order; what cannot be read is left out."""
+    found = []
+    for span in _spans(_plain(text)[0])[:MAX_CANDIDATES]:
+        with contextlib.suppress(Malformed):
+            found.append(read_json(span)[0])
+    return found
+
+
 def _fields(error: ValidationError) -> str:
     """The first three mismatches, by field."""
     found = error.errors(include_url=False, include_input=False)
@@ -65,15 +75,21 @@ def _candidates(text: str) -> list[tuple[str, tuple[str, ...]]]:
     found: list[tuple[str, tuple[str, ...]]] = []
     if whole[0] in "{[" and whole[-1] in "}]":
         found.append((whole, ()))
-    around: tuple[str, ...] = ()
-    if "</think>" in whole:
-        whole, around = whole.rsplit("</think>", 1)[1], ("reasoning before the answer",)
-    if "```" in whole:
-        whole, around = _FENCE.sub("\n", whole).replace("```", "\n"), (*around, "code fence")
+    whole, around = _plain(whole)
     for span in _spans(whole)[:MAX_CANDIDATES]:
         prose = () if span == whole.strip() else ("text around the object",)
         found.append((span, (*around, *prose)))
     return found
+
+
+def _plain(text: str) -> tuple[str, tuple[str, ...]]:
+    """The text without reasoning and code fences, and which of the two it had."""
+    around: tuple[str, ...] = ()
+    if "</think>" in text:
+        text, around = text.rsplit("</think>", 1)[1], ("reasoning before the answer",)
+    if "```" in text:
+        text, around = _FENCE.sub("\n", text), (*around, "code fence")
+    return text, around
 
 
 def _spans(text: str) -> list[str]:

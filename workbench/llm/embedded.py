@@ -1,0 +1,183 @@
+"""The small model that ships, as a reader of a pasted context and, within that, as a chat model.
+
+It was trained on texts in which ``QUESTION: ... ANSWER:`` follows plain sentences about the small world's people, and
+on dated notes under ``MEMORY:``; it follows no instructions. So it answers short factual questions whose answer stands
+in the context, about in the words of its world, and nothing else.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel
+
+from workbench.errors import BadInput
+from workbench.llm.base import Backend, LlmError, Reply, Request, Usage
+from workbench.llm.hf import check_room, pieces
+
+if TYPE_CHECKING:
+    from workbench.models.loaded import LoadedModel
+
+LABEL = "embedded model (8 layers, small world)"
+ANSWER_TOKENS = 24
+_DATED = re.compile(r"\[\d{1,2} [A-Z][a-z]+\] ")
+_ISO = re.compile(r"\[?(\d{4}-\d\d-\d\d)(?:[T ][\d:.+Z-]*)?\]?:? +")
+_models: dict[str, Any] = {}
+_lock = threading.RLock()
+
+
+def _model(name: str) -> LoadedModel:
+    """One copy a process, shared by all readers."""
+    with _lock:
+        if name not in _models:
+            from workbench.models import load
+
+            _models[name] = load(name)
+        return _models[name]
+
+
+def reader_prompt(question: str, context: str) -> str:
+    """The question after its context, in the form of the training texts.
+
+    Lines that all begin with a date ("[8 May]", "[2023-05-08]", "2023-05-08:") are dated notes and get the heading
+    MEMORY; other lines are joined to one paragraph, as statements stood in training. A question without a mark gets
+    one.
+    """
+    lines = [_day_first(" ".join(line.split())) for line in context.splitlines() if line.strip()]
+    lines = [line if line[-1] in ".!?" else f"{line}." for line in lines]
+    asked = " ".join(question.split())
+    asked = asked if asked.endswith("?") else f"{asked}?"
+    if lines and all(_DATED.match(line) for line in lines):
+        pasted = "MEMORY:\n" + "".join(f"{line} \n" for line in lines)
+    else:
+        pasted = "".join(f"{line} " for line in lines) + ("\n" if lines else "")
+    return f"{pasted}QUESTION: {asked} ANSWER:"
+
+
+def _day_first(line: str) -> str:
+    """ "[2023-05-08] ..." as "[8 May] ...", the only dates of the training texts."""
+    found = _ISO.match(line)
+    try:
+        when = date.fromisoformat(found[1]) if found else None
+    except ValueError:
+        when = None
+    return f"[{when.day} {when:%B}] {line[found.end() :]}" if found and when else line
+
+
+class EmbeddedReader:
+    """Answers from a pasted context with the embedded model; "unknown" is one of its answers.
+
+    On 100 generated open-book questions about people it never saw in training (``small_world``, seed 31,337) it gave
+    the exact answer to every one with the facts alone and with 256 tokens of other text before the question; from
+    ten dated notes to about 4 of 5 (``tests/llm/test_readers.py`` holds lower bounds).
+
+    Args:
+        model: "embedded" or "embedded-relu".
+        overflow: what is done with a context longer than the model reads (1,024 tokens with question and answer):
+            "error", or "drop-last": lines are left out from the end, where a memory puts what it ranks lowest, and
+            ``Reply.problem`` says how many.
+    """
+
+    label = LABEL
+
+    def __init__(self, model: str = "embedded", *, overflow: str = "error"):
+        from workbench.models.embedded import NAMES
+
+        if model not in NAMES:
+            raise BadInput(f"model must be one of {', '.join(NAMES)}, got {model!r}")
+        if overflow not in ("error", "drop-last"):
+            raise BadInput(f"overflow must be 'error' or 'drop-last', got {overflow!r}")
+        self.name, self.overflow = model, overflow
+
+    def answer(self, question: str, context: str) -> Reply:
+        """Greedy answer up to its full stop. Raises BadInput for an empty question, ContextTooLong."""
+        check_question(question, context)
+        begun = time.perf_counter()
+        dropped = 0
+        lines = context.splitlines() or [""]
+        if self.overflow == "drop-last":
+            while len(lines) > 1 and self._tokens(question, "\n".join(lines)) > self._most():
+                lines.pop()
+                dropped += 1
+        reply = self._read(reader_prompt(question, "\n".join(lines)))
+        told = f"{dropped} lines of the context did not fit and were left out" if dropped else ""
+        return replace(reply, problem=told, seconds=time.perf_counter() - begun)
+
+    def _most(self) -> int:
+        return (_model(self.name).max_positions or 1024) - ANSWER_TOKENS
+
+    def _tokens(self, question: str, context: str) -> int:
+        return len(_model(self.name).tokenizer(reader_prompt(question, context))["input_ids"])
+
+    def _read(self, prompt: str, on_piece: Any = None, max_tokens: int = ANSWER_TOKENS) -> Reply:
+        with _lock:
+            loaded = _model(self.name)
+            ids = loaded.tokenizer(prompt, verbose=False)["input_ids"]
+            most = check_room(len(ids), max_tokens, loaded.max_positions, f"the {self.name} model")
+            made = loaded.generate(ids, max_new_tokens=most, stop=[".", "\n"], on_token=on_piece)
+        stopped = "stop" if made.stopped in ("stop", "eos") else "length"
+        return Reply(made.new_text.strip(), usage=Usage(len(ids), len(made.new_ids), 1), stopped=stopped)
+
+    def __repr__(self) -> str:
+        return f"EmbeddedReader({self.name!r})"
+
+
+def check_question(question: object, context: object) -> None:
+    """Raises BadInput unless the question is a text with content and the context a text."""
+    if not isinstance(question, str) or not isinstance(context, str):
+        raise BadInput(f"question and context are text, got {type(question).__name__} and {type(context).__name__}")
+    if not question.strip():
+        raise BadInput("the question is empty; ask with at least one word")
+
+
+class EmbeddedChat(Backend):
+    """The embedded reader behind the chat protocol: the last line of the last user turn is the question, all before it
+    is the context.
+
+    A schema with a single text field is filled with the answer; any other schema, and tools, raise LlmError at once,
+    so that ``ask`` goes to its rule (counted). Decoding is greedy; temperature and seed change nothing.
+    """
+
+    label = LABEL
+
+    def __init__(self, model: str = "embedded"):
+        self._reader = EmbeddedReader(model)
+        self.name = model
+
+    def _answer(self, request: Request) -> Reply:
+        return self._shaped(self._run(request, None), request.schema)
+
+    def _run(self, request: Request, on_piece: Any) -> Reply:
+        if request.tools or (request.schema is not None and _text_field(request.schema) is None):
+            raise LlmError(
+                "the embedded model only answers questions from a pasted context; it fills no schema of several "
+                "fields and calls no tools: open another chat model, or give ask() a fallback",
+                attempts=0,
+            )
+        *before, last = request.messages
+        context, _, question = last.content.strip().rpartition("\n")
+        if not question.strip():
+            raise BadInput("the last message is empty; its last line is the question")
+        pasted = "\n".join([*(message.content for message in before if message.role != "system"), context])
+        return self._reader._read(reader_prompt(question, pasted), on_piece, min(request.max_tokens, ANSWER_TOKENS))
+
+    def _shaped(self, reply: Reply, schema: type[BaseModel] | None) -> Reply:
+        field = _text_field(schema) if schema is not None else None
+        if schema is None or field is None:
+            return reply
+        return replace(reply, parsed=schema.model_validate({field: reply.text}))
+
+    def _pieces(self, request: Request) -> Iterator[str]:
+        yield from pieces(lambda put: self._run(request, lambda piece, _: put(piece)))
+
+
+def _text_field(schema: type[BaseModel]) -> str | None:
+    """The name of a schema's only field, if that is a plain text."""
+    fields = list(schema.model_fields.items())
+    return fields[0][0] if len(fields) == 1 and fields[0][1].annotation is str else None
