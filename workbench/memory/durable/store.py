@@ -11,7 +11,7 @@ import numpy as np
 
 from workbench.errors import BadInput
 from workbench.memory.base import Event, EventLog
-from workbench.memory.durable import history, reading, rows, vectors, writing
+from workbench.memory.durable import history, reading, rows, transfer, vectors, writing
 from workbench.memory.durable.items import Hit, Item, NewItem, UnknownItem, checked, identifier, item_of, new_row
 from workbench.memory.durable.session import Session
 
@@ -268,26 +268,18 @@ class Store(Session):
 
     def export_jsonl(self, path: str | Path) -> Path:
         """The living items as JSON lines (without vectors and history)."""
-        from workbench.memory.durable import transfer
-
         return transfer.export_jsonl(self, path)
 
     def import_jsonl(self, path: str | Path, why: str = "") -> list[Item]:
         """Add the items of an export; ids are given anew and links follow. All or nothing."""
-        from workbench.memory.durable import transfer
-
         return transfer.import_jsonl(self, path, why)
 
     def export_parquet(self, path: str | Path) -> Path:
         """The living items with their vectors as Parquet."""
-        from workbench.memory.durable import transfer
-
         return transfer.export_parquet(self, path)
 
     def import_parquet(self, path: str | Path, why: str = "") -> list[Item]:
         """Add the items of an export; vectors are taken over when the same encoder made them. All or nothing."""
-        from workbench.memory.durable import transfer
-
         return transfer.import_parquet(self, path, why)
 
     def __enter__(self) -> Store:

@@ -16,6 +16,9 @@ from workbench.memory.durable.rows import chunks, marks
 if TYPE_CHECKING:
     from workbench.memory.retrieval import Encoder, Index
 
+#: Vectors that are read from the file at a time.
+_PART = 500
+
 
 @dataclass(frozen=True)
 class Maker:
@@ -138,13 +141,15 @@ class Live:
         return self.index
 
     def _load(self, database: sqlite3.Connection, current: Maker) -> None:
-        rows = database.execute(
+        self._maker, self.index, self._numbers = current, self._make(current.dim), {}
+        self.index.reserve(database.execute("SELECT count(*) FROM items WHERE alive = 1").fetchone()[0])
+        found = database.execute(
             "SELECT items.id, vector, data FROM items JOIN vectors ON vectors.id = vector WHERE alive ORDER BY items.id"
-        ).fetchall()
-        self._maker, self.index = current, self._make(current.dim)
-        self._numbers = {id: number for id, number, _ in rows}
-        if rows:
-            self.index.add(list(self._numbers), unpack([blob for _, _, blob in rows], current.dim))
+        )
+        # Part by part: what was read is still in the processor's cache when it is put into the index.
+        while part := found.fetchmany(_PART):
+            self._numbers.update((id, number) for id, number, _ in part)
+            self.index.add([id for id, _, _ in part], unpack([blob for _, _, blob in part], current.dim))
 
     def _follow(self, database: sqlite3.Connection, current: Maker) -> None:
         touched = _touched(database, self.step)

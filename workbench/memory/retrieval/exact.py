@@ -11,6 +11,8 @@ from workbench.memory.durable.items import Hit
 
 #: More than float32 can be wrong about an inner product of unit rows; candidates this near are compared in float64.
 _MARGIN = 1e-5
+#: A search among less than this part of the vectors copies them out first; for more, comparing all is quicker.
+_FEW = 8
 
 
 class Exact:
@@ -33,19 +35,21 @@ class Exact:
         """Keep ``vectors`` (n, dim) under ``ids``. Raises BadInput for another width or values that are not finite."""
         vectors = check_vectors(ids, vectors, self.dim)
         fresh = list(dict.fromkeys(id for id in ids if id not in self._places))
-        self._reserve(len(self) + len(fresh))
-        for place, id in enumerate(fresh, len(self)):
-            self._places[id] = place
-            self._ids[place] = id
-        self._vectors[[self._places[id] for id in ids]] = vectors
+        start, end = len(self), len(self) + len(fresh)
+        if end > len(self._ids):
+            self.reserve(max(end, 2 * len(self._ids)))
+        self._places.update(zip(fresh, range(start, end)))
+        self._ids[start:end] = fresh
+        places = slice(start, end) if len(fresh) == len(ids) else [self._places[id] for id in ids]
+        self._vectors[places] = vectors
 
-    def _reserve(self, count: int) -> None:
-        if count > len(self._ids):
-            room = max(count, 2 * len(self._ids)) if len(self._ids) else count
+    def reserve(self, room: int) -> None:
+        """Make room for this many vectors at once, so that adding them moves nothing."""
+        if room > len(self._ids):
             for name in ("_vectors", "_ids"):
                 old = getattr(self, name)
-                new = np.zeros((room, *old.shape[1:]), dtype=old.dtype)
-                new[: len(old)] = old
+                new = np.empty((room, *old.shape[1:]), dtype=old.dtype)
+                new[: len(self)] = old[: len(self)]
                 setattr(self, name, new)
 
     def remove(self, ids: Iterable[int]) -> None:
@@ -60,6 +64,10 @@ class Exact:
                 self._ids[place], self._vectors[place] = moved, self._vectors[last]
                 self._places[moved] = place
 
+    def ids(self) -> list[int]:
+        """The ids that are here."""
+        return list(self._places)
+
     def get(self, ids: Sequence[int]) -> np.ndarray:
         """(n, dim) float32: the vectors of ``ids``."""
         return self._vectors[[self._places[id] for id in ids]]
@@ -69,16 +77,18 @@ class Exact:
         import torch
 
         vector, k = check_query(vector, self.dim), check_k(k)
-        if ids is None:
-            places, rows = None, self._vectors[: len(self)]
-        else:
+        rows, places = self._vectors[: len(self)], None
+        if ids is not None:
             places = np.array([self._places[id] for id in set(ids) if id in self._places], dtype=np.int64)
-            rows = self._vectors[places]
-        if not len(rows):
+            if few := len(places) < len(self) // _FEW:
+                rows = rows[places]
+        if not len(self) or (places is not None and not len(places)):
             return []
         scores = (torch.from_numpy(rows) @ torch.from_numpy(vector)).numpy()
-        near = candidates(scores, k)
-        near = near if places is None else places[near]
+        if places is None:
+            near = candidates(scores, k)
+        else:
+            near = places[candidates(scores if few else scores[places], k)]
         return rank(self._ids[near], self._vectors[near], vector, k)
 
 

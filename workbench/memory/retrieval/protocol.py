@@ -35,6 +35,9 @@ class Index(Protocol):
     def add(self, ids: Sequence[int], vectors: np.ndarray) -> None:
         """Keep ``vectors`` (n, dim) under ``ids``; an id that is there already gets the new vector."""
 
+    def reserve(self, room: int) -> None:
+        """Make room for this many vectors at once (a hint)."""
+
     def remove(self, ids: Iterable[int]) -> None:
         """Forget ``ids``; one that is not there is no error."""
 
