@@ -11,7 +11,7 @@ import numpy as np
 
 from workbench.errors import BadInput
 from workbench.memory.base import Event, EventLog
-from workbench.memory.durable import history, reading, rows, transfer, vectors, writing
+from workbench.memory.durable import history, integrity, reading, rows, transfer, vectors, writing
 from workbench.memory.durable.items import Hit, Item, NewItem, UnknownItem, checked, identifier, item_of, new_row
 from workbench.memory.durable.session import Session
 
@@ -263,6 +263,11 @@ class Store(Session):
         """Bytes of what is held: texts, keys, tags and metadata as UTF-8 and vectors as float32; not the history."""
         with self._reading() as database:
             return reading.nbytes(database)
+
+    def check(self) -> list[str]:
+        """What is wrong with the file, or with its items against its log; empty when nothing is. Reads everything."""
+        with self._moment() as database:
+            return integrity.problems(database)
 
     # -- files --------------------------------------------------------------------------------------------------
 
