@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from workbench.errors import BadInput
-from workbench.llm.base import NO_MODEL, ChatModel, LlmError, Message, NoModel, Reply, Usage, as_messages, read_parsed
+from workbench.llm.base import NO_MODEL, ChatModel, LlmError, Message, NoModel, Reply, Request, Usage, read_parsed
 from workbench.llm.ledger import Ledger
 
 SHOWN = 2_000  # characters of a malformed answer that are shown to the model again
@@ -37,17 +37,18 @@ def ask(
         tries: how many answers the model may give, at least 1.
         fallback: a rule that gives an object of ``schema``.
         ledger: where the answer is counted.
-        options: temperature, max_tokens, seed, stop.
+        options: tools, temperature, max_tokens, seed, stop.
 
     Raises:
-        BadInput: empty messages, ``tries`` < 1, a fallback that gives something else than ``schema``.
+        BadInput: empty messages, ``tries`` < 1, impossible options, a fallback that gives something else than ``schema``.
         LlmError: no usable answer and no fallback; the cause is in the message.
     """
     if isinstance(tries, bool) or not isinstance(tries, int) or tries < 1:
         raise BadInput(f"tries must be a whole number of at least 1, got {tries!r}")
     name, label = (llm.name, llm.label) if llm is not None else ("rules", NO_MODEL)
     begun = time.perf_counter()
-    reply, problem = _tries(llm, as_messages(messages), schema, tries, options)
+    asked = Request.of(messages, schema=schema, **options).messages
+    reply, problem = _tries(llm, asked, schema, tries, options)
     reply = replace(reply, seconds=time.perf_counter() - begun)
     if problem and fallback is not None:
         reply = replace(reply, parsed=_by_rule(fallback, schema), fallback=problem, problem="", text="", repairs=())

@@ -53,9 +53,10 @@ def read_object(text: str, schema: type[S]) -> tuple[S, tuple[str, ...]]:
 def objects_in(text: str) -> list[Any]:
     """Every JSON object (else list) that stands in a text, in order; what cannot be read is left out."""
     found = []
-    for span in _spans(_plain(text)[0])[:MAX_CANDIDATES]:
+    text = text.partition("</think>")[2] or text
+    for start, end in _spans(text)[:MAX_CANDIDATES]:
         with contextlib.suppress(Malformed):
-            found.append(read_json(span)[0])
+            found.append(read_json(text[start:end])[0])
     return found
 
 
@@ -68,36 +69,35 @@ def _fields(error: ValidationError) -> str:
 
 
 def _candidates(text: str) -> list[tuple[str, tuple[str, ...]]]:
-    """The whole text when it looks like one object, then what is inside a reasoning-free, fence-free text."""
+    """Stretches that may be the object, best first, and what stood around each."""
     whole = text.strip().removeprefix("\ufeff")
     if not whole:
         return []
     found: list[tuple[str, tuple[str, ...]]] = []
     if whole[0] in "{[" and whole[-1] in "}]":
         found.append((whole, ()))
-    whole, around = _plain(whole)
-    for span in _spans(whole)[:MAX_CANDIDATES]:
-        prose = () if span == whole.strip() else ("text around the object",)
-        found.append((span, (*around, *prose)))
+    _, mark, behind = whole.partition("</think>")
+    if mark:
+        found += [(span, ("reasoning before the answer", *around)) for span, around in _framed(behind)]
+    return found + _framed(whole)
+
+
+def _framed(text: str) -> list[tuple[str, tuple[str, ...]]]:
+    found = []
+    for start, end in _spans(text)[:MAX_CANDIDATES]:
+        outside = text[:start], text[end:]
+        fence = ("code fence",) if any("```" in part for part in outside) else ()
+        prose = ("text around the object",) if any(_FENCE.sub("", part).strip() for part in outside) else ()
+        found.append((text[start:end], (*fence, *prose)))
     return found
 
 
-def _plain(text: str) -> tuple[str, tuple[str, ...]]:
-    """The text without reasoning and code fences, and which of the two it had."""
-    around: tuple[str, ...] = ()
-    if "</think>" in text:
-        text, around = text.rsplit("</think>", 1)[1], ("reasoning before the answer",)
-    if "```" in text:
-        text, around = _FENCE.sub("\n", text), (*around, "code fence")
-    return text, around
-
-
-def _spans(text: str) -> list[str]:
-    """Outermost balanced ``{...}`` stretches, else ``[...]``; brackets inside strings do not count."""
+def _spans(text: str) -> list[tuple[int, int]]:
+    """Outermost balanced ``{...}`` stretches, else ``[...]``, as (start, end); those inside strings do not count."""
     return _balanced(text, "{", "}") or _balanced(text, "[", "]")
 
 
-def _balanced(text: str, opening: str, closing: str) -> list[str]:
+def _balanced(text: str, opening: str, closing: str) -> list[tuple[int, int]]:
     found, depth, start, quote, skip = [], 0, 0, "", False
     for at, char in enumerate(text):
         if skip:
@@ -115,7 +115,7 @@ def _balanced(text: str, opening: str, closing: str) -> list[str]:
         elif depth and char == closing:
             depth -= 1
             if depth == 0:
-                found.append(text[start : at + 1])
+                found.append((start, at + 1))
     return found
 
 
