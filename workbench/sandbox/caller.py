@@ -26,10 +26,11 @@ from workbench.sandbox.limits import Limits, Report, SandboxUnavailable, check_a
 from workbench.sandbox.watch import Watch
 
 PROMISES = ("network", "writes", "reads", "signals", "tracing", "system calls", "processes", "memory", "cpu", "disk")
+PROMISES += ("file size", "open files", "leftovers")
 LAYERS = ("namespaces", "landlock", "seccomp")
 JAIL = Path(__file__).parent / "jail"
 TICK = 0.04  # seconds between two looks at the tree
-PATIENCE = 5.0  # seconds that a stopped supervisor has to clean up and hand back files
+PATIENCE = 3.0  # seconds without a word after which a supervisor that was told to stop is taken for stuck
 MEMORY_EXIT = 97  # as in jail/runner.py
 
 
@@ -153,7 +154,7 @@ class _Run:
                 helpers, counted = (1, None) if self.rung == "namespaces" else (0, f"{folder}/box")
                 self.watch = Watch(process.pid, self.limits, helpers, counted)
                 try:
-                    return self._read(process, report_read, control_write)
+                    return self._read(process, report_read, control_write) or self.watch.disk()
                 finally:
                     self._end(process)
         finally:
@@ -202,6 +203,8 @@ class _Run:
                     if not piece:
                         pipes.unregister(key.fd)
                     self._take(key.data, piece)
+                    if stopped and key.data == "report" and piece:
+                        stopped = time.monotonic()
                 now = time.monotonic()
                 if stopped:
                     if now - stopped > PATIENCE:
@@ -264,7 +267,7 @@ class _Run:
         if "protections" not in told or "unavailable" in told:
             fallen = bytes(self.kept["stderr"][-500:]).decode(errors="replace").strip()
             raise _Unavailable(told.get("unavailable") or f"{self.rung}: the supervisor did not start: {fallen}")
-        status, exit_code = _status(why, told.get("status"))
+        status, exit_code = _status(why, told)
         limit = int(self.limits.output_kb * 1024)
         return Report(
             status=status,
@@ -306,13 +309,14 @@ def _parse(frames: bytearray) -> Iterable[tuple[dict[str, Any], bytes]]:
         at = end
 
 
-def _status(why: str | None, wait_status: int | None) -> tuple[str, int | None]:
+def _status(why: str | None, told: dict[str, Any]) -> tuple[str, int | None]:
     """A passed limit says more than the exit code that it caused."""
+    wait_status = told.get("status")
     code = None if wait_status is None else os.waitstatus_to_exitcode(wait_status)
     if why:
         return why, code
-    if code is None:
-        return "timeout", None  # the supervisor's own clock: the caller was held up
+    if code is None:  # with a word from the supervisor: its own clock, as the caller was held up
+        return ("timeout" if "status" in told else "lost"), None
     if code == 0:
         return "ok", 0
     if code == MEMORY_EXIT:

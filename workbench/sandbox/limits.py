@@ -75,6 +75,7 @@ _MEANING = {
     "killed: memory": "the code needed more than {memory_mb:g} MiB of memory",
     "killed: disk": "the code wrote more than {disk_mb:g} MiB or {files} files",
     "killed: processes": "the code ran more than {processes} processes at once",
+    "lost": "the process that watches the code was itself killed from outside; what the code did is not known",
     "killed: output": "the code printed more than ten times {output_kb:g} KiB",
 }
 
@@ -84,7 +85,8 @@ class Report:
     """What one run did.
 
     status          "ok", "error", "timeout", "killed: cpu | memory | disk | processes | output" (a limit),
-                    "killed: SIGSEGV" and the like (the code died of a signal that no limit sent)
+                    "killed: SIGSEGV" and the like (the code died of a signal that no limit sent),
+                    "lost" (the supervisor was killed from outside, for example by a machine out of memory)
     exit_code       of the code; negative: the signal's number; ``None``: it was ended from outside
     stdout, stderr  decoded as UTF-8, bytes that are not are shown as ``\\xNN``
     truncated       whether output was cut at the limit

@@ -38,10 +38,11 @@ class Watch:
         memory, cpu, tasks = 0.0, 0.0, 0
         for process in tree:
             try:
-                memory += resident(process) / MIB
+                held, threads = footprint(process)
                 times = process.cpu_times()
                 cpu += times.user + times.system + times.children_user + times.children_system
-                tasks += 1
+                memory += held / MIB
+                tasks += threads
             except psutil.Error:
                 continue
         self.peak, self.cpu = max(self.peak, memory), max(self.cpu, cpu)
@@ -52,9 +53,10 @@ class Watch:
             return "killed: memory"
         if cpu > limits.cpu_seconds:
             return "killed: cpu"
-        return self._disk()
+        return self.disk()
 
-    def _disk(self) -> str | None:
+    def disk(self) -> str | None:
+        """The disk limit alone; looked at once more after the end, since a short run may pass between two looks."""
         if self.folder is None:
             return None
         most, count = self.limits.disk_mb * MIB, self.limits.files
@@ -86,12 +88,14 @@ class Watch:
                 continue
 
 
-def resident(process: psutil.Process) -> float:
-    """Memory of one process in bytes without mapped files: what it alone keeps, and shared memory it made."""
-    if sys.platform.startswith("linux"):
-        try:
-            lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-        except OSError:
-            return 0.0
-        return sum(1024.0 * int(line.split()[1]) for line in lines if line.startswith(("RssAnon", "RssShmem")))
-    return float(process.memory_info().rss)
+def footprint(process: psutil.Process) -> tuple[float, int]:
+    """Bytes (without mapped files: what it alone keeps, and shared memory it made) and threads of one process."""
+    if not sys.platform.startswith("linux"):
+        return float(process.memory_info().rss), process.num_threads()
+    try:
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    except OSError:
+        return 0.0, 0
+    told = dict(line.split(":", 1) for line in lines if ":" in line)
+    held = sum(1024.0 * int(told[name].split()[0]) for name in ("RssAnon", "RssShmem") if name in told)
+    return held, 0 if told.get("State", "").strip().startswith("Z") else int(told.get("Threads", 1))

@@ -76,43 +76,53 @@ def usage(folder: str, stop_bytes: int, stop_files: int) -> tuple[int, int]:
                         waiting.append(entry.path)
                     if size > stop_bytes or count > stop_files:
                         return size, count
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             continue
+        except OSError:  # a path too long or closed to us: what cannot be counted counts as too much
+            return stop_bytes + 1, count
     return size, count
 
 
-def sweep(folder: str) -> None:
-    """Remove ``folder`` and everything in it. Works for any depth (flattens as it goes) and any permissions."""
-    serial = 0
-    while os.path.lexists(folder):
-        inner = []
-        os.chmod(folder, 0o700)
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    inner.append(entry.path)
-                else:
-                    os.unlink(entry.path)
-        if not inner:
-            os.rmdir(folder)
-            return
-        for path in inner:
-            serial = _flatten(path, folder, serial)
+def sweep(folder: str, parent: int | None = None) -> None:
+    """Remove ``folder`` and everything in it, whatever its depth (no path is ever built) and its permissions.
+
+    Nothing may run in it any more: the way up is by "..". ``parent``: an open folder that ``folder`` is relative to.
+    """
+    os.chmod(folder, 0o700, dir_fd=parent)
+    here = os.open(folder, _FOLDER, dir_fd=parent)
+    above: list[tuple[str, list[str]]] = []  # name of each folder on the way down, folders left to do beside it
+    try:
+        left = _empty(here)
+        while left or above:
+            if left:
+                name = left.pop()
+                os.chmod(name, 0o700, dir_fd=here)
+                below = os.open(name, _FOLDER, dir_fd=here)
+                above.append((name, left))
+                os.close(here)
+                here = below
+                left = _empty(here)
+            else:
+                up = os.open("..", _FOLDER, dir_fd=here)
+                os.close(here)
+                here = up
+                name, left = above.pop()
+                os.rmdir(name, dir_fd=here)
+    finally:
+        os.close(here)
+    os.rmdir(folder, dir_fd=parent)
 
 
-def _flatten(path: str, top: str, serial: int) -> int:
-    """Empty one folder (its folders move up to ``top``) and remove it."""
-    os.chmod(path, 0o700)
-    with os.scandir(path) as entries:
-        found = list(entries)
-    for entry in found:
-        if entry.is_dir(follow_symlinks=False):
-            os.chmod(entry.path, 0o700)  # moving a folder rewrites its "..", which needs the right to write it
-            while os.path.lexists(moved := os.path.join(top, f".swept-{serial}")):
-                serial += 1
-            os.rename(entry.path, moved)
-            serial += 1
-        else:
-            os.unlink(entry.path)
-    os.rmdir(path)
-    return serial
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def _empty(handle: int) -> list[str]:
+    """Unlink all but folders; returns the names of those."""
+    inner = []
+    with os.scandir(handle) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                inner.append(entry.name)
+            else:
+                os.unlink(entry.name, dir_fd=handle)
+    return inner

@@ -48,7 +48,7 @@ def build_root(folder: str, readable: list[str], disk_bytes: int, files: int, ow
     _devices(root)
     shutil.copytree(f"{folder}/code", root + CODE)
     os.mkdir(root + BOX)
-    calls.mount("tmpfs", root + BOX, "tmpfs", flags, f"mode=700,size={disk_bytes},nr_inodes={files + 2}")
+    calls.mount("tmpfs", root + BOX, "tmpfs", flags, f"mode=700,size={disk_bytes},nr_inodes={files + 1}")
     shutil.copytree(f"{folder}/box", root + BOX, dirs_exist_ok=True)
     os.symlink(BOX, f"{root}/tmp")
     os.symlink(BOX, f"{root}/dev/shm")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import json
 import os
 import sys
@@ -46,6 +47,8 @@ def run(settings: dict) -> int:
     module = type(sys)("__main__")
     module.__dict__.update(__file__=main, __builtins__=__builtins__)
     sys.modules["__main__"] = module
+    for name in ("exit", "quit"):  # usually made by ``site``, which -S leaves out
+        setattr(builtins, name, sys.exit)
     if settings["refuse"]:
         refuse_in_python(settings["refuse"], box)
     try:

@@ -75,11 +75,36 @@ REFUSED = {
     "modify_ldt": (154, -1),
     "sched_setattr": (314, 274),
 }
+#: Mode, owner, times and attributes change without a right to write: Landlock lets a file's owner do it anywhere.
+ATTRIBUTES = {
+    "chmod": (90, -1),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, -1),
+    "fchown": (93, 55),
+    "lchown": (94, -1),
+    "fchownat": (260, 54),
+    "utime": (132, -1),
+    "utimes": (235, -1),
+    "futimesat": (261, -1),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "setxattrat": (463, 463),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "removexattrat": (466, 466),
+    "file_setattr": (469, 469),
+}
 _CLONE, _CLONE3 = (56, 220), 435
 _SIGNALLING = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138)} | {
     "rt_tgsigqueueinfo": (297, 240),
     "pidfd_open": (434, 434),
 }
+_FORK, _VFORK, _CLONE_THREAD = 57, 58, 0x10000  # x86_64 only, x86_64 only, flag of clone
 _NEW_NAMESPACE = 0x7E020000  # every CLONE_NEW* flag that clone takes
 
 _LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -95,22 +120,32 @@ def _refuse(number: int) -> int:
     return 0x00050000 | number
 
 
-def program(protected: Iterable[int] = ()) -> bytes:
-    """The filter as BPF. ``protected``: process ids that may not be signalled (nor groups, nor everybody)."""
+def program(protected: Iterable[int] = (), forks: bool = True, attributes: bool = True) -> bytes:
+    """The filter as BPF. ``protected``: process ids that may not be signalled (nor groups, nor everybody).
+
+    ``forks=False``: threads may be started, processes not (where the kernel's own count does not bind this user).
+    ``attributes=False``: no change of a file's mode, owner, times or extended attributes, inside the folder as well.
+    """
     machine = platform.machine()
     column = _COLUMN[machine]
     ops: list[tuple[int, int, int, int]] = [(_LOAD, 0, 0, 4), (_JEQ, 1, 0, _ARCH[machine]), (_RETURN, 0, 0, _KILL)]
     ops += [(_LOAD, 0, 0, 0)]
     if machine == "x86_64":  # the x32 numbering would walk around every line below
         ops += [(_JGE, 0, 1, 0x40000000), (_RETURN, 0, 0, _refuse(errno.EPERM))]
-    for name, numbers in REFUSED.items():
+    for name, numbers in (REFUSED if attributes else REFUSED | ATTRIBUTES).items():
         if numbers[column] >= 0:
             reason = errno.EACCES if name == "socket" else errno.EPERM
             ops += [(_JEQ, 0, 1, numbers[column]), (_RETURN, 0, 0, _refuse(reason))]
     # clone3 hides its flags in memory; C libraries fall back to clone when it is absent
     ops += [(_JEQ, 0, 1, _CLONE3), (_RETURN, 0, 0, _refuse(errno.ENOSYS))]
-    ops += [(_JEQ, 0, 4, _CLONE[column]), (_LOAD, 0, 0, 16), (_JSET, 0, 1, _NEW_NAMESPACE)]
-    ops += [(_RETURN, 0, 0, _refuse(errno.EPERM)), (_RETURN, 0, 0, _ALLOW)]
+    clone = [(_LOAD, 0, 0, 16), (_JSET, 0, 1, _NEW_NAMESPACE), (_RETURN, 0, 0, _refuse(errno.EPERM))]
+    if not forks:
+        clone += [(_JSET, 1, 0, _CLONE_THREAD), (_RETURN, 0, 0, _refuse(errno.EAGAIN))]
+        if machine == "x86_64":
+            for number in (_FORK, _VFORK):
+                ops += [(_JEQ, 0, 1, number), (_RETURN, 0, 0, _refuse(errno.EAGAIN))]
+    clone += [(_RETURN, 0, 0, _ALLOW)]
+    ops += [(_JEQ, 0, len(clone), _CLONE[column]), *clone]
     targets = list(protected)
     if targets:
         for numbers in _SIGNALLING.values():
@@ -127,8 +162,8 @@ class _Program(ctypes.Structure):
     _fields_ = [("length", ctypes.c_ushort), ("filter", ctypes.c_void_p)]
 
 
-def install(protected: Iterable[int] = ()) -> None:
+def install(protected: Iterable[int] = (), forks: bool = True, attributes: bool = True) -> None:
     """Filter this process and all it starts; needs ``no_new_privs``."""
-    code = program(protected)
+    code = program(protected, forks, attributes)
     block = ctypes.create_string_buffer(code, len(code))
     calls.prctl(calls.PR_SET_SECCOMP, 2, ctypes.byref(_Program(len(code) // 8, ctypes.addressof(block))))

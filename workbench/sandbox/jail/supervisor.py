@@ -11,9 +11,7 @@ from __future__ import annotations
 import json
 import os
 import select
-import shutil
 import signal
-import sys
 import time
 from typing import Any, NoReturn
 
@@ -48,6 +46,7 @@ class Run:
         above, self.name = os.path.split(self.folder)
         self.above = os.open(above, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self.stdin = os.open(f"{self.folder}/stdin", os.O_RDONLY | os.O_CLOEXEC)
+        self.pid = os.getpid()
         self.child = 0  # the code itself, or the first process of its namespace
         self.place = walls.Place(f"{self.folder}/box", f"{self.folder}/code", settings["readable"])
 
@@ -55,7 +54,7 @@ class Run:
 
     def prepare(self) -> None:
         os.umask(0o022)
-        signal.signal(signal.SIGTERM, self._caller_died)
+        signal.signal(signal.SIGTERM, self.caller_died)
         if calls.LINUX:
             calls.die_with_parent(signal.SIGTERM, self.settings["parent"])
             calls.prctl(calls.PR_SET_CHILD_SUBREAPER, 1)
@@ -71,21 +70,19 @@ class Run:
         limits = self.settings["limits"]
         uid = walls.free_uid() if os.geteuid() == 0 else None
         readable = mounts.outermost(self.place.readable)
+        # Since 5.14 a user namespace counts its own tasks: this process and the first one of the PID namespace.
+        release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
+        tasks = 2 if release >= (5, 14) else 2 + walls.user_tasks(os.geteuid())
         kind = mounts.enter_namespaces()
         owner = (uid, uid) if uid is not None else None
         mounts.build_root(self.folder, readable, int(limits["disk_mb"] * 2**20), limits["files"], owner)
         self.place = walls.Place(mounts.BOX, mounts.CODE, readable, kind, uid)
         self._check_user()
         if uid is None:
-            self.place.tasks = self._namespace_tasks()
+            self.place.tasks = tasks
         elif self.place.uid is None:
             self.place.tasks = -1
         mounts.enter_pid_namespace()
-
-    def _namespace_tasks(self) -> int:
-        """Since 5.14 tasks are counted a user namespace: this process and the first one of the PID namespace."""
-        release = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])
-        return 2 if release >= (5, 14) else -1
 
     def _plain(self) -> None:
         if not calls.LINUX:
@@ -156,6 +153,8 @@ class Run:
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.setsid()
+            if calls.LINUX:
+                calls.die_with_parent(signal.SIGKILL, 1 if self.place.namespaces else self.pid)
             os.dup2(self.stdin, 0)
             os.chdir(self.place.box)
             built = walls.raise_walls(self.place, self.settings["limits"], self.settings["without"])
@@ -202,6 +201,8 @@ class Run:
         while time.monotonic() < deadline:
             ready = select.select(watched, [], [], 0.5 if self.place.namespaces else 0.01)[0]
             if self.control in ready:
+                if not os.read(self.control, 16):
+                    self.caller_died()
                 return None
             if ended in ready:
                 status = os.read(ended, 32)
@@ -261,13 +262,13 @@ class Run:
         for name, content, why in folders.collect(self.place.box, self.settings["given"], self.settings["returned"]):
             self.frames.send(content or b"", file=name, left_out=why)
 
-    def _caller_died(self, *_: object) -> None:
+    def caller_died(self, *_: object) -> NoReturn:
         """Nobody is left to tell: end everything, remove the folder, go."""
         try:
-            if self.child:
+            if self.child or not self.place.namespaces:
                 self.end_everything()
+            folders.sweep(self.name, self.above)
         finally:
-            shutil.rmtree(self.name, ignore_errors=True, dir_fd=self.above)
             os._exit(70)
 
 
@@ -306,14 +307,21 @@ def _built(pipe: int) -> dict[str, Any]:
     return told or {"unavailable": "the process ended before it could start Python"}
 
 
-def main(path: str) -> NoReturn:
+def main(path: str) -> None:
     with open(path, "rb") as file:
         run = Run(json.load(file))
+    try:
+        _supervise(run)
+    except BrokenPipeError:
+        run.caller_died()
+
+
+def _supervise(run: Run) -> None:
     try:
         run.prepare()
     except (OSError, StopIteration) as problem:
         run.frames.send(unavailable=f"{run.settings['rung']}: {problem}")
-        sys.exit(NO_EXEC)
+        return
     started = time.monotonic()
     built, ended = run.start()
     told = _built(built)
@@ -324,4 +332,3 @@ def main(path: str) -> NoReturn:
     run.frames.send(status=status, seconds=seconds)
     run.hand_back()
     run.frames.send(complete=True)
-    sys.exit(0)

@@ -28,7 +28,7 @@ class Place:
     uid: int | None = None  # another user to become, if any
     why_same_user: str = ""
     protected: tuple[int, ...] = ()  # processes the filter shields where there is no process id namespace
-    tasks: int = 0  # of this user already running, where they count against the limit
+    tasks: int = 0  # of this user already running, where they count against the limit; -1: the limit binds nobody
 
 
 def free_uid() -> int:
@@ -128,7 +128,8 @@ def _seccomp(place: Place) -> int:
     if not seccomp.supported():
         return 0
     try:
-        seccomp.install(place.protected)
+        own_files = not place.namespaces and place.uid is None  # the code has the rights of these files' owner
+        seccomp.install(place.protected, forks=place.tasks >= 0, attributes=not own_files)
         return 1
     except OSError:
         return 0
@@ -149,7 +150,11 @@ def describe(place: Place, done: dict[str, int], refused: list[str]) -> dict[str
         otherwise="seccomp for caller and supervisor" if filtered else "none",
     )
     reaper = "subreaper" if signals != "none" else "subreaper, which the code can kill"
-    inside = [(spaces, "mount namespace"), (abi, "landlock"), (other, "another user")]
+    processes = "rlimit + watched" if "NPROC" not in refused else "watched"
+    if place.tasks < 0:  # root: the kernel lets it start any number
+        processes = "seccomp (it can start none) + watched" if filtered else "refused in Python"
+    alone = "landlock" if filtered or spaces or other else "landlock (modes and times of the user's files remain)"
+    inside = [(spaces, "mount namespace"), (abi, alone), (other, "another user")]
     open_places = "another user (places open to everybody remain)" if other else "refused in Python"
     return {
         "network": ways((spaces, "namespace"), (filtered, "seccomp"), otherwise="refused in Python"),
@@ -163,7 +168,7 @@ def describe(place: Place, done: dict[str, int], refused: list[str]) -> dict[str
         "user": f"uid {place.uid}, no capabilities"
         if other
         else f"the caller's{place.why_same_user}{', no capabilities' if done['privileges'] else ''}",
-        "processes": ways(("NPROC" not in refused and place.tasks >= 0, "rlimit"), (True, "watched"), otherwise=""),
+        "processes": processes,
         "memory": ways(("AS" not in refused, "rlimit"), (True, "watched"), otherwise=""),
         "cpu": ways(("CPU" not in refused, "rlimit"), (True, "watched"), otherwise=""),
         "disk": "tmpfs of that size" if spaces else "watched",

@@ -1,0 +1,91 @@
+"""Whoever dies first, nothing goes on running: the caller, the supervisor, a thread of the caller."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.sandbox.conftest import gone, marked
+from workbench.sandbox import Limits, Report, run
+
+CALLER = """
+import sys
+from workbench.sandbox import Limits, run
+code = '''
+import os, time, ctypes
+ctypes.CDLL(None).prctl(1, 0)  # no death signal, please
+try:
+    os.fork(); os.fork()
+except OSError:
+    pass
+print("up", flush=True)
+time.sleep(60)
+'''
+run(code, args=[sys.argv[1]], limits=Limits(seconds=60), without=sys.argv[2:])
+"""
+
+
+def wait_for(token: str, least: int = 1) -> list[psutil.Process]:
+    end = time.monotonic() + 10
+    while len(found := [p for p in marked(token) if "runner.py" in " ".join(p.cmdline())]) < least:
+        assert time.monotonic() < end, "the sandbox did not start"
+        time.sleep(0.02)
+    return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_caller_is_killed(place: Path, token: str, without: tuple[str, ...], root: Path, number: int) -> None:
+    environment = {**os.environ, "TMPDIR": str(place)}
+    caller = subprocess.Popen([sys.executable, "-c", CALLER, token, *without], cwd=root, env=environment)
+    wait_for(token)
+    time.sleep(0.1)
+    os.kill(caller.pid, number)
+    caller.wait()
+    assert gone(token, 5.0)
+    end = time.monotonic() + 5
+    while os.listdir(place) and time.monotonic() < end:  # the supervisor removes the folder, as nobody else can
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_supervisor_dies_or_hangs(place: Path, token: str, without: tuple[str, ...], number: int) -> None:
+    done: list[Report | Exception] = []
+
+    def call() -> None:
+        try:
+            done.append(run("import time\ntime.sleep(60)", args=[token], limits=Limits(seconds=1.5), without=without))
+        except Exception as problem:
+            done.append(problem)
+
+    thread = threading.Thread(target=call)
+    thread.start()
+    wait_for(token)
+    supervisor = next(child for child in psutil.Process().children() if "launch.py" in " ".join(child.cmdline()))
+    supervisor.send_signal(number)
+    thread.join(15)
+    assert not thread.is_alive()
+    assert isinstance(done[0], Report)
+    assert done[0].status == ("lost" if number == signal.SIGKILL else "timeout")
+    assert gone(token)
+
+
+def test_exception_in_the_caller_leaves_nothing(place: Path, token: str, without: tuple[str, ...]) -> None:
+    def interrupt() -> None:
+        wait_for(token)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        run("import time\ntime.sleep(60)", args=[token], limits=Limits(seconds=20), without=without)
+    thread.join()
+    assert gone(token)
+    assert not psutil.Process().children()
