@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from workbench.memory.durable import Item, Store
 
 
+SUMMARY = "Summary of the day: "
+
+
 class Days:
     """Writes and renews the four derived texts of a user in a store."""
 
@@ -29,7 +32,7 @@ class Days:
         days = [p for p in pieces if p.kind == "daily summary" and p.meta["date"] != date]
         if summary:
             meta = noted(user, date, moment, True)
-            days.append(self._put(f"{user}_{date}_summary", "daily summary", f"Summary of {date}: {summary}", meta,
+            days.append(self._put(f"{user}_{date}_summary", "daily summary", f"{SUMMARY}{summary}", meta,
                                   ids, moment))  # fmt: skip
         insight = self.summariser.insight(user, date, said)
         if insight.text:
@@ -41,7 +44,7 @@ class Days:
         """The global summary of the daily summaries that are still held, and the portrait of all insights."""
         meta = {"user": user, "date": date}
         days = sorted(days, key=lambda piece: (str(piece.meta["date"]), piece.id))
-        overall = self.summariser.overall(user, [(str(p.meta["date"]), _without_date(p.text)) for p in days])
+        overall = self.summariser.overall(user, [(str(p.meta["date"]), p.text.removeprefix(SUMMARY)) for p in days])
         if overall:
             self._put(f"{user}_global_summary", "global summary", overall, meta, [p.id for p in days], moment)
         notes = [item for item in self.store.items(kinds="daily insight") if user_of(item) == user]
@@ -59,10 +62,6 @@ class Days:
             return self.store.add(text, key=key, kind=kind, time=moment, meta=meta, links=links, tags=tags)
         renewed = {name: meta[name] for name in ("date", "facts", "by") if name in meta}
         return self.store.update(held.id, text=text, time=moment, links=links, meta={**held.meta, **renewed})
-
-
-def _without_date(text: str) -> str:
-    return text.partition(": ")[2] or text
 
 
 def _insight(item: Item) -> Insight:

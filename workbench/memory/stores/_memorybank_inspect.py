@@ -41,9 +41,8 @@ def reading(query: str, found: Sequence[Found], budget_notes: int | None, budget
 
 
 def _dated(one: Found) -> str:
-    """The text with its date, unless it begins with one (summaries do)."""
-    date, text = one.item.meta.get("date"), " ".join(one.text().split())
-    return text if one.item.kind == "daily summary" and text.startswith("Summary of") else f"On {date}: {text}"
+    """One line that begins with the date, the form in which the embedded reader knows dated notes."""
+    return f"[{one.item.meta.get('date')}] {' '.join(one.text().split())}"
 
 
 def _how(item: Item) -> str:

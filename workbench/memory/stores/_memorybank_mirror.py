@@ -22,10 +22,10 @@ def user_of(item: Item) -> str | None:
     return next((tag.removeprefix("user:") for tag in item.tags if tag.startswith("user:")), None)
 
 
-def noted(user: str, date: str, time: float, dated: bool, **more: Any) -> dict[str, Any]:
+def noted(user: str, date: str, time: float, dated: bool, more: dict[str, Any] | None = None) -> dict[str, Any]:
     """The metadata of a new piece. ``lives`` counts how often its time since recall began anew (seeds its luck)."""
     state = {"user": user, "date": date, "recalls": 0, "last_recall": time, "lives": 0, "dated": dated}
-    return {**more, **state}
+    return {**(more or {}), **state}
 
 
 def last_recall(item: Item) -> float:

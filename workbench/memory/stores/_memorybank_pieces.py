@@ -1,8 +1,8 @@
 """Pieces and their sentences: what MemoryBank encodes, and how neighbouring sentences are glued back.
 
-A piece is one exchange or one daily summary. It is found by its sentences (as in the authors' code): each has a vector,
-a query finds the k nearest sentences, and around each the neighbours of the same piece are taken along up to a number
-of characters.
+A piece is one exchange or one daily summary. In the authors' code it is found by its sentences: each has a vector, a
+query finds the k nearest sentences, and around each the neighbours of the same piece are taken along up to a number of
+characters.
 """
 
 from __future__ import annotations

@@ -79,8 +79,9 @@ class MemoryBank(Fading):
         increment: what a recall adds to S (1 in the paper).
         reinforce: "retrieved" (the paper), "used" (only pieces that share words with the answer, told by
             :meth:`used`), or "never".
-        unit: what has a vector: every "sentence" of a piece (the code) or the whole "piece" (the paper's text).
-        glue: characters up to which neighbours of a found sentence are given back with it.
+        unit: what is compared with the query: the whole "piece" (the paper's text; vectors are the store's own) or
+            every "sentence" of it (the authors' code; vectors are made again when a file is opened).
+        glue: with sentences, characters up to which neighbours of one that was found are given back with it.
         recent: exchanges of the current talk in the prompt.
         summaries: whether a new day closes the one before (summaries, portrait) and sweeps.
         llm: who writes the summaries: "rules" (extraction, no model), a chat model or its name, or a ``Summariser``.
@@ -106,7 +107,7 @@ class MemoryBank(Fading):
         capacity: int | None = None,
         increment: float = 1.0,
         reinforce: str = "retrieved",
-        unit: str = "sentence",
+        unit: str = "piece",
         glue: int = 200,
         recent: int = 3,
         summaries: bool = True,
@@ -172,7 +173,7 @@ class MemoryBank(Fading):
             new = [
                 NewItem(
                     text, key or self._key(user, date), "exchange", moment, tags=(user_tag(user),),
-                    meta=noted(user, date, moment, time is not None, **meta),
+                    meta=noted(user, date, moment, time is not None, meta),
                 )
                 for (text, time, key, meta), moment in zip(pieces, moments)
             ]  # fmt: skip
