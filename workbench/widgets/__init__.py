@@ -1,4 +1,4 @@
-"""What a person touches in a notebook: the ``Workbench`` app and the matrix canvas.
+"""What a person touches in a notebook: the ``Workbench`` app, the inspector of a memory of items, the matrix canvas.
 
 >>> from workbench.widgets import Workbench
 >>> Workbench("embedded", text="The key of Ada lies under the mat.")      # doctest: +SKIP
@@ -14,10 +14,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from workbench.widgets.app import Workbench
     from workbench.widgets.matrix import MatrixView
+    from workbench.widgets.store_view import StoreView
 
-_LAZY = {"Workbench": "workbench.widgets.app", "MatrixView": "workbench.widgets.matrix"}
+_LAZY = {
+    "MatrixView": "workbench.widgets.matrix",
+    "StoreView": "workbench.widgets.store_view",
+    "Workbench": "workbench.widgets.app",
+}
 
-__all__ = ["MatrixView", "Workbench", "app_page_path", "voila_options"]
+__all__ = ["MatrixView", "StoreView", "Workbench", "app_page_path", "voila_options"]
 
 
 def app_page_path() -> Path:

@@ -101,7 +101,12 @@ class Controls:
             layout=w.Layout(width="320px", display="none"),
         )
         self.kernel = dropdown("Kernel", "the attention kernel that computes the model's attention", [], None)
-        self.memory = dropdown("Memory", "the memory that holds the model's past", memory_names(), app.state.memory)
+        self.memory = dropdown(
+            "Memory",
+            "token caches hold the model's past; then memories of items, which are asked",
+            memory_names(),
+            app.state.memory,
+        )
         self.settings = row()
         self.sample = dropdown(
             "Sample", "put one of these texts into the box", ["your text", *SAMPLES], "your text", "200px"

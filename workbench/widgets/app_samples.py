@@ -35,6 +35,17 @@ def small_world() -> str:
     return world().document("facts", random.Random(1)).text
 
 
+def notes(people: int = 12, seed: int = 5) -> str:
+    """Facts about people whom no training text names, one a line: what a memory of items is for."""
+    from workbench_datasets.small_world import world
+
+    documents = (
+        world().document("open-book", random.Random(seed + n), split="unseen", distance=0) for n in range(people)
+    )
+    told = [document.text.split("\n")[0].strip() for document in documents]
+    return "\n".join(f"{fact.rstrip('.')}." for text in told for fact in text.split(". ") if fact)
+
+
 def book() -> str:
     """The opening of a held-out book's second chapter or so: prose the embedded model was not trained on."""
     return held_out(1500)
@@ -53,6 +64,7 @@ SAMPLES: dict[str, Callable[[], str]] = {
     "repeated words": repeated_words,
     "a dialogue with an order": dialogue,
     "small-world document": small_world,
+    "notes about people": notes,
     "a held-out book": book,
 }
 

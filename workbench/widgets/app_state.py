@@ -7,7 +7,6 @@ leaves behind the line of code that does the same, or raises a ``WorkbenchError`
 from __future__ import annotations
 
 import contextlib
-import inspect
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,25 @@ from typing import TYPE_CHECKING, Any
 import traitlets as t
 
 from workbench.errors import BadInput
-from workbench.memory.base import MEMORIES
+from workbench.widgets.app_memories import hyperparameters, make_memory, memory_names, starting_settings
 
 if TYPE_CHECKING:
     from workbench.models import LoadedModel, Swap, Trace
+
+__all__ = [
+    "DEFAULT_TEXT",
+    "HALFWAY",
+    "TABS",
+    "TURN",
+    "AppState",
+    "Session",
+    "calm",
+    "hyperparameters",
+    "make_memory",
+    "memory_names",
+    "rounds_of",
+    "starting_settings",
+]
 
 #: Tabs in the order they stand.
 TABS = ("heads", "microscope", "similarity", "memory", "timeline", "generation", "proof")
@@ -28,15 +42,11 @@ DEFAULT_TEXT = (
     "The key of Ada lies under the mat. The lamp of Ben stands on the desk. The boat of Cleo waits at the pier."
 )
 
-#: The least budget the app proposes by itself.
-SMALLEST_BUDGET = 48
-
 #: Weights and tokens up to which one thread is enough.
 SMALL_MODEL, SHORT_TEXT = 50_000_000, 2048
 
-#: Types of default values for which there is a control.
-PLAIN = (bool, int, float, str)
-
+#: ``Session.rounds`` of a store that held something when it was opened: the text is not written into it unasked.
+FOUND = -1
 
 #: ``AppState.compared`` before anybody chose: the event half-way (-1 is the empty memory before the first event).
 HALFWAY = -2
@@ -76,25 +86,6 @@ class AppState(t.HasTraits):
             setattr(self, name, value)
 
 
-def hyperparameters(memory: str) -> dict[str, Any]:
-    """Names and defaults of a memory's plain constructor arguments, in the order of its signature."""
-    if memory == "none":
-        return {}
-    parameters = inspect.signature(MEMORIES.get(memory)).parameters.values()
-    return {p.name: p.default for p in parameters if isinstance(p.default, PLAIN)}
-
-
-def starting_settings(memory: str, tokens: int) -> dict[str, Any]:
-    """What the app begins with: a budget that the text at hand overflows, so that one can watch it forget."""
-    budget = hyperparameters(memory).get("budget")
-    return {} if budget is None or budget < tokens else {"budget": max(SMALLEST_BUDGET, tokens // 2)}
-
-
-def memory_names() -> list[str]:
-    """'none', then every memory that can serve a model's cache: built in, registered here, or by entry point."""
-    return ["none", *MEMORIES.names()]
-
-
 class Session:
     """The model at hand and what was computed with it."""
 
@@ -103,7 +94,9 @@ class Session:
         self.name, self.kernel, self.memory, self.text = "", "", "none", ""
         self.settings: dict[str, Any] = {}
         self.trace: Trace | None = None
+        self.mechanism: Any = None
         self.rounds, self.stream = 0, list[str]()
+        self.untouched = 0
         self.loads = self.reads = 0
         self.tell: Callable[[float], Any] = lambda fraction: None
         self._lines: list[str] = []
@@ -188,18 +181,45 @@ class Session:
         self.kernel, self.trace = name, None
 
     def _choose_memory(self, name: str | None, settings: Mapping[str, Any] | None, *, rebind: bool) -> None:
-        if name is None and settings is None and not (rebind and self.memory != "none"):
+        if name is None and settings is None:
+            if rebind and self.memory != "none":
+                self._rebind()
             return
-        name = self.memory if name is None else name
+        name, before = self.memory if name is None else name, self.mechanism
         settings = dict(self.settings if settings is None else settings)
         if name == "none":
-            made, line, settings = None, 'model.use(memory="none")', {}
+            made, lines, settings = None, ['model.use(memory="none")'], {}
         else:
-            made, line = make_memory(name, settings)
+            keep = before if self._goes_on(name, settings) else None
+            made, lines = make_memory(name, settings, keep=keep)
         if made is not None or self.need_model().memory is not None:
             self._swaps.append(self.need_model().use(memory=made))
-            self._lines.append(line)
-        self.memory, self.settings, self.rounds = name, settings, 0
+            self._lines += lines
+        self.memory, self.settings, self.mechanism = name, settings, made
+        self.rounds = FOUND if self.is_store and len(self.mechanism) else 0
+
+    def _rebind(self) -> None:
+        """The same memory for another model: a cache begins anew, a memory of items goes over as it is."""
+        if self.is_store:
+            self._swaps.append(self.need_model().use(memory=self.mechanism))
+            self._lines.append("model.use(memory=memory)")
+            return
+        self.mechanism, lines = make_memory(self.memory, self.settings)
+        self._swaps.append(self.need_model().use(memory=self.mechanism))
+        self._lines += lines
+        self.rounds = 0
+
+    def _goes_on(self, name: str, settings: Mapping[str, Any]) -> bool:
+        """Whether the store goes on under other settings: it has a file, or was changed since the text went in."""
+        same = all(settings.get(key, "") == self.settings.get(key, "") for key in ("path", "encoder"))
+        if not self.is_store or name != self.memory or not same:
+            return False
+        return bool(settings.get("path")) or changes(self.mechanism) != self.untouched
+
+    @property
+    def is_store(self) -> bool:
+        """Whether the memory in force is one of items."""
+        return self.mechanism is not None and hasattr(self.mechanism, "store")
 
     def _read(self, text: str) -> None:
         """The trace of ``text``; kept, so that another head, tab or token costs no forward pass."""
@@ -208,17 +228,24 @@ class Session:
         if self.trace is not None and text == self.text:
             return
         model = self.need_model()
-        with model.use(memory=None) if model.memory is not None else contextlib.nullcontext():
+        with model.use(memory=None) if model.cache is not None else contextlib.nullcontext():
             self.trace = model.trace(text, progress=lambda fraction: self.tell(fraction))
         if text != self.text:
             self._lines.append(f"text = {text!r}")
-        alone = 'with model.use(memory="none"): ' if model.memory is not None else ""
+        alone = 'with model.use(memory="none"): ' if model.cache is not None else ""
         self._lines.append(f"{alone}trace = model.trace(text)")
-        self.text, self.rounds, self.reads = text, 0, self.reads + 1
+        self.text, self.reads = text, self.reads + 1
+        self._unread()
 
     def forget(self) -> None:
         """The next ``carry_out`` reads the text anew."""
-        self.trace, self.rounds = None, 0
+        self.trace = None
+        self._unread()
+
+    def _unread(self) -> None:
+        """A cache has not seen the text; what was written into a store stays there until somebody takes it out."""
+        if not self.is_store:
+            self.rounds = 0
 
     # ---- memory ---------------------------------------------------------------------------------------------------
 
@@ -229,12 +256,27 @@ class Session:
             raise BadInput("no memory is chosen; pick one in the list above")
         if self.rounds:
             return []
+        if self.is_store:
+            return self.write_text(on_round)
         lines, rounds, stream = self.empty(), rounds_of(self.text), list[str]()
         for index, line in enumerate(rounds):
             stream += model.feed(line).tokens
             on_round(index + 1, len(rounds))
         self.rounds, self.stream = len(rounds), stream
         return [*lines, "for line in filter(str.strip, text.splitlines(keepends=True)): model.feed(line)"]
+
+    def write_text(self, on_round: Callable[[int, int], Any] = lambda done, total: None) -> list[str]:
+        """Write every line of the text into the memory of items, on top of what it holds; returns the line of code."""
+        model, total, done = self.need_model(), len(rounds_of(self.text)), 0
+
+        def tell(_: Any) -> None:
+            nonlocal done
+            done += 1
+            on_round(done, total)
+
+        model.feed(self.text, on_round=tell)
+        self.rounds, self.untouched = total, changes(self.mechanism)
+        return ["model.feed(text)"]
 
     def empty(self) -> list[str]:
         """An empty memory and no stream; returns the line of code."""
@@ -245,6 +287,11 @@ class Session:
     def went_on(self, ids: list[int]) -> None:
         """The memory has read these tokens as well (a prompt and what was generated)."""
         self.rounds, self.stream = self.rounds + 1, self.stream + self.need_model().tokens(ids)
+
+
+def changes(memory: Any) -> int:
+    """How many events changed what a memory of items holds."""
+    return sum(event.kind not in ("read", "rerank", "decay") for event in memory.events())
 
 
 #: One thing at a time: JupyterLab answers each widget on a thread of its own (kernel subshells), so two quick choices
@@ -276,20 +323,3 @@ def calm(model: LoadedModel | None, tokens: int) -> Iterator[None]:
 def rounds_of(text: str) -> list[str]:
     """One round a line, with its line break; blank lines are no rounds."""
     return [line for line in text.splitlines(keepends=True) if line.strip()]
-
-
-def make_memory(name: str, settings: Mapping[str, Any]) -> tuple[Any, str]:
-    """A memory with these hyper-parameters, and the line of code that puts it in.
-
-    Raises UnknownName for a memory nobody registered and BadInput for a hyper-parameter it does not have or refuses.
-    """
-    try:
-        made = MEMORIES.get(name)(**settings)
-    except TypeError as error:
-        raise BadInput(f"{name} cannot be made with {dict(settings)}: {error}; it takes {signature(name)}") from error
-    arguments = ", ".join(f"{key}={value!r}" for key, value in settings.items())
-    return made, f"model.use(memory=MEMORIES.get({name!r})({arguments}))"
-
-
-def signature(memory: str) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in hyperparameters(memory).items()) or "no plain arguments"

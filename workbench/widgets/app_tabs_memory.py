@@ -14,6 +14,8 @@ from workbench.widgets.app_chart import ChartPane
 from workbench.widgets.app_controls import NARROW, button, chosen, note, offer, pressed, row
 from workbench.widgets.app_state import HALFWAY
 from workbench.widgets.app_tab import Tab, as_array, bytes_text, table
+from workbench.widgets.store_history import History
+from workbench.widgets.store_inspector import Inspector
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,7 +42,7 @@ def contents_of(tab: Tab) -> pd.DataFrame:
 
 
 class MemoryTab(Tab):
-    """The contents table: every slot, what is in it, its scores, and why it is still there."""
+    """What the memory holds: the slots of a token cache as a table, the items of a store in their inspector."""
 
     name, title = "memory", "Memory"
 
@@ -65,17 +67,44 @@ class MemoryTab(Tab):
         pressed(self.ask, self._ask)
         pressed(self.again, self._again)
         self._shown = ""
-        return [row(self.again, self.summary), self.asking, self.reading.view, self.table]
+        self.more = button(
+            "Write the text", "write every line of the text above into the memory, as one more item each"
+        )
+        pressed(self.more, self._more)
+        self.inspector = Inspector(
+            lambda: self.session.need_model().memory,
+            self.app.working,
+            self.app.code.add,
+            name="model.memory",
+            changed=lambda: self.app.redraw("timeline", "generation"),
+            extra=[self.more],
+        )
+        self.slots = w.VBox([row(self.again, self.summary), self.asking, self.reading.view, self.table])
+        return [self.slots, self.inspector.view]
 
     def _again(self) -> None:
         self.session.rounds = 0
         self.app.redraw("memory", "timeline", "generation")
 
+    def _more(self) -> None:
+        with self.app.working("writing the text into the memory") as status:
+            self.write_down(*self.session.write_text(lambda done, total: status.set_trait("fraction", done / total)))
+        self.app.redraw("memory", "timeline", "generation")
+
     def draw(self) -> None:
+        store = self.session.is_store
+        self.slots.layout.display = "none" if store else ""
+        self.inspector.view.layout.display = "" if store else "none"
         if self.session.need_model().memory is None:
             self._empty()
             return
         feed(self)
+        if store:
+            self.inspector.show()
+        else:
+            self._draw_slots()
+
+    def _draw_slots(self) -> None:
         frame = contents_of(self)
         memory = self.session.need_model().memory
         self.again.layout.display = self.asking.layout.display = ""
@@ -104,12 +133,13 @@ class MemoryTab(Tab):
         self._shown = ""
         self.table.value, self.again.layout.display, self.asking.layout.display = "", "none", "none"
         self.summary.value = (
-            "No memory is chosen: the model keeps every token in an ordinary cache. Choose one above; "
-            "<b>streaming</b> and <b>sirllm</b> forget, <b>full</b> does not."
+            "No memory is chosen: the model keeps every token in an ordinary cache. Choose one above; of the token "
+            "caches <b>streaming</b> and <b>sirllm</b> forget and <b>full</b> does not; a memory of items such as "
+            "<b>flat</b> or <b>a-mem</b> keeps the lines of the text and is asked before the model answers."
         )
 
     def static(self) -> str:
-        return self.summary.value + self._shown
+        return self.inspector.static() if self.session.is_store else self.summary.value + self._shown
 
 
 def stored(probe: Trace, layer: int) -> int:
@@ -172,9 +202,21 @@ class TimelineTab(Tab):
         chosen(self.moment, lambda value: self.state.set_trait("moment", value))
         chosen(self.compared, lambda value: self.state.set_trait("compared", value))
         self._drawn: Any = None
-        return [row(self.moment, self.compared), self.event, self.stream, self.chart.view, self.log]
+        self.tokens = w.VBox([row(self.moment, self.compared), self.event, self.stream, self.chart.view, self.log])
+        self.history = History(self.state.set_trait, self.app.code.add, name="model.memory")
+        return [self.tokens, self.history.view]
 
     def draw(self) -> None:
+        store = self.session.is_store
+        self.tokens.layout.display = "none" if store else ""
+        self.history.view.layout.display = "" if store else "none"
+        if store:
+            feed(self)
+            self.history.draw(self.session.need_model().memory, self.state.moment, self.state.compared)
+        else:
+            self._draw_tokens()
+
+    def _draw_tokens(self) -> None:
         if self.session.need_model().memory is None:
             self.event.value = "No memory is chosen, so there are no events. Choose one above."
             self.stream.value = self.log.value = ""
@@ -216,7 +258,7 @@ class TimelineTab(Tab):
         return self.session.stream
 
     def static(self) -> str:
-        return self.event.value + self.stream.value
+        return self.history.static() if self.session.is_store else self.event.value + self.stream.value
 
 
 def timeline_chart(events: EventLog, words: list[str]) -> Any:

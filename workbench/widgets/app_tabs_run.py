@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import html
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
 from workbench.errors import BadInput
-from workbench.widgets.app_controls import NARROW, button, dropdown, note, pressed, row
+from workbench.widgets.app_controls import NARROW, button, dropdown, note, offer, pressed, row
 from workbench.widgets.app_tab import Tab, table
+
+if TYPE_CHECKING:
+    from workbench.models.through_store import Pasted
+
+#: What may stand before a prompt, by whether the memory is one of items.
+SOURCES: dict[bool, tuple[tuple[str, str], ...]] = {
+    False: (("nothing", "nothing"), ("the text, through the memory", "fed")),
+    True: (("nothing", "nothing"), ("what the memory finds", "fed")),
+}
 
 #: Up to this many tokens the proof runs as soon as its tab is seen.
 PROOF_AT_ONCE = 128
@@ -52,14 +62,22 @@ class GenerationTab(Tab):
         self.source = dropdown(
             "Before it",
             "what the model has read before the prompt",
-            [("nothing", "nothing"), ("the text, through the memory", "fed")],
+            list(SOURCES[False]),
             "nothing",
             "280px",
         )
         self.go = button("Generate", "continue the prompt; interrupt the kernel to stop", primary=True)
-        self.out, self.rate = w.HTML(), note()
+        self.out, self.rate, self.pasted = w.HTML(), note(), w.HTML()
         pressed(self.go, self.generate)
-        return [self.prompt, row(self.source, self.length, self.temperature, self.go, self.rate), self.out]
+        controls = row(self.source, self.length, self.temperature, self.go, self.rate)
+        return [self.prompt, controls, self.out, self.pasted]
+
+    def draw(self) -> None:
+        """What may stand before the prompt depends on the kind of memory."""
+        offered = SOURCES[self.session.is_store]
+        if tuple(self.source.options) != offered:
+            offer(self.source, offered[-1][1] if self.session.is_store else "nothing", offered)
+            self.pasted.value = ""
 
     def generate(self) -> None:
         prompt = self.prompt.value or self.session.text
@@ -72,25 +90,34 @@ class GenerationTab(Tab):
 
         with self.app.working("generating") as status:
             self._prepare()
+            self.pasted.value = ""
+            model, store = self.session.need_model(), self.session.is_store
             options = {"max_new_tokens": self.length.value, "temperature": self.temperature.value, "seed": 0}
-            result = self.session.need_model().generate(prompt, on_token=on_token, **options)
+            alone = store and self.source.value == "nothing"
+            with model.use(memory=None) if alone else contextlib.nullcontext():
+                result = model.generate(prompt, on_token=on_token, **options)
             self._show(prompt, result.new_text)
-            self.rate.value = f"{result.tokens_per_second:.0f} tokens/s through memory {self.state.memory}"
-            self.write_down(
-                f"model.generate({prompt!r}, {', '.join(f'{k}={v!r}' for k, v in options.items())}).new_text"
-            )
-            if self.session.need_model().memory is not None:
+            self.pasted.value = pasted_html(result.pasted)
+            through = "none" if alone else self.state.memory
+            self.rate.value = f"{result.tokens_per_second:.0f} tokens/s through memory {through}"
+            start = 'with model.use(memory="none"): ' if alone else ""
+            end = ".pasted.prompt" if result.pasted is not None else ".new_text"
+            arguments = ", ".join(f"{k}={v!r}" for k, v in options.items())
+            self.write_down(f"{start}made = model.generate({prompt!r}, {arguments})", f"made.new_text, made{end}")
+            if model.cache is not None:
                 self.session.went_on(result.ids)
         self.app.redraw("memory", "timeline")
 
     def _prepare(self) -> None:
-        """An empty memory, or one that has just read the text."""
-        if self.source.value == "fed" and not self.prompt.value:
+        """An empty cache, or one that has just read the text; a memory of items stays as it is."""
+        fed = self.source.value == "fed"
+        if fed and not self.prompt.value:
             raise BadInput("the text is already in the memory; type a prompt that should follow it")
-        if self.source.value == "fed" and self.session.need_model().memory is None:
+        if fed and self.session.need_model().memory is None:
             raise BadInput("no memory is chosen that could have read the text; pick one in the list above")
-        self.write_down(*self.session.empty())
-        if self.source.value == "fed":
+        if not self.session.is_store:
+            self.write_down(*self.session.empty())
+        if fed:
             self.write_down(*self.session.feed())
 
     def _show(self, prompt: str, new: str) -> None:
@@ -100,7 +127,26 @@ class GenerationTab(Tab):
         )
 
     def static(self) -> str:
-        return self.out.value
+        return self.out.value + self.pasted.value
+
+
+def pasted_html(pasted: Pasted | None) -> str:
+    """What a memory of items put before the prompt, and why each of it was found; empty without such a memory."""
+    if pasted is None:
+        return ""
+    reading = pasted.reading
+    told = f"the memory was asked “{reading.query}” and put {len(reading.items)} items before the prompt"
+    parts = [
+        told,
+        f"{reading.tokens} of at most {pasted.budget_tokens} tokens" if pasted.budget_tokens else "",
+        reading.note,
+    ]
+    note = f'<div class="wb-note">{html.escape("; ".join(filter(None, parts)))}</div>'
+    if not pasted.text:
+        return note
+    why = table(reading.frame().drop(columns="rank"), caption="why each was found", bars=("score",))
+    label = 'class="wb-pasted" tabindex="0" aria-label="What was put before the prompt"'
+    return f"{note}<pre {label}>{html.escape(pasted.text)}</pre>{why}"
 
 
 class ProofTab(Tab):

@@ -13,6 +13,8 @@ from workbench.widgets.app_parts import STATIC, _Part
 if TYPE_CHECKING:
     import pandas as pd
 
+    from workbench.memory.durable import Item
+
 #: Characters of one cell; the editor shows the whole text.
 LONGEST = 240
 
@@ -77,3 +79,31 @@ def moment(seconds: float) -> str:
     from datetime import UTC, datetime
 
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def worth_showing(frame: pd.DataFrame) -> pd.DataFrame:
+    """The columns that say something on this page, the id first; moments stand once."""
+    import pandas as pd
+
+    out = {"time"} & set(frame) if "when" in frame else set()
+    if "index_text" in frame and "text" in frame and (frame["index_text"] == frame["text"]).all():
+        out.add("index_text")
+    kept = [name for name in frame if name not in out and (name == "id" or not frame[name].map(_blank).all())]
+    shown = frame[kept] if len(frame) else frame
+    return pd.DataFrame({"id": shown["id"], **{name: shown[name] for name in shown if name != "id"}})
+
+
+def _blank(value: Any) -> bool:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, str | list | tuple | dict):
+        return len(value) == 0
+    return value is None or value != value
+
+
+def items_frame(items: Sequence[Item]) -> pd.DataFrame:
+    """Items as a frame of what tells them apart."""
+    import pandas as pd
+
+    names = ["id", "key", "kind", "text", "time", "tags"]
+    return pd.DataFrame([[getattr(item, name) for name in names] for item in items], columns=names)
