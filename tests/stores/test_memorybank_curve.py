@@ -236,7 +236,7 @@ def test_policies_let_go_in_their_order():
     np.testing.assert_array_equal(policies["FIFO"].died, policies["EBB capacity, no reinforcement"].died)
     lru = policies["LRU"]
     for at in range(len(SEEDS)):
-        recalled = [max([day for day in days], default=b) for days, b in zip(lru.items(SEEDS[at])["recalls"], last[at])]
+        recalled = [max(days, default=b) for days, b in zip(lru.items(SEEDS[at])["recalls"], last[at])]
         held = lru.died[at] == SMALL.days
         born = np.arange(held.size) // SMALL.facts
         latest = np.maximum(np.array(recalled, dtype=float), born)

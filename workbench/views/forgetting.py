@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 
 #: What the formula switch offers.
 FORMULAS = ("paper", "as published (bug)", "daily sweeps")
+_FORMULA_TEXT = {
+    "paper": "R = exp(-t / λS)", "as published (bug)": "R = exp(-t / λ * S), as the released code computes it",
+    "daily sweeps": "R(t) applied once a day: exp(-n(n + 1) / 2λS)",
+}  # fmt: skip
 #: R of ``datum.t`` and ``datum.S`` under the parameters λ (``scale``) and ``formula``, in the browser's language.
 _RETENTION = (
     "formula == 'paper' ? exp(-datum.t / (scale * datum.S)) : "
@@ -63,7 +67,7 @@ def forgetting_curves(
     chart: Any = alt.layer(*marks).add_params(*params).properties(width=width, height=height)
     if len(marks) == 3:
         chart = alt.vconcat(chart, _reading(items, width), spacing=6)
-    told = subtitle or f"R = exp(-t / λS); dashed: θ = {threshold:g}"
+    told = subtitle or f"{_FORMULA_TEXT[formula]}; dashed: θ = {threshold:g}"
     return theme.themed(chart, title or "How memories fade", told)
 
 
@@ -230,7 +234,8 @@ def prompt_blocks(
     columns = ["row", "kind", "tokens", "start", "end", "shown", "from", *(["score"] if "score" in data else [])]
     base = alt.Chart(data[columns])
     bars = base.mark_bar(stroke=theme.PAPER, strokeWidth=1.5, height=34, cornerRadius=3).encode(
-        x=alt.X("start:Q", title="tokens", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=8)), x2="end:Q", y=y, tooltip=told,
+        x=alt.X("start:Q", title="tokens", scale=alt.Scale(nice=False), axis=alt.Axis(tickCount=8)),
+        x2="end:Q", y=y, tooltip=told,
         color=alt.Color("kind:N", title=None, sort=present, scale=scale),
         fillOpacity=alt.condition("datum.row == 'dropped'", alt.value(0.35), alt.value(1.0)),
     )  # fmt: skip
