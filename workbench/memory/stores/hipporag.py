@@ -193,6 +193,8 @@ class HippoRAG(StoreMemory):
             raise BadInput(f"a passage must be text that says something, got {text!r}")
         if "triples" in meta:
             return from_meta({**meta, "openie": meta.get("openie", GIVEN)}, self.accents)
+        if "entities" in meta:
+            raise BadInput('meta["entities"] comes with meta["triples"]; give both or neither')
         return self.openie.passage(text, self.accents)
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -236,7 +238,8 @@ class HippoRAG(StoreMemory):
         notes = [trace.note, f"{dropped} passages did not fit into {budget_tokens} tokens" if dropped else ""]
         note = "; ".join(part for part in notes if part)
         entities = [link.entity for link in trace.links]
-        self.store.record("read", [r.id for r in kept], query, how=trace.how, entities=entities, note=note)
+        told = {"query": query, "how": trace.how, "entities": entities, "note": note}
+        self.store.record("read", [recalled.id for recalled in kept], "asked", **told)
         return Reading(query, tuple(kept), tokens, note)
 
     def trace(self, query: str, *, entities: Sequence[str] | None = None, **switches: Any) -> Trace:
