@@ -40,7 +40,7 @@ def ask(
         options: tools, temperature, max_tokens, seed, stop.
 
     Raises:
-        BadInput: empty messages, ``tries`` < 1, impossible options, a fallback that gives something else than ``schema``.
+        BadInput: empty messages, ``tries`` < 1, impossible options, a fallback that gives something else.
         LlmError: no usable answer and no fallback; the cause is in the message.
     """
     if isinstance(tries, bool) or not isinstance(tries, int) or tries < 1:

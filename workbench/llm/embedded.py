@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 LABEL = "embedded model (8 layers, small world)"
 ANSWER_TOKENS = 24
+STOPS = [".", "\n"]
 _DATED = re.compile(r"\[\d{1,2} [A-Z][a-z]+\] ")
 _ISO = re.compile(r"\[?(\d{4}-\d\d-\d\d)(?:[T ][\d:.+Z-]*)?\]?:? +")
 _models: dict[str, Any] = {}
@@ -97,35 +98,72 @@ class EmbeddedReader:
 
     def answer(self, question: str, context: str) -> Reply:
         """Greedy answer up to its full stop. Raises BadInput for an empty question, ContextTooLong."""
-        check_question(question, context)
         begun = time.perf_counter()
-        dropped = 0
+        prompt, told = self._fit(question, context)
+        return replace(self._read(prompt), problem=told, seconds=time.perf_counter() - begun)
+
+    def _fit(self, question: str, context: str) -> tuple[str, str]:
+        """The prompt, and what had to be left out of it."""
+        check_question(question, context)
         lines = context.splitlines() or [""]
-        if self.overflow == "drop-last":
-            while len(lines) > 1 and self._tokens(question, "\n".join(lines)) > self._most():
-                lines.pop()
-                dropped += 1
-        reply = self._read(reader_prompt(question, "\n".join(lines)))
+        kept = len(lines)
+        if self.overflow == "drop-last" and self._tokens(question, context) > self._most():
+            fits, kept = 1, len(lines) - 1  # the largest number of lines that fits, by halving
+            while fits < kept:
+                middle = (fits + kept + 1) // 2
+                inside = self._tokens(question, "\n".join(lines[:middle])) <= self._most()
+                fits, kept = (middle, kept) if inside else (fits, middle - 1)
+        dropped = len(lines) - kept
         told = f"{dropped} lines of the context did not fit and were left out" if dropped else ""
-        return replace(reply, problem=told, seconds=time.perf_counter() - begun)
+        return reader_prompt(question, "\n".join(lines[:kept])), told
+
+    def answer_many(self, pairs: Sequence[tuple[str, str]], *, batch: int = 16) -> list[Reply]:
+        """The replies to (question, context) pairs, in order, as ``answer`` gives them but several in one pass.
+
+        ``seconds`` of a reply is its share of its batch. Raises what ``answer`` raises, before anything is read.
+        """
+        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
+            raise BadInput(f"batch must be a whole number of at least 1, got {batch!r}")
+        fitted = [self._fit(question, context) for question, context in pairs]
+        sizes = [len(_model(self.name).tokenizer(prompt, verbose=False)["input_ids"]) for prompt, _ in fitted]
+        order = sorted(range(len(fitted)), key=sizes.__getitem__)
+        made: dict[int, Reply] = {}
+        for at in range(0, len(order), batch):
+            part = order[at : at + batch]
+            replies = self._read_all([fitted[i][0] for i in part], sizes[part[-1]])
+            made |= {i: replace(reply, problem=fitted[i][1]) for i, reply in zip(part, replies)}
+        return [made[i] for i in range(len(fitted))]
+
+    def _read_all(self, prompts: list[str], longest: int) -> list[Reply]:
+        with _lock:
+            loaded, begun = _model(self.name), time.perf_counter()
+            most = check_room(longest, ANSWER_TOKENS, loaded.max_positions, f"the {self.name} model")
+            made: Any = loaded.generate(prompts, max_new_tokens=most, stop=STOPS)
+        share = (time.perf_counter() - begun) / len(prompts)
+        return [replace(_reply_of(one), seconds=share) for one in made]
 
     def _most(self) -> int:
         return (_model(self.name).max_positions or 1024) - ANSWER_TOKENS
 
     def _tokens(self, question: str, context: str) -> int:
-        return len(_model(self.name).tokenizer(reader_prompt(question, context))["input_ids"])
+        return len(_model(self.name).tokenizer(reader_prompt(question, context), verbose=False)["input_ids"])
 
     def _read(self, prompt: str, on_piece: Any = None, max_tokens: int = ANSWER_TOKENS) -> Reply:
         with _lock:
             loaded = _model(self.name)
             ids = loaded.tokenizer(prompt, verbose=False)["input_ids"]
             most = check_room(len(ids), max_tokens, loaded.max_positions, f"the {self.name} model")
-            made = loaded.generate(ids, max_new_tokens=most, stop=[".", "\n"], on_token=on_piece)
-        stopped = "stop" if made.stopped in ("stop", "eos") else "length"
-        return Reply(made.new_text.strip(), usage=Usage(len(ids), len(made.new_ids), 1), stopped=stopped)
+            return _reply_of(loaded.generate(ids, max_new_tokens=most, stop=STOPS, on_token=on_piece))
 
     def __repr__(self) -> str:
         return f"EmbeddedReader({self.name!r})"
+
+
+def _reply_of(made: Any) -> Reply:
+    """A ``Generation`` as a reply."""
+    new = len(made.new_ids)
+    stopped = "stop" if made.stopped in ("stop", "eos") else "length"
+    return Reply(made.new_text.strip(), usage=Usage(len(made.ids) - new, new, 1), stopped=stopped)
 
 
 def check_question(question: object, context: object) -> None:
