@@ -19,8 +19,11 @@ def problems(database: sqlite3.Connection) -> list[str]:
     count, last = database.execute("SELECT count(*), max(step) FROM events").fetchone()
     if count and count != last + 1:
         found.append(f"the log has {count} events, but the last step is {last}")
-    held = dict(rows.fetch(database, "ORDER BY id"))
-    return found + _against_log(database, held) + _links(database, held) + _vectors(database)
+    try:
+        held = dict(rows.fetch(database, "ORDER BY id"))
+        return found + _against_log(database, held) + _links(database, held) + _vectors(database)
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
+        return [*found, f"an item or event cannot be read ({type(error).__name__}: {error})"]
 
 
 def _against_log(database: sqlite3.Connection, held: dict[int, Row]) -> list[str]:

@@ -7,6 +7,7 @@ Tables: ``items`` (the state now), ``links`` (who points to whom, derived from t
 from __future__ import annotations
 
 import contextlib
+import json
 import sqlite3
 import struct
 from collections.abc import Iterator
@@ -69,11 +70,11 @@ def connect(path: Path | None) -> sqlite3.Connection:
         with guard(path):
             database.execute("PRAGMA trusted_schema = OFF")
             _make(database, path)
+            _check_tables(database, path)
             if path is not None:
                 database.execute("PRAGMA journal_mode = WAL")
                 # Every commit is on the disk before it is acknowledged, also when the power fails.
                 database.execute("PRAGMA synchronous = FULL")
-            _check_tables(database, path)
     except BaseException:
         database.close()
         raise
@@ -94,7 +95,7 @@ def guard(path: Path | None) -> Iterator[None]:
         raise
     except sqlite3.IntegrityError:
         raise
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BundleError(f"{name} is damaged ({error}); restore it from a copy or an export") from error
 
 

@@ -117,15 +117,19 @@ class Session:
                 database.execute("COMMIT")
 
     @contextlib.contextmanager
-    def _writing(self, why: str = "", **options: Any) -> Iterator[history.Unit]:
-        """One unit: all of it is committed, or none; inside another unit a part of that one."""
+    def _writing(self, why: str = "", *, guarded: bool = True, **options: Any) -> Iterator[history.Unit]:
+        """One unit: all of it is committed, or none; inside another unit a part of that one.
+
+        ``guarded=False`` lets what goes wrong inside through as it is: it may be the caller's own.
+        """
         with self._lock:
             with schema.guard(self.path):
                 unit = self._begin(why, options)
             step, count, outer = unit.step, len(unit.events), self._depth == 1
             try:
-                with schema.guard(self.path):
+                with schema.guard(self.path) if guarded else contextlib.nullcontext():
                     yield unit
+                with schema.guard(self.path):
                     self._database.execute("COMMIT" if outer else f"RELEASE level{self._depth}")
             except BaseException:
                 self._roll_back(outer)

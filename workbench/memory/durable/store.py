@@ -46,7 +46,7 @@ class Store(Session):
 
         Other threads and processes wait until it ends. ``why`` is the reason of events that name none.
         """
-        with self._writing(why):
+        with self._writing(why, guarded=False):
             yield self
 
     # -- writing ------------------------------------------------------------------------------------------------
