@@ -29,6 +29,7 @@ def node_link(
     edges: pd.DataFrame,
     *,
     groups: Sequence[str] | None = None,
+    colours: Sequence[str] | None = None,
     labels: int = 24,
     arrows: bool = False,
     size_title: str = "size",
@@ -53,6 +54,7 @@ def node_link(
 
     The ``labels`` nodes that are ever largest are named; all of them say their name on hover. A click on a node
     (selection ``node``, field ``id``) keeps the edges at that node and dims the others. ``arrows`` draws direction.
+    ``groups`` orders the groups, ``colours`` gives one colour to each of them.
     At most 5,000 rows in each frame. Raises BadInput for a missing column, an edge to an unknown node, a negative
     size.
     """
@@ -67,7 +69,8 @@ def node_link(
     marks = [_line_marks(lines, weight_title)] if len(lines) else []
     marks += [_arrow_marks(lines)] if arrows and len(lines) else []
     area = min(900.0, max(60.0, 0.12 * width * height / len(places)))
-    marks += [_disc_marks(data, order, size_title, group_title, pick, area)]
+    scale = theme.categories(order) if colours is None else _inks(order, colours)
+    marks += [_disc_marks(data, order, scale, size_title, group_title, pick, area)]
     marks += [_name_marks(data, labels, area, width, height)]
     chart = alt.layer(*marks).properties(width=width, height=height)
     if moments:
@@ -256,7 +259,15 @@ def _arrow_marks(lines: pd.DataFrame) -> Any:
     )
 
 
-def _disc_marks(data: pd.DataFrame, order: list[str], size_title: str, group_title: str, pick: Any, area: float) -> Any:
+def _inks(order: list[str], colours: Sequence[str]) -> alt.Scale:
+    if len(colours) != len(order):
+        raise BadInput(f"node_link: {len(colours)} colours for {len(order)} groups ({', '.join(order)}); give one each")
+    return alt.Scale(domain=order, range=list(colours))
+
+
+def _disc_marks(
+    data: pd.DataFrame, order: list[str], scale: alt.Scale, size_title: str, group_title: str, pick: Any, area: float
+) -> Any:
     import pandas as pd
 
     hidden = {"id", "label", "group", "size", "x", "y", "step", "until"}
@@ -277,7 +288,7 @@ def _disc_marks(data: pd.DataFrame, order: list[str], size_title: str, group_tit
             x=_at("x", alt.X),
             y=_at("y", alt.Y),
             size=alt.Size("size:Q", legend=None, scale=alt.Scale(domain=[0, top], range=[_LEAST_AREA, area])),
-            color=alt.Color("group:N", title=group_title or None, scale=theme.categories(order), legend=legend),
+            color=alt.Color("group:N", title=group_title or None, scale=scale, legend=legend),
             stroke=alt.condition({"param": "node", "empty": False}, alt.value(theme.INK), alt.value(theme.PAPER)),
             order=alt.Order("size:Q", sort="descending"),
             tooltip=told,

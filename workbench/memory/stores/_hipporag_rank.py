@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -143,6 +144,21 @@ class Trace:
                 "role": role,
             }
         )
+
+    def changes(self, flat: np.ndarray, top: int = 10, also: Collection[int] = ()) -> pd.DataFrame:
+        """id, before (rank by ``flat`` scores), after (rank here): passages in either top, and ids of ``also``."""
+        import numpy as np
+        import pandas as pd
+
+        ranks = np.empty((2, len(self.scores)), dtype=np.int64)
+        for place, order in enumerate((np.argsort(-flat, kind="stable"), self.order)):
+            ranks[place][order] = np.arange(1, len(order) + 1)
+        rows = [
+            (item, *map(int, ranks[:, row]))
+            for item, row in self.index.row.items()
+            if ranks[:, row].min() <= top or item in also
+        ]
+        return pd.DataFrame(rows, columns=["id", "before", "after"]).sort_values("after", ignore_index=True)
 
     def steps(self, count: int = 12) -> list[np.ndarray]:
         """The walk's first ``count`` vectors after the personalisation, which comes first; empty without a walk."""
