@@ -203,6 +203,32 @@ print(libc.process_vm_readv(os.getppid(), 0, 0, 0, 0, 0))
     assert report.stdout.split() == ["-1"] * 4
 
 
+def test_limits_priorities_and_kernel_signals_on_the_caller(attack: Attack) -> None:
+    code = """
+import fcntl, os, resource, signal
+deeds = [
+    lambda: resource.prlimit(CALLER, resource.RLIMIT_CPU, (1, 1)),
+    lambda: os.setpriority(os.PRIO_PROCESS, CALLER, 19),
+    lambda: os.setpriority(os.PRIO_USER, 0, 19),
+    lambda: os.sched_setaffinity(CALLER, {0}),
+    lambda: fcntl.fcntl(1, fcntl.F_SETOWN, CALLER),
+    lambda: fcntl.fcntl(1, fcntl.F_SETSIG, signal.SIGKILL),
+]
+for deed in deeds:
+    try:
+        deed()
+        print("done")
+    except OSError as problem:
+        print(type(problem).__name__)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0)); os.nice(1)
+"""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    report = attack(code.replace("CALLER", str(os.getpid())), needs=("system calls",))
+    assert report.stdout.split() == ["PermissionError"] * 6
+    assert report.ok  # on itself it may
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
+
+
 @pytest.mark.parametrize("family", ["AF_INET", "AF_INET6", "AF_UNIX", "AF_NETLINK", "AF_PACKET"])
 def test_no_socket_of_any_kind(attack: Attack, family: str) -> None:
     report = attack(f"import socket\nsocket.socket(socket.{family}, socket.SOCK_RAW * 0 + 1)", needs=("network",))

@@ -44,15 +44,17 @@ def wait_for(token: str, least: int = 1) -> list[psutil.Process]:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_caller_is_killed(place: Path, token: str, without: tuple[str, ...], root: Path, number: int) -> None:
     environment = {**os.environ, "TMPDIR": str(place)}
-    caller = subprocess.Popen([sys.executable, "-c", CALLER, token, *without], cwd=root, env=environment)
-    wait_for(token)
-    time.sleep(0.1)
-    os.kill(caller.pid, number)
-    caller.wait()
-    assert gone(token, 5.0)
-    end = time.monotonic() + 5
-    while os.listdir(place) and time.monotonic() < end:  # the supervisor removes the folder, as nobody else can
-        time.sleep(0.02)
+    for delay in (0.0, 0.02, 0.1):
+        caller = subprocess.Popen([sys.executable, "-c", CALLER, token, *without], cwd=root, env=environment)
+        wait_for(token)
+        time.sleep(delay)
+        os.kill(caller.pid, number)
+        caller.wait()
+        assert gone(token, 5.0)
+        end = time.monotonic() + 5
+        while os.listdir(place) and time.monotonic() < end:  # the supervisor removes the folder, as nobody else can
+            time.sleep(0.02)
+        assert os.listdir(place) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import concurrent.futures
 import dataclasses
+import os
 import subprocess
 import sys
 import time
@@ -14,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import BadInput
-from workbench.sandbox import Limits, SandboxUnavailable, protections, run
+from workbench.sandbox import Limits, Report, SandboxUnavailable, protections, run
 from workbench.sandbox.jail.supervisor import held_by_kernel
 from workbench.sandbox.limits import check_files
 
@@ -108,17 +110,20 @@ def test_installed_packages_only_on_request(place: Path) -> None:
 
 
 def test_four_at_once(place: Path) -> None:
-    def one(n: int) -> str:
-        return run(f"import time\ntime.sleep(0.3)\nopen('n','w').write('{n}')\nprint({n} * 11)").stdout
+    def one(n: int) -> Report:
+        return run(f"import time\nopen('n','w').write('{n}')\ntime.sleep(0.3)\nprint(open('n').read())")
 
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(one, range(4))) == ["0\n", "11\n", "22\n", "33\n"]
+        reports = list(pool.map(one, range(4)))
+    assert [report.stdout for report in reports] == ["0\n", "1\n", "2\n", "3\n"]
+    users = {report.protections["user"] for report in reports}
+    assert len(users) == 4 or not next(iter(users)).startswith("uid")  # none can signal or count the others
 
 
 def test_protections_are_a_table(place: Path) -> None:
     table = protections().set_index("promise")
     assert {"network", "writes", "reads", "signals", "processes", "disk", "leftovers"} <= set(table.index)
-    assert set(table["by"]) <= {"kernel", "watcher", "python", "nobody"}
+    assert set(table["by"]) <= {"kernel", "kernel in part", "watcher", "python", "nobody"}
     assert table["without_kernel_walls"]["network"] == "refused in Python"  # no pretending
     assert table["means"].str.len().min() > 5
 
@@ -133,7 +138,8 @@ def test_without_kernel_walls_python_refuses_and_the_report_says_so(place: Path)
     report = run("import socket\nsocket.socket()", without=bare)
     assert "the sandbox has no network" in report.stderr
     assert report.protections["network"] == "refused in Python"
-    assert not held_by_kernel(report.protections["reads"]) or "another user" in report.protections["reads"]
+    assert not held_by_kernel(report.protections["reads"])
+    assert not held_by_kernel(report.protections["writes"])
 
 
 def test_writes_are_refused_in_python_where_nothing_else_does(place: Path, tmp_path: Path) -> None:
@@ -250,6 +256,36 @@ def test_limits_of_memory_reach_numpy(place: Path) -> None:
     code = "import numpy\nheld = [numpy.ones(2**22) for _ in range(100)]"
     report = run(code, packages=True, limits=dataclasses.replace(Limits(), memory_mb=400))
     assert report.status == "killed: memory"
+
+
+LIKE_A_CONTAINER = """
+import ctypes, os, sys
+if sys.argv[1:] == ["inside"]:
+    from workbench.sandbox import run
+    print(run("print('ran')").protections)
+else:
+    for capability in (21, 7, 6) if len(sys.argv) > 1 else (21,):  # CAP_SYS_ADMIN; CAP_SETUID, CAP_SETGID
+        assert ctypes.CDLL(None).prctl(24, capability, 0, 0, 0) == 0
+    os.execv(sys.executable, [sys.executable, __file__, "inside"])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux") or os.geteuid() != 0, reason="gives up capabilities of root")
+@pytest.mark.parametrize("more", [[], ["no change of user"]])
+def test_root_of_a_container_without_the_right_to_namespaces(
+    place: Path, root: Path, tmp_path: Path, more: list[str]
+) -> None:
+    script = tmp_path / "caller.py"
+    script.write_text(LIKE_A_CONTAINER)
+    environment = {**os.environ, "TMPDIR": str(place), "PYTHONPATH": str(root)}
+    command = [sys.executable, str(script), *more]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    told = ast.literal_eval(done.stdout)
+    assert "namespace" not in str(told)
+    assert told["network"] in ("seccomp", "refused in Python")
+    if more:
+        assert told["user"].startswith("the caller's (root")
+        assert not told["processes"].startswith("rlimit")
 
 
 def test_importing_the_package_stays_light() -> None:

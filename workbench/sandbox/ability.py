@@ -32,8 +32,8 @@ _MEANING = {
 
 
 def protections() -> pd.DataFrame:
-    """One row per promise: promise, means, how (as in ``Report.protections``), by (kernel, watcher, python, nobody),
-    and how it is kept when layers are missing: without_namespaces, without_kernel_walls.
+    """One row per promise: promise, means, how (as in ``Report.protections``), by (kernel, kernel in part, watcher,
+    python, nobody), and how it is kept when layers are missing: without_namespaces, without_kernel_walls.
 
     Each column is a real run of an empty program. Raises ``SandboxUnavailable`` where nothing can be run.
     """
@@ -65,4 +65,7 @@ def _probe(without: tuple[str, ...]) -> dict[str, str]:
 def _by(how: str) -> str:
     if held_by_kernel(how):
         return "kernel"
-    return "watcher" if how.startswith("watched") else "python" if how.startswith("refused") else "nobody"
+    for start, who in (("watched", "watcher"), ("refused", "python"), ("none", "nobody")):
+        if how.startswith(start):
+            return who
+    return "kernel in part"

@@ -25,11 +25,12 @@ from workbench.sandbox.jail import folders
 from workbench.sandbox.limits import Limits, Report, SandboxUnavailable, check_args, check_code, check_files
 from workbench.sandbox.watch import Watch
 
-PROMISES = ("network", "writes", "reads", "signals", "tracing", "system calls", "processes", "memory", "cpu", "disk")
-PROMISES += ("file size", "open files", "leftovers")
+PROMISES: tuple[str, ...] = ("network", "writes", "reads", "signals", "tracing", "system calls", "processes", "memory")
+PROMISES += ("cpu", "disk", "file size", "open files", "leftovers")
 LAYERS = ("namespaces", "landlock", "seccomp")
 JAIL = Path(__file__).parent / "jail"
 TICK = 0.04  # seconds between two looks at the tree
+START = 30.0  # seconds to build the walls (a few hundredths on an idle machine)
 PATIENCE = 3.0  # seconds without a word after which a supervisor that was told to stop is taken for stuck
 MEMORY_EXIT = 97  # as in jail/runner.py
 
@@ -189,8 +190,8 @@ class _Run:
     def _read(self, process: subprocess.Popen[bytes], report: int, control: int) -> str | None:
         """Drain the three pipes until all are closed; asks the supervisor to stop when a limit is passed."""
         why: str | None = None
-        started = time.monotonic()
-        stopped = looked = 0.0
+        begun = time.monotonic()
+        started = stopped = looked = 0.0
         with selectors.DefaultSelector() as pipes:
             assert process.stdout is not None
             assert process.stderr is not None
@@ -213,7 +214,11 @@ class _Run:
                 if now - looked < TICK:
                     continue
                 looked = now
-                why = self._passed(now - started)
+                if self.frames and not started:  # the first word: the walls stand and Python starts
+                    started = now
+                if not started and now - begun > START:
+                    return None
+                why = self._passed(now - started if started else 0.0)
                 if why:
                     stopped = now
                     self._stop(control)

@@ -74,6 +74,9 @@ REFUSED = {
     "ioperm": (173, -1),
     "modify_ldt": (154, -1),
     "sched_setattr": (314, 274),
+    "ioprio_set": (251, 30),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
 }
 #: Mode, owner, times and attributes change without a right to write: Landlock lets a file's owner do it anywhere.
 ATTRIBUTES = {
@@ -105,6 +108,15 @@ _SIGNALLING = {"kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt
     "pidfd_open": (434, 434),
 }
 _FORK, _VFORK, _CLONE_THREAD = 57, 58, 0x10000  # x86_64 only, x86_64 only, flag of clone
+#: Reach other processes of the same user: allowed on oneself, whom these calls name 0.
+_ONESELF = {
+    "prlimit64": (302, 261),
+    "sched_setaffinity": (203, 122),
+    "sched_setscheduler": (144, 119),
+    "sched_setparam": (142, 118),
+}
+_SETPRIORITY, _FCNTL, _IOCTL = (141, 140), (72, 25), (16, 29)
+_OWNERS = {"fcntl": (8, 10, 15), "ioctl": (0x8901, 0x8902)}  # have the kernel signal another process
 _NEW_NAMESPACE = 0x7E020000  # every CLONE_NEW* flag that clone takes
 
 _LOAD, _JEQ, _JGE, _JSET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -146,6 +158,7 @@ def program(protected: Iterable[int] = (), forks: bool = True, attributes: bool 
                 ops += [(_JEQ, 0, 1, number), (_RETURN, 0, 0, _refuse(errno.EAGAIN))]
     clone += [(_RETURN, 0, 0, _ALLOW)]
     ops += [(_JEQ, 0, len(clone), _CLONE[column]), *clone]
+    ops += _on_others(column)
     targets = list(protected)
     if targets:
         for numbers in _SIGNALLING.values():
@@ -156,6 +169,22 @@ def program(protected: Iterable[int] = (), forks: bool = True, attributes: bool 
             ops += [(_JEQ, 0, len(checks), numbers[column]), *checks]
     ops += [(_RETURN, 0, 0, _ALLOW)]
     return b"".join(struct.pack("=HBBI", *op) for op in ops)
+
+
+def _on_others(column: int) -> list[tuple[int, int, int, int]]:
+    """Limits, priorities and signals that the kernel would set on, or send to, somebody else."""
+    no, yes = (_RETURN, 0, 0, _refuse(errno.EPERM)), (_RETURN, 0, 0, _ALLOW)
+    ops = []
+    for numbers in _ONESELF.values():
+        ops += [(_JEQ, 0, 4, numbers[column]), (_LOAD, 0, 0, 16), (_JEQ, 1, 0, 0), no, yes]
+    both = [(_LOAD, 0, 0, 16), (_JEQ, 1, 0, 0), no, (_LOAD, 0, 0, 24), (_JEQ, 1, 0, 0), no, yes]
+    ops += [(_JEQ, 0, len(both), _SETPRIORITY[column]), *both]
+    for numbers, commands in ((_FCNTL, _OWNERS["fcntl"]), (_IOCTL, _OWNERS["ioctl"])):
+        checks = [(_LOAD, 0, 0, 24)]
+        for command in commands:
+            checks += [(_JEQ, 0, 1, command), no]
+        ops += [(_JEQ, 0, len(checks) + 1, numbers[column]), *checks, yes]
+    return ops
 
 
 class _Program(ctypes.Structure):

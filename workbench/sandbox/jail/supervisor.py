@@ -8,6 +8,7 @@ One thread, no import of anything installed. It speaks frames on a pipe: one lin
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -226,8 +227,9 @@ class Run:
     def end_everything(self) -> None:
         """Kill the namespace (the kernel waits until it is empty), or the tree, again and again until none is left."""
         if self.place.namespaces:
-            os.kill(self.child, signal.SIGKILL)
-            os.waitpid(self.child, 0)
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # done before, and interrupted
+                os.kill(self.child, signal.SIGKILL)
+                os.waitpid(self.child, 0)
             return
         deadline = time.monotonic() + GRACE
         while time.monotonic() < deadline:
@@ -264,6 +266,7 @@ class Run:
 
     def caller_died(self, *_: object) -> NoReturn:
         """Nobody is left to tell: end everything, remove the folder, go."""
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the pipe and the signal both tell; once is enough
         try:
             if self.child or not self.place.namespaces:
                 self.end_everything()
@@ -273,8 +276,8 @@ class Run:
 
 
 def held_by_kernel(how: str) -> bool:
-    """Whether a protection is enforced by the kernel rather than watched, refused in Python or absent."""
-    return not how.startswith(("none", "watched", "refused in Python"))
+    """Whether the kernel enforces it without a rest, rather than that it is watched, refused in Python or absent."""
+    return not how.startswith(("none", "watched", "refused in Python")) and "remain" not in how
 
 
 def descendants(root: int) -> list[int]:

@@ -147,20 +147,24 @@ def describe(place: Place, done: dict[str, int], refused: list[str]) -> dict[str
         (spaces, "pid namespace"),
         (abi >= 6, "landlock"),
         (other, "another user"),
-        otherwise="seccomp for caller and supervisor" if filtered else "none",
+        otherwise="seccomp (processes but caller and supervisor remain)" if filtered else "none",
     )
-    reaper = "subreaper" if signals != "none" else "subreaper, which the code can kill"
+    reaper = "subreaper" if signals != "none" else "watched (by a subreaper, which the code can kill)"
     processes = "rlimit + watched" if "NPROC" not in refused else "watched"
     if place.tasks < 0:  # root: the kernel lets it start any number
         processes = "seccomp (it can start none) + watched" if filtered else "refused in Python"
     alone = "landlock" if filtered or spaces or other else "landlock (modes and times of the user's files remain)"
+    if abi in (1, 2) and not spaces and not other:
+        alone = "landlock of before 6.2 (emptying files that can be read remains)"
     inside = [(spaces, "mount namespace"), (abi, alone), (other, "another user")]
     open_places = "another user (places open to everybody remain)" if other else "refused in Python"
     return {
         "network": ways((spaces, "namespace"), (filtered, "seccomp"), otherwise="refused in Python"),
         "writes": ways(*inside, otherwise="") if spaces or abi else open_places,
         "reads": ways(
-            (spaces, "mount namespace"), (abi, "landlock"), otherwise="another user's rights" if other else "none"
+            (spaces, "mount namespace"),
+            (abi, "landlock"),
+            otherwise="another user's rights (what is open to everybody remains)" if other else "none",
         ),
         "signals": signals,
         "tracing": ways((spaces, "pid namespace"), (filtered, "seccomp"), (other, "another user"), otherwise="none"),
