@@ -232,9 +232,10 @@ STEPS = st.lists(
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(STEPS, st.sampled_from([*VARIANTS, "directed"]))
+@given(STEPS, st.sampled_from([*VARIANTS, "directed", "walk", "novel"]))
 def test_budgets_hold_nothing_comes_twice_and_deleted_notes_never(steps, variant):
-    made = memory(**({"directed": True} if variant == "directed" else VARIANTS[variant]))
+    own = {"directed": {"directed": True}, "walk": {"link_order": "walk"}, "novel": {"link_order": "novel"}}
+    made = memory(**{**VARIANTS, **own}[variant])
     gone: set[int] = set()
     for what, given_ in steps:
         if what == "add":
@@ -366,7 +367,8 @@ def test_a_question_that_cannot_be_asked_is_refused(query, options):
         filled(TURNS[:2]).read(query, **options)
 
 
-@pytest.mark.parametrize("options", [{"k_write": 0}, {"k_read": 0}, {"link_cap": -1}, {"link_share": 1.2}, {"tries": 0},
+@pytest.mark.parametrize("options", [{"k_write": 0}, {"k_read": 0}, {"link_cap": -1}, {"link_share": 1.2}, {"link_order": "best"},
+                                     {"tries": 0},
                                      {"reader": "llm"}, {"indexing": "rank"}, {"reembed_every": 0}, {"show": "all"},
                                      {"store": Store(encoder=HashedTfidf(dim=8)), "path": "x"}])  # fmt: skip
 def test_settings_outside_their_range_are_refused(options):

@@ -9,19 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 #: ids of the notes that a note is linked to
 Links = Callable[[int], Sequence[int]]
-#: cosines with the query
-Own = Callable[[Sequence[int]], dict[int, float]]
+#: what linked notes are ranked by
+ORDERS = ("sum", "walk", "novel")
 #: from a number of notes (None: as many as without a budget) to a reading
 Choose = Callable[["int | None"], "list[Found]"]
 
 
+class Cosines(Protocol):
+    """Cosines of notes with the query, and of notes with one another."""
+
+    def __call__(self, ids: Sequence[int]) -> dict[int, float]: ...
+
+    def alike(self, ids: Sequence[int], others: Sequence[int]) -> dict[int, float]:
+        """Mean cosine of each of ``ids`` with ``others``."""
+
+
 @dataclass(frozen=True)
 class Found:
-    """One note of a reading. ``score`` is what it was ranked by: its own cosine with the query for a direct hit, the
-    mean of its parent's and its own for a linked one; ``own`` is always its own."""
+    """One note of a reading. ``score`` is what it was ranked by (its own cosine with the query for a direct hit),
+    ``own`` always its own cosine, ``via`` the hit that it was found through."""
 
     id: int
     score: float
@@ -35,10 +45,13 @@ def direct(hits: Sequence[tuple[int, float]]) -> list[Found]:
     return [Found(id, score, "direct", score) for id, score in hits]
 
 
-def linked(parents: Sequence[Found], links: Links, own: Own, most: int) -> list[Found]:
+def linked(parents: Sequence[Found], links: Links, own: Cosines, most: int, order: str = "sum") -> list[Found]:
     """At most ``most`` notes that the parents are linked to and that are no parents, best first.
 
-    Ranked by the similarity of the best parent plus their own (the paper gives no order); ties go to the older note.
+    The paper gives no order. ``order``: "sum" ranks by the mean of the best parent's cosine and their own; "walk" takes
+    the links of the best hit first, then those of the next, as the published code walks; "novel" ranks by the best
+    parent's cosine minus the mean cosine with all hits, so that what the hits say already comes last. Ties go to the
+    older note.
     """
     taken = {found.id for found in parents}
     through: dict[int, Found] = {}
@@ -47,24 +60,34 @@ def linked(parents: Sequence[Found], links: Links, own: Own, most: int) -> list[
             if id not in taken:
                 through.setdefault(id, parent)
     similar = own(list(through))
-    found = [Found(id, (p.own + similar[id]) / 2, "link", similar[id], p.id) for id, p in through.items()]
+    if order == "sum":
+        scores = {id: (parent.own + similar[id]) / 2 for id, parent in through.items()}
+    elif order == "walk":
+        scores = {id: parent.own for id, parent in through.items()}
+    else:
+        alike = own.alike(list(through), list(taken))
+        scores = {id: parent.own - alike[id] for id, parent in through.items()}
+    found = [Found(id, scores[id], "link", similar[id], parent.id) for id, parent in through.items()]
     return sorted(found, key=lambda one: (-one.score, one.id))[: max(most, 0)]
 
 
-def on_top(hits: Sequence[Found], links: Links, own: Own, k: int, link_cap: int) -> list[Found]:
+def on_top(hits: Sequence[Found], links: Links, own: Cosines, k: int, link_cap: int, order: str = "sum") -> list[Found]:
     """The paper's accounting: ``k`` direct hits and at most ``link_cap`` linked notes besides."""
     best = list(hits[:k])
-    return best + linked(best, links, own, link_cap)
+    return best + (linked(best, links, own, link_cap, order) if link_cap > 0 else [])
 
 
-def within(hits: Sequence[Found], links: Links, own: Own, notes: int, share: float, k: int | None) -> list[Found]:
+def within(
+    hits: Sequence[Found], links: Links, own: Cosines, notes: int, share: float, k: int | None, order: str = "sum"
+) -> list[Found]:
     """Equal accounting: at most ``notes`` notes, of which the part ``share`` is kept for linked ones.
 
     Places that no linked note takes go to further direct hits (never more than ``k`` of them when it is given).
     """
     kept = int(notes * share)
     best = list(hits[: notes - kept if k is None else min(notes - kept, k)])
-    found = linked(best, links, own, kept if k is None else notes - len(best)) if share > 0 else []
+    places = kept if k is None else notes - len(best)
+    found = linked(best, links, own, places, order) if share > 0 and places > 0 else []
     chosen = {one.id for one in found}
     rest = [one for one in hits[len(best) : k] if one.id not in chosen]
     return best + found + rest[: notes - len(best) - len(found)]

@@ -90,13 +90,16 @@ def entities(content: str, held: Terms) -> tuple[str, ...]:
     return distinct(rules.names(said, known))
 
 
-def fields(content: str, held: Terms, vector: np.ndarray | None, topics: np.ndarray | None) -> NoteFields:
+def fields(
+    content: str, named: Sequence[str], held: Terms, vector: np.ndarray | None, topics: np.ndarray | None
+) -> NoteFields:
     """Keywords: six terms of the highest TF-IDF, then names. Tags: nearest topics. Context: names and first clause.
 
-    ``vector`` (dim,) is the content's embedding and ``topics`` (40, dim) those of :data:`TOPICS`; a topic that has
-    nothing in common with the text (cosine 0, which a lexical encoder gives) is no tag.
+    ``named`` are the content's :func:`entities`, ``vector`` (dim,) its embedding and ``topics`` (40, dim) those of
+    :data:`TOPICS`; a topic that has nothing in common with the text (cosine 0, as a lexical encoder may give)
+    is no tag.
     """
-    said, named = spoken(content), entities(content, held)
+    said = spoken(content)
     found = rules.keywords(said, KEYWORDS, held.idf)
     words = distinct([*found, *named]) or distinct(said.split(), KEYWORDS) or (content,)
     return NoteFields(keywords=list(words), context=context(said, named), tags=nearest_topics(vector, topics))

@@ -63,7 +63,8 @@ class Notes:
                 self._into[to].add(id)
             if new is not None:
                 self.held[id] = new
-            self.terms.replace(id, None if new is None else new.content)
+            if (old and old.content) != (new and new.content):
+                self.terms.replace(id, new.content if new else None)
         self._order = None
 
     def links(self, id: int, directed: bool) -> list[int]:
@@ -144,3 +145,10 @@ class Cosines:
         if new := [id for id in ids if id not in self._known]:
             self._known.update((hit.id, hit.score) for hit in self.store.search(self.vector, len(new), ids=new))
         return {id: self._known[id] for id in ids}
+
+    def alike(self, ids: Sequence[int], others: Sequence[int]) -> dict[int, float]:
+        """Mean cosine of each of ``ids`` with ``others``."""
+        if not ids:
+            return {}
+        rows, columns = self.store.vectors(ids), self.store.vectors(others)
+        return dict(zip(ids, map(float, (rows @ columns.T).mean(axis=1))))

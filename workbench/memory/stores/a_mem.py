@@ -69,6 +69,7 @@ class AMem(Inspect, StoreMemory):
         k_read: k, direct hits of a read (10).
         link_cap: at most so many linked notes on top of the k hits; None: ``k_read``.
         link_share: part of a budget that is kept for linked notes, 0 to 1.
+        link_order: what linked notes are ranked by: "sum", "walk" or "novel" (see ``_amem_read.linked``).
         directed: links lead from the new note to the old one only, as in the published code; else both ways (Fig. 2).
         link: make and follow links. ``evolve``: let new notes rewrite context and tags of their neighbours.
         construct: describe a note by keywords, tags and context; False keeps and embeds the bare text.
@@ -99,6 +100,7 @@ class AMem(Inspect, StoreMemory):
         k_read: int = 10,
         link_cap: int | None = None,
         link_share: float = 0.5,
+        link_order: str = "sum",
         directed: bool = False,
         link: bool = True,
         evolve: bool = True,
@@ -118,6 +120,7 @@ class AMem(Inspect, StoreMemory):
         self.llm, self.k_write, self.k_read = llm, _at_least(1, k_write=k_write), _at_least(1, k_read=k_read)
         self.link_cap = k_read if link_cap is None else _at_least(0, link_cap=link_cap)
         self.link_share = _between(link_share=link_share)
+        self.link_order = _one_of("link_order", link_order, reading.ORDERS)
         self.directed, self.link, self.evolve, self.construct, self.rewrite = directed, link, evolve, construct, rewrite
         self.link_threshold = float(link_threshold)
         self.entity_weight = (3.0 if llm is None else 1.0) if entity_weight is None else float(entity_weight)
@@ -178,14 +181,18 @@ class AMem(Inspect, StoreMemory):
         if not self.construct:
             return Note(content, moment)
         terms = self.notes.terms
+        named = rules.entities(content, terms)
 
         def by_rule() -> NoteFields:
-            return rules.fields(content, terms, self.encode([content])[0], self._topic_vectors())
+            first = self.encode([content, *self._entity_text(named)])[0]  # names too: one batch
+            return rules.fields(content, named, terms, first, self._topic_vectors())
 
         made: Any = self._ask(construct_messages(content, moment), NoteFields, by_rule)
-        named = rules.entities(content, terms)
         words = distinct(made.keywords) or (content,)
         return Note(content, moment, words, " ".join(made.context.split()), distinct(made.tags), entities=named)
+
+    def _entity_text(self, entities: Sequence[str]) -> list[str]:
+        return [" ".join(entities)] if entities and self.entity_weight != 1 else []
 
     def _neighbours(self, note: Note) -> tuple[list[Note], list[float]]:
         """Step 3: the nearest notes and their cosines with the new one, which is not among them yet."""
@@ -199,9 +206,9 @@ class AMem(Inspect, StoreMemory):
 
     def _weighted(self, vector: np.ndarray, entities: Sequence[str]) -> np.ndarray:
         """The vector with names counted ``entity_weight`` times; unit length."""
-        if self.entity_weight == 1 or not entities:
+        if not (names := self._entity_text(entities)):
             return vector
-        mixed = vector + (self.entity_weight - 1) * self.encode([" ".join(entities)])[0]
+        mixed = vector + (self.entity_weight - 1) * self.encode(names)[0]
         length = float(np.linalg.norm(mixed))
         return mixed / length if length > 0 else vector
 
@@ -331,8 +338,10 @@ class AMem(Inspect, StoreMemory):
 
         def choose(n: int | None) -> list[reading.Found]:
             if n is None:
-                return reading.on_top(hits, links, cosines, k or self.k_read, self.link_cap if self.link else 0)
-            return reading.within(hits, links, cosines, n, self.link_share if self.link else 0.0, k)
+                cap = self.link_cap if self.link else 0
+                return reading.on_top(hits, links, cosines, k or self.k_read, cap, self.link_order)
+            share = self.link_share if self.link else 0.0
+            return reading.within(hits, links, cosines, n, share, k, self.link_order)
 
         return choose
 
