@@ -59,11 +59,13 @@ def triples(text: str) -> list[Triple]:
     if not isinstance(text, str):
         raise BadInput(f"the rules read text, got {type(text).__name__}")
     found: dict[Triple, None] = {}
-    last = ""
+    last = speaker = ""
+    before = 0
     for start, end in sentence_spans(text):
-        sentence = _Sentence(text[start:end], last)
+        speaker = "" if "\n" in text[before:start] else speaker
+        sentence = _Sentence(text[start:end], last, speaker)
         found.update(dict.fromkeys(sentence.triples()))
-        last = sentence.subject or last
+        last, speaker, before = sentence.subject or last, sentence.speaker, end
     return list(found)
 
 
@@ -75,10 +77,10 @@ class _Subject:
 
 
 class _Sentence:
-    """One sentence: its words, the names in it, and the subject that pronouns stand for."""
+    """One sentence: its words, the names in it, the subject that pronouns stand for and the speaker that is "I"."""
 
-    def __init__(self, text: str, subject: str):
-        self.text, self.subject, self.speaker = text, subject, ""
+    def __init__(self, text: str, subject: str, speaker: str):
+        self.text, self.subject, self.speaker = text, subject, speaker
         self.words = words(text)
         found = runs(text, self.words, frozenset({0}))
         self.run_at: dict[int, Run] = {run.first: run for run in found}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 def listed(text: str) -> frozenset[str]:
@@ -35,17 +36,18 @@ MONTHS = ("january", "february", "march", "april", "may", "june", "july", "augus
           "december")  # fmt: skip
 CALENDAR = frozenset(DAYS) | frozenset(MONTHS) | {month[:3] for month in MONTHS}
 TITLES = listed("mr mrs ms dr prof sir st rev hon capt col gen lt sgt mme jr sr")
-_SHORT = TITLES | listed("vs etc cf ca approx fig eq no vol pp inc ltd co corp dept est al")
+_NUMBERED = listed("no nr vol pp fig eq ch sec")
+_SHORT = listed("vs etc cf ca approx inc ltd co corp dept est al")
 _LINKS = listed("of de da di del della van von der den la le du al bin ibn ter y")
 
 # Every alternative starts with a character that nothing else takes, so a match never has to be given back.
 _TOKEN = re.compile(r"[^\W_]+(?:(?:['’\-&]|\.(?=\d))[^\W_]+)*+|[.!?…]+|[^\w\s]|_")
 _PARAGRAPH = re.compile(r"\n[^\S\n]*+\n")
+MAX_NAME = 10
 _CLOSERS = "\"'”’)]}»"
 
 
-@dataclass(frozen=True)
-class Word:
+class Word(NamedTuple):
     """One word or mark: ``text`` as written, ``low`` in lower case, ``start`` and ``end`` in the text."""
 
     text: str
@@ -121,16 +123,20 @@ def _sentence_end(text: str, found: list[Word], at: int) -> int | None:
 
 
 def _abbreviates(found: list[Word], at: int) -> bool:
+    """Whether the point at ``at`` belongs to the word before it: an initial, a title, "e.g.", "no. 5"."""
     before = found[at - 1]
-    following = found[at + 1] if at + 1 < len(found) else None
-    if following is None:
+    behind = at + 1
+    while behind < len(found) and found[behind].text in _CLOSERS:
+        behind += 1
+    if behind == len(found):
         return False
+    following = found[behind]
+    dotted = at > 1 and found[at - 2].text == "." and found[at - 2].end == before.start  # e.g., p.m.
     if len(before.text) == 1 and before.is_capital and before.low != "i":
         return following.is_capital
-    dotted = at > 1 and found[at - 2].text == "." and found[at - 2].end == before.start  # e.g., p.m.
-    if before.low in _SHORT or dotted:
-        return before.low in TITLES or not following.is_capital
-    return False
+    if before.low in _NUMBERED:
+        return following.text[0].isdigit()
+    return before.low in TITLES or ((before.low in _SHORT or dotted) and not following.is_capital)
 
 
 @dataclass(frozen=True)
@@ -148,24 +154,34 @@ class Run:
 
 
 def runs(text: str, found: list[Word], starts: frozenset[int]) -> list[Run]:
-    """Capitalised runs, joined over "of", "van" and the like; articles and pronouns at a start are no part of it.
+    """Capitalised runs, joined over "of", "van" and the like; function words and adverbs at a start are no part of it.
+
+    Longer runs than ``MAX_NAME`` words are headings and left out.
 
     ``starts`` are the character positions at which sentences begin.
     """
     made: list[Run] = []
     at = 0
     while at < len(found):
-        if not _names(found[at]) or (found[at].low in STOP and _opens(found, at, starts)):
+        if not _names(found[at]) or (_by_grammar(found[at]) and _opens(found, at, starts)):
             at += 1
             continue
         last = at
         while (following := _next_part(text, found, last)) is not None:
             last = following
+        if last - at >= MAX_NAME:
+            at = last + 1
+            continue
         opens = _opens(found, at, starts)
         run = text[found[at].start : found[last].end]
         made.append(Run(" ".join(_without_owner(run).split()), at, last, opens))
         at = last + 1
     return made
+
+
+def _by_grammar(word: Word) -> bool:
+    """Whether a word that opens a sentence is likely capitalised for that alone."""
+    return word.low in STOP or (word.low.endswith("ly") and len(word.low) > 4)
 
 
 def _names(word: Word) -> bool:
