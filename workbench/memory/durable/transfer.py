@@ -82,6 +82,8 @@ def _record(text: str, where: str) -> Row:
 def _checked(record: Row, where: str) -> Row:
     if unknown := sorted(set(record) - set(_EXPORTED)):
         raise BadInput(f"{where} has the unknown field {unknown[0]!r}; known are {', '.join(_EXPORTED)}")
+    if not isinstance(record.get("id"), int | None):
+        raise BadInput(f"{where} has an id that is no whole number; nothing was imported")
     if "text" not in record:
         raise BadInput(f"{where} has no 'text'; nothing was imported")
     return {**record, "where": where}

