@@ -25,7 +25,7 @@ _PREPOSITIONS = listed(
 )
 _ARTICLES = listed("the a an his her their its my our your this that these those some")
 _ADVERBS = listed("also now still often never always once then just really currently usually recently first")
-_ENDS = listed("and but or because while when where which that if although though so who whose whom than")
+_ENDS = listed("and but or because while when where which that if although though so who whose whom than whether")
 _PARTICLES = listed("place part care up down out off away back")
 _TO_DO = listed(
     "likes like liked loves love loved wants want wanted hopes needs tries began started learned used plans"
@@ -84,11 +84,12 @@ class _Sentence:
         self.words = words(text)
         found = runs(text, self.words, frozenset({0}))
         self.run_at: dict[int, Run] = {run.first: run for run in found}
+        self.run_to: dict[int, Run] = {run.last: run for run in found}
 
     def triples(self) -> Iterator[Triple]:
         if len(self.words) > MAX_WORDS or self.text.endswith("?"):
             return
-        at = self._speaker()
+        at = self._lead(self._speaker())
         while at < len(self.words):
             subject = self._subject(at)
             if subject is None:
@@ -111,6 +112,16 @@ class _Sentence:
         self.speaker = self.subject = run.text
         return run.last + 2
 
+    def _lead(self, at: int) -> int:
+        """Position behind "After four interviews": of the first name that no preposition or article governs."""
+        if self._low(at) not in _PREPOSITIONS:
+            return at
+        for first, run in self.run_at.items():
+            free = self._low(first - 1) not in _PREPOSITIONS | _ARTICLES if first > at else False
+            if free and self._low(run.last + 1) not in _PREPOSITIONS and self._low(first - 1) not in _ENDS:
+                return first
+        return at
+
     def _low(self, at: int) -> str:
         return self.words[at].low if at < len(self.words) else ""
 
@@ -128,6 +139,9 @@ class _Sentence:
             return _Subject(self.subject, "", at + 1)
         if low == "i" and self.speaker:
             return _Subject(self.speaker, "", at + 1)
+        if low == "who":
+            before = self.run_to.get(at - 2 if self._low(at - 1) == "," else at - 1)
+            return _Subject(before.text, "", at + 1) if before else None
         owner = self.subject if low in _OWN else self.speaker if low == "my" else ""
         if owner:
             return self._owned(owner, at + 1)
@@ -164,8 +178,8 @@ class _Sentence:
         return None
 
     def _continues(self, at: int) -> bool:
-        """Whether "and works ...", "but lives ..." or ", who plays ..." goes on with the same subject."""
-        if self._low(at) not in ("and", "but", "who") or at + 1 >= len(self.words):
+        """Whether "and works ..." or "but lives ..." goes on with the same subject."""
+        if self._low(at) not in ("and", "but") or at + 1 >= len(self.words):
             return False
         low = self._low(at + 1)
         return at + 1 not in self.run_at and low not in _SAME | _OWN | _ARTICLES | _PREPOSITIONS | {"i", "my"}

@@ -163,7 +163,8 @@ def runs(text: str, found: list[Word], starts: frozenset[int]) -> list[Run]:
     made: list[Run] = []
     at = 0
     while at < len(found):
-        if not _names(found[at]) or (_by_grammar(found[at]) and _opens(found, at, starts)):
+        word = found[at]  # "On Saturday Ada left": a day begins no name
+        if not _names(word) or word.low in DAYS or (_by_grammar(word) and _opens(found, at, starts)):
             at += 1
             continue
         last = at
