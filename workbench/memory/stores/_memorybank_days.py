@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from workbench.memory.stores._memorybank_mirror import noted, user_of, user_tag
+from workbench.memory.stores._memorybank_mirror import PIECES, noted, user_of, user_tag
 from workbench.memory.stores._memorybank_summaries import Insight, Summariser
 
 if TYPE_CHECKING:
@@ -57,11 +57,15 @@ class Days:
         """Write a derived text, or bring the one that is there up to date; its strength and recalls stay."""
         meta = {**meta, "by": self.summariser.label}
         held = self.store.find(key)
+        searched = kind in PIECES
         if held is None:
+            # What is pasted into every prompt is never searched for: its vector says what it is, and is made once.
+            options = {} if searched else {"index_text": f"{kind} of {meta['user']}"}
             tags = (user_tag(meta["user"]),)
-            return self.store.add(text, key=key, kind=kind, time=moment, meta=meta, links=links, tags=tags)
+            return self.store.add(text, key=key, kind=kind, time=moment, meta=meta, links=links, tags=tags, **options)
         renewed = {name: meta[name] for name in ("date", "facts", "by") if name in meta}
-        return self.store.update(held.id, text=text, time=moment, links=links, meta={**held.meta, **renewed})
+        fields = {"text": text, "time": moment, "links": links, "meta": {**held.meta, **renewed}}
+        return self.store.update(held.id, lazy=not searched, **fields)
 
 
 def _insight(item: Item) -> Insight:

@@ -92,6 +92,10 @@ class Fading(StoreMemory):
 
     # -- users and clocks ---------------------------------------------------------------------------------------------
 
+    def pieces(self, user: str | None = None) -> list[Item]:
+        """The living pieces of a user by id."""
+        return self._mirror.pieces(self._who(user))
+
     def users(self) -> list[str]:
         """Everybody who has a piece, in order of the name."""
         return self._mirror.users()

@@ -77,7 +77,7 @@ def contents(
     rows += [_row(memory, item, today, ended.get(item.id, "by hand")) for item in gone]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     if query is not None:
-        hits = memory.store.search(query, max(len(memory.store), 1))
+        hits = memory.store.search(query, max(len(memory.store), 1), kinds=PIECES)
         frame["similarity"] = frame["id"].map({hit.id: hit.score for hit in hits}).astype(float)
     return frame
 

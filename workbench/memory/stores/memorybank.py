@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 __all__ = [
     "PIECES", "RULES", "Block", "ByModel", "Extractive", "MemoryBank", "Prompt", "Turn", "checked_threshold", "compose",
     "compounded", "curves", "eviction_order", "forgetting_day", "forgotten_now", "keep_probability", "known_rule",
-    "luck_of", "retention", "stated_facts",
+    "luck_of", "retention", "stated_facts", "told_as",
 ]  # fmt: skip
 
 
