@@ -79,15 +79,17 @@ def test_supervisor_dies_or_hangs(place: Path, token: str, without: tuple[str, .
     assert gone(token)
 
 
-def test_exception_in_the_caller_leaves_nothing(place: Path, token: str, without: tuple[str, ...]) -> None:
-    def interrupt() -> None:
-        wait_for(token)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt)
-    thread.start()
-    with pytest.raises(KeyboardInterrupt):
-        run("import time\ntime.sleep(60)", args=[token], limits=Limits(seconds=20), without=without)
-    thread.join()
+def test_caller_is_interrupted(place: Path, token: str, without: tuple[str, ...], root: Path) -> None:
+    program = CALLER.replace("run(code", "try:\n    run(code") + "except KeyboardInterrupt:\n    print('interrupted')"
+    caller = subprocess.Popen(
+        [sys.executable, "-c", program, token, *without],
+        cwd=root,
+        env={**os.environ, "TMPDIR": str(place)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_for(token)
+    caller.send_signal(signal.SIGINT)
+    assert caller.communicate(timeout=10)[0] == "interrupted\n"
     assert gone(token)
-    assert not psutil.Process().children()
+    assert os.listdir(place) == []

@@ -16,7 +16,10 @@ import psutil
 import pytest
 
 UID = 54_321
-pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="becomes an ordinary user, which takes root")
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="becomes an ordinary user, which takes root"),
+    pytest.mark.xdist_group("sandbox-user"),  # one after the other: each looks for processes of that user
+]
 
 PROGRAM = """
 import json, os, sys

@@ -48,6 +48,19 @@ def test_given_modules_can_be_imported(place: Path, without: tuple[str, ...]) ->
     assert run("import helper; print(helper.x)", files={"helper.py": "x = 7"}, without=without).stdout == "7\n"
 
 
+def test_input_that_fills_every_limit_weakens_no_wall(place: Path) -> None:
+    usual = run("").protections
+    limits = Limits(disk_mb=1, file_mb=1, files=8)
+    files = {"full": bytes(2**20 - 4096), "a/b": b"x", "c": b"", "d/e/f": b""}
+    for code in ("", "#" * 2**24):
+        report = run(code, files=files, limits=limits)
+        assert report.ok, report
+        assert report.protections.keys() == usual.keys()
+        assert [how for name, how in report.protections.items() if name != "user"] == [
+            how for name, how in usual.items() if name != "user"
+        ]
+
+
 def test_tracebacks_show_the_code_and_nothing_of_ours(place: Path) -> None:
     report = run("def f():\n    return 1 / 0\nf()")
     assert (report.status, report.exit_code) == ("error", 1)
@@ -179,6 +192,7 @@ def test_limits_are_checked(change: dict[str, object]) -> None:
         {"code": b"print()"},
         {"code": None},
         {"code": "'\ud800'"},
+        {"code": "#" * (2**24 + 1)},
         {"args": "text"},
         {"args": [1]},
         {"args": ["a\0b"]},
@@ -200,7 +214,22 @@ def test_arguments_are_checked(place: Path, wrong: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "/etc/passwd", "../x", "a/../../x", "a\0b", ".", "..", "x" * 256, "a/" * 20 + "b", "\ud800", 7, b"x"]
+    "name",
+    [
+        "",
+        "/etc/passwd",
+        "../x",
+        "a/../../x",
+        "a\0b",
+        ".",
+        "..",
+        "x" * 256,
+        "a/" * 20 + "b",
+        "/".join(["y" * 250] * 5),
+        "\ud800",
+        7,
+        b"x",
+    ],
 )
 def test_file_names_stay_inside(name: object) -> None:
     with pytest.raises(BadInput, match="file name"):

@@ -63,9 +63,9 @@ def _probe(without: tuple[str, ...]) -> dict[str, str]:
 
 
 def _by(how: str) -> str:
-    if held_by_kernel(how):
+    if held_by_kernel(how) and not how.startswith("the caller's"):
         return "kernel"
     for start, who in (("watched", "watcher"), ("refused", "python"), ("none", "nobody")):
         if how.startswith(start):
             return who
-    return "kernel in part"
+    return "kernel in part"  # something remains, or the code has the caller's own rights

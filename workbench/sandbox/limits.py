@@ -26,6 +26,7 @@ _BOUNDS = {
     "files": (4, 1_000_000),
     "returned_mb": (0, 1024),
 }
+MOST_CODE = 16 * 2**20  # must fit beside Python into the new root folder (jail/mounts.py)
 _WHOLE = ("processes", "open_files", "files")
 
 
@@ -127,7 +128,10 @@ class Report:
 def check_code(code: object) -> bytes:
     if not isinstance(code, str):
         raise BadInput(f"code is {type(code).__name__}; give the Python source as str")
-    return _encoded(code, "code")
+    source = _encoded(code, "code")
+    if len(source) > MOST_CODE:
+        raise BadInput(f"code has {len(source):,} bytes; at most {MOST_CODE:,} are run: give data as files")
+    return source
 
 
 def check_files(files: Mapping[str, str | bytes] | None, limits: Limits) -> dict[str, bytes]:
@@ -153,12 +157,14 @@ def check_files(files: Mapping[str, str | bytes] | None, limits: Limits) -> dict
 
 
 def _check_name(name: object) -> None:
-    legal = "give a relative path inside the folder, such as 'data/input.csv', each part at most 255 bytes"
+    legal = (
+        "give a relative path inside the folder, such as 'data/input.csv', each part at most 255 bytes, 1,000 in all"
+    )
     if not isinstance(name, str) or not name or "\0" in name:
         raise BadInput(f"file name {name!r}: {legal}")
     parts = PurePosixPath(name).parts
-    _encoded(name, f"file name {name!r}")
-    if (
+    long = len(_encoded(name, f"file name {name!r}")) > 1000
+    if long or (
         not parts
         or name.startswith("/")
         or ".." in parts

@@ -9,7 +9,7 @@ from . import calls
 
 BOX, CODE = "/box", "/code"
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-_LOCKED = {os.ST_NOSUID: calls.MS_NOSUID, os.ST_NODEV: calls.MS_NODEV, os.ST_NOEXEC: calls.MS_NOEXEC}
+_LOCKED = {2: calls.MS_NOSUID, 4: calls.MS_NODEV, 8: calls.MS_NOEXEC}  # ST_* of Linux, which os has on Linux only
 _KINDS = calls.CLONE_NEWNS | calls.CLONE_NEWNET | calls.CLONE_NEWIPC | calls.CLONE_NEWUTS
 
 

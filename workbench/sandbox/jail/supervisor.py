@@ -231,6 +231,9 @@ class Run:
                 os.kill(self.child, signal.SIGKILL)
                 os.waitpid(self.child, 0)
             return
+        if not calls.LINUX and self.child:  # no /proc to find the tree by: its group here, the rest by the caller
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.child, signal.SIGKILL)
         deadline = time.monotonic() + GRACE
         while time.monotonic() < deadline:
             self._kill_user()

@@ -173,8 +173,8 @@ def describe(place: Place, done: dict[str, int], refused: list[str]) -> dict[str
         if other
         else f"the caller's{place.why_same_user}{', no capabilities' if done['privileges'] else ''}",
         "processes": processes,
-        "memory": ways(("AS" not in refused, "rlimit"), (True, "watched"), otherwise=""),
-        "cpu": ways(("CPU" not in refused, "rlimit"), (True, "watched"), otherwise=""),
+        "memory": "watched" if "AS" in refused else "rlimit of each process (their sum remains watched)",
+        "cpu": "watched" if "CPU" in refused else "rlimit of each process (their sum remains watched)",
         "disk": "tmpfs of that size" if spaces else "watched",
         "file size": "none" if "FSIZE" in refused else "rlimit",
         "open files": "none" if "NOFILE" in refused else "rlimit",
