@@ -337,8 +337,15 @@ def test_rules_extract_and_are_named():
     item = memory.store.get(1)
     assert ["ina kolb", "works for", "mirel mills"] in item.meta["triples"]
     assert item.meta["openie"] == "rules (no language model)"
+    assert ["ina kolb", "mentions", "ina kolb"] not in item.meta["triples"]
     assert memory.openie.ledger.fallbacks == 2  # entities and triples
     assert memory.openie.ledger.usage.calls == 0
+
+
+def test_names_that_the_rules_leave_out_are_joined_to_the_title():
+    memory = HippoRAG(encoder="tfidf", phrases=LetterTriples())
+    memory.write("Career of Kolb\nSometimes, as in Dunmoor, it was not easy.")
+    assert memory.store.get(1).meta["triples"] == [["career of kolb", "mentions", "dunmoor"]]
 
 
 def test_a_language_model_extracts_and_what_it_spoils_is_counted():

@@ -104,8 +104,13 @@ def _written(texts: Sequence[str], metas: Sequence[Mapping[str, Any]], encoder: 
 
 def scores(ranked: Sequence[int], gold: frozenset[int]) -> dict[str, float]:
     """R@2 and R@5 (share of the gold passages among the first), AR@5 (all of them among the first five)."""
-    found = {k: len(gold & set(ranked[:k])) / len(gold) for k in (2, 5)}
-    return {"R@2": found[2], "R@5": found[5], "AR@5": float(found[5] == 1.0)}
+    from workbench.tasks.evidence import all_recall_at, recall_at
+
+    return {
+        "R@2": recall_at(ranked, gold, 2),
+        "R@5": recall_at(ranked, gold, 5),
+        "AR@5": all_recall_at(ranked, gold, 5),
+    }
 
 
 def rows(held: Written, methods: Sequence[str], quiet: Callable[..., Any]) -> Iterable[dict[str, Any]]:
@@ -131,6 +136,21 @@ def grid(
                 found = scores(trace.ids, asked.gold)
                 for metric in ("R@5", "AR@5"):
                     yield _row(held, asked, names.FULL, metric, found[metric], damping, tau)
+
+
+def answers(held: Written, methods: Sequence[str]) -> Iterable[dict[str, Any]]:
+    """EM and F1 (SQuAD's) of what a reader makes of the five best passages; no model is asked, so rules pick a span."""
+    from workbench.memory.stores._hipporag_ircot import READ, ThoughtReader
+    from workbench.tasks.answers import exact_match, f1
+
+    reader, texts = ThoughtReader(), {item.id: item.text for item in held.memory.store}
+    for name in methods:
+        rank = _ranker(held, name)
+        for asked in held.asked:
+            context = "\n\n".join(texts[item] for item in rank(asked)[0][:READ])
+            said = reader.answer(asked.text, context).text
+            for metric, score in (("EM", exact_match), ("F1", f1)):
+                yield _row(held, asked, name, metric, score(said, asked.answers))
 
 
 def statistics(held: Written, method: str = names.FULL) -> Iterable[dict[str, Any]]:

@@ -42,6 +42,7 @@ _QUICK = {
     "musique": _METHODS,
     "rules": [],
     "grid": {"damping": [], "tau": []},
+    "read": [],
     "university": [],
 }
 _FULL = {
@@ -52,6 +53,7 @@ _FULL = {
     "musique": _MORE,
     "rules": [names.RULES],
     "grid": {"damping": [0.1, 0.3, 0.5, 0.9], "tau": [0.8, 0.9]},
+    "read": [names.BM25, names.DENSE, names.FULL, names.IRCOT[names.FULL]],
     "university": [names.BM25, names.DENSE, names.FULL],
 }
 
@@ -105,6 +107,7 @@ def _musique(settings: Mapping[str, Any], progress: Progress) -> Iterable[dict[s
     yield from parts.statistics(held)
     yield from parts.rows(held, settings["musique"], progress)
     yield from parts.grid(held, settings["grid"]["damping"], settings["grid"]["tau"], progress)
+    yield from parts.answers(held, settings["read"])
     if settings["rules"]:
         other = parts.corpus(made, settings["encoder"], names.MUSIQUE, given=False)
         yield from parts.statistics(other, names.RULES)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from pydantic import BaseModel, Field
@@ -94,9 +95,8 @@ class OpenIE:
         listed = f"{text}\n\nNamed entities: {', '.join(entities)}"
         shown = f"{_SHOWN_PASSAGE}\n\nNamed entities: {', '.join(_SHOWN_ENTITIES)}"
         messages = _messages(_OPENIE, listed, {"triples": _SHOWN_TRIPLES}, shown)
-        reply = ask(
-            self.llm, messages, Triples, fallback=lambda: _rule_triples(text), ledger=self.ledger, max_tokens=1_024
-        )
+        by_rule = partial(_rule_triples, text, entities)
+        reply = ask(self.llm, messages, Triples, fallback=by_rule, ledger=self.ledger, max_tokens=1_024)
         assert isinstance(reply.parsed, Triples)
         triples, malformed = clean_triples(reply.parsed.triples, accents)
         by = self.label if reply.fallback is None or self.llm is None else f"rules, because: {reply.fallback}"
@@ -199,8 +199,18 @@ def _key(name: str) -> str:
     return " ".join(normalise(name).split())
 
 
-def _rule_triples(text: str) -> Triples:
-    return Triples(triples=[list(triple) for triple in rules.triples(text)])
+def _rule_triples(text: str, entities: Sequence[str]) -> Triples:
+    """What the patterns find; a name that they leave out is joined to what the passage is about (ours).
+
+    The prompt asks a language model for triples that hold all the entities; rules see few of them in long sentences.
+    A passage is about its title (a first line of at most twelve words), else about the first name in it.
+    """
+    found = [list(triple) for triple in rules.triples(text)]
+    head, _, rest = text.partition("\n")
+    topic = head.strip() if rest and len(head.split()) <= 12 else next(iter(entities), "")
+    said = {_key(end) for triple in found for end in (triple[0], triple[2])} | {_key(topic)}
+    found += [[topic, "mentions", name] for name in entities if topic and _key(name) not in said]
+    return Triples(triples=found)
 
 
 def _messages(task: str, text: str, shown: dict[str, Any], shown_text: str = _SHOWN_PASSAGE) -> list[Message]:
