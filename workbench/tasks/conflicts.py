@@ -1,0 +1,229 @@
+"""Knowledge conflicts: prompts that contradict what a model knows, corrupted twins of equal length, and who wins.
+
+A conflict states something false about a known subject and asks for it: "X lives in Fuby. X is at home in". The memory
+answer is what the model says without the statement, the context answer what the statement says. Only subjects that the
+model answers right without context are used, and only answers whose first tokens differ: the first token decides.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from workbench.errors import BadInput
+from workbench.models.batches import by_length, padded
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.models import LoadedModel
+    from workbench_datasets.small_world import World
+
+RELATIONS = ("town", "job", "instrument", "pet", "colour", "food", "organisation", "month")
+
+
+@dataclass(frozen=True)
+class Conflict:
+    """One prompt. Ids are token lists; ``corrupted`` have the prompt's length; ``context_at`` is where a_c stands."""
+
+    subject: str
+    relation: str
+    form: str
+    memory: str
+    context: str
+    prompt: str
+    ids: tuple[int, ...]
+    plain_ids: tuple[int, ...]
+    corrupted: tuple[tuple[int, ...], ...]
+    memory_id: int
+    context_id: int
+    context_at: int
+
+    @property
+    def answers(self) -> tuple[int, int]:
+        return self.memory_id, self.context_id
+
+
+def conflicts(
+    loaded: LoadedModel,
+    n: int,
+    *,
+    seed: int = 0,
+    relations: Sequence[str] = RELATIONS,
+    form: str | None = None,
+    corruptions: int = 3,
+    without: frozenset[str] = frozenset(),
+) -> list[Conflict]:
+    """``n`` conflicts of the small world whose subjects the model knows.
+
+    ``form``: "statement" or "question" frames (None: both). ``without``: subjects that must not be used.
+    ``corruptions``: twins of each prompt with another known subject and another stated object, of the same number of
+    tokens. Raises BadInput for an unknown relation and when too few prompts can be made.
+    """
+    unknown = sorted(set(relations) - set(RELATIONS))
+    if unknown or not relations:
+        raise BadInput(f"relations must be among {', '.join(RELATIONS)}, got {unknown or 'none'}")
+    from workbench_datasets.small_world import world
+
+    small, rng = world(), random.Random(f"conflicts:{seed}")
+    made: list[Conflict] = []
+    for attempt in range(40):
+        asked = small.questions(
+            "conflict", 4 * n, seed=1_000 * seed + attempt, false=1, consistent=0.0, layout="sentence", distance=0
+        )
+        wanted = [q for q in asked if q.meta["relation"] in relations and q.meta["subject"] not in without]
+        wanted = [q for q in wanted if form is None or q.meta["form"] == form]
+        built = [_conflict(loaded, small, q, rng, corruptions) for q in wanted]
+        usable = [conflict for conflict in built if conflict is not None]
+        made += [conflict for conflict, knows in zip(usable, knows_closed_book(loaded, usable)) if knows]
+        if len(made) >= n:
+            return made[:n]
+    raise BadInput(f"only {len(made)} of {n} conflicts could be made for {', '.join(relations)}; ask for fewer")
+
+
+def knows_closed_book(loaded: LoadedModel, made: Sequence[Conflict]) -> list[bool]:
+    """Whether the model's first token without the statement is the memory answer's."""
+    if not made:
+        return []
+    first = greedy(loaded, [conflict.plain_ids for conflict in made])
+    return [token == conflict.memory_id for token, conflict in zip(first, made)]
+
+
+def _conflict(loaded: LoadedModel, small: World, question: Any, rng: random.Random, count: int) -> Conflict | None:
+    meta, prompt = question.meta, question.prompt
+    subject, context = meta["subject"], meta["context"]
+    plain = _asked_part(prompt, meta["form"], subject)
+    first = {name: _ids(loaded, f" {meta[name]}", start=False)[0] for name in ("memory", "context")}
+    ids = _ids(loaded, prompt)
+    if plain is None or first["memory"] == first["context"] or first["context"] not in ids:
+        return None
+    twins = _twins(loaded, small, question, len(ids), rng, count)
+    if len(twins) < count:
+        return None
+    return Conflict(
+        subject, meta["relation"], meta["form"], meta["memory"], context, prompt, tuple(ids),
+        tuple(_ids(loaded, plain)), tuple(twins), first["memory"], first["context"], ids.index(first["context"]),
+    )  # fmt: skip
+
+
+def _asked_part(prompt: str, form: str, subject: str) -> str | None:
+    """The prompt without the false statement: from the last sentence on."""
+    if form == "question":
+        at = prompt.find("QUESTION:")
+        return prompt[at:] if at > 0 else None
+    at = prompt.find(". ")
+    rest = prompt[at + 2 :] if at > 0 else ""
+    return rest if subject in rest else None
+
+
+def _twins(
+    loaded: LoadedModel, small: World, question: Any, length: int, rng: random.Random, count: int
+) -> list[tuple[int, ...]]:
+    subject, context, memory = (question.meta[name] for name in ("subject", "context", "memory"))
+    objects = [o for o in small.objects(question.meta["relation"]) if o not in (context, memory)]
+    found: dict[tuple[int, ...], None] = {}
+    for _ in range(30 * count):
+        text = question.prompt.replace(subject, rng.choice(small.people)).replace(
+            f" {context}", f" {rng.choice(objects)}"
+        )
+        ids = tuple(_ids(loaded, text))
+        if len(ids) == length and subject not in text:
+            found[ids] = None
+        if len(found) == count:
+            break
+    return list(found)
+
+
+def _ids(loaded: LoadedModel, text: str, *, start: bool = True) -> list[int]:
+    return loaded.tokenizer(text, add_special_tokens=start)["input_ids"]
+
+
+# ---- asking ---------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def first_logits(loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, batch_tokens: int = 2048) -> torch.Tensor:
+    """Logits (n, V) of the token that follows each prompt."""
+    out: list[torch.Tensor | None] = [None] * len(prompts)
+    for rows in by_length([len(p) for p in prompts], batch_tokens):
+        ids, ends = padded([prompts[i] for i in rows], loaded.device)
+        logits = loaded.model(input_ids=ids, use_cache=False).logits[torch.arange(len(rows)), ends].float().cpu()
+        for row, values in zip(rows, logits):
+            out[row] = values
+    return torch.stack([values for values in out if values is not None])
+
+
+def greedy(loaded: LoadedModel, prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The most probable first token after each prompt."""
+    return first_logits(loaded, prompts).argmax(-1).tolist()
+
+
+def winners(tokens: Sequence[int], asked: Sequence[Conflict]) -> list[str]:
+    """Per prompt who won with its first token: "memory", "context" or "other"."""
+    names = {True: "memory", False: "context"}
+    return [
+        names[token == c.memory_id] if token in (c.memory_id, c.context_id) else "other"
+        for token, c in zip(tokens, asked)
+    ]
+
+
+def rates(loaded: LoadedModel, asked: Sequence[Conflict]) -> pd.DataFrame:
+    """One row a prompt: subject, relation, form, winner, and the probabilities of both answers."""
+    import pandas as pd
+
+    logits = first_logits(loaded, [conflict.ids for conflict in asked])
+    p = logits.softmax(-1)
+    rows = np.arange(len(asked))
+    return pd.DataFrame(
+        {
+            "subject": [c.subject for c in asked],
+            "relation": [c.relation for c in asked],
+            "form": [c.form for c in asked],
+            "memory": [c.memory for c in asked],
+            "context": [c.context for c in asked],
+            "winner": winners(logits.argmax(-1).tolist(), asked),
+            "p_memory": p[rows, [c.memory_id for c in asked]].numpy(),
+            "p_context": p[rows, [c.context_id for c in asked]].numpy(),
+        }
+    )
+
+
+def contrasted(loaded: LoadedModel, asked: Sequence[Conflict], alpha: float) -> list[str]:
+    """Who wins under context-aware decoding: (1 + alpha) logits with the statement - alpha logits without it.
+
+    alpha = 0 is plain decoding, -1 closed book; between them it leans to memory, above 0 to the context.
+    """
+    with_context = first_logits(loaded, [c.ids for c in asked])
+    without = first_logits(loaded, [c.plain_ids for c in asked])
+    tokens = ((1 + alpha) * with_context - alpha * without).argmax(-1).tolist()
+    return winners(tokens, asked)
+
+
+def copying(loaded: LoadedModel, n: int, *, seed: int = 0) -> tuple[list[list[int]], list[int]]:
+    """Prompts about people the model has never seen, and the first token of the answer that stands in the text."""
+    from workbench_datasets.small_world import world
+
+    questions = world().questions("open-book", n, seed=seed, split="unseen", distance=0)
+    prompts = [_ids(loaded, q.prompt) for q in questions]
+    return prompts, [_ids(loaded, q.answer, start=False)[0] for q in questions]
+
+
+def spans(loaded: LoadedModel, conflict: Conflict) -> dict[str, list[int]]:
+    """Token positions of the stated answer's first token, and of the subject where it is stated and where it is asked.
+
+    A subject's last token is taken for all of it when its spelling inside the prompt cannot be found.
+    """
+    ids, places = list(conflict.ids), []
+    for spelling in (f" {conflict.subject}", conflict.subject):
+        part = _ids(loaded, spelling, start=False)
+        starts = [i for i in range(len(ids) - len(part) + 1) if ids[i : i + len(part)] == part]
+        places += [list(range(start, start + len(part))) for start in starts]
+    places.sort()
+    if not places:
+        raise BadInput(f"the subject {conflict.subject!r} was not found in {conflict.prompt!r}")
+    return {"stated answer": [conflict.context_at], "stated subject": places[0], "asked subject": places[-1]}
