@@ -48,7 +48,9 @@ class Exchange:
 
 @dataclass(frozen=True)
 class Probe:
-    """One probing question; ``day`` is the day that it names, if it names one.
+    """One probing question; ``day`` is the day of the history that it names, if it names one.
+
+    One day that is named in MemoryBank's file (John Zhang, May 5th) is in the history without any exchange.
 
     ``answer`` (None: nobody wrote one down; "not mentioned" for what was never said), ``evidence`` (keys of the
     exchanges that hold it) and ``kind`` (its topic, or "never-said") are known for generated users only.
@@ -169,7 +171,7 @@ def _exchange(user: str, day: date, number: int, item: Any) -> Exchange:
 
 
 def named_day(text: str, days: list[date]) -> date | None:
-    """The day that a question names, in the years of ``days``; None when it names none or one that has no talk.
+    """The day that a question names, among ``days`` (those of the history); None when it names none of them.
 
     >>> named_day("What did I buy on May 2nd?", [date(2023, 5, 1), date(2023, 5, 2)])
     datetime.date(2023, 5, 2)

@@ -4,7 +4,8 @@
 It looks for the gold (or another form of it) in the answer, word by word, with numbers and dates brought to one form,
 and then whether that place is denied ("not in Asbury"), overtaken ("she used to live in Asbury") or left open ("Asbury
 or Dunby"). It takes one part of a full name for the name, and does not understand paraphrases of the gold. How far it
-agrees with labels known by construction is measured, never assumed: :func:`agreement`.
+agrees with labels known by construction is measured, never assumed: :func:`agreement` (0.94 on generated answers, made
+by the same hand as the rules; 0.84 on 44 answers that were written for the tests before the judge saw them).
 """
 
 from __future__ import annotations
