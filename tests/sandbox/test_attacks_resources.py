@@ -39,7 +39,7 @@ while True:
 """
     report = attack(code)
     assert report.status in ("error", "killed: processes", "killed: memory"), report
-    assert report.seconds < 3
+    assert report.seconds < 20
 
 
 def test_daemon_that_wants_to_outlive(attack: Attack) -> None:
@@ -60,7 +60,7 @@ print("parent leaves")
         assert "BlockingIOError" in report.stderr
     else:
         assert (report.status, report.stdout) == ("ok", "parent leaves\n")
-    assert report.seconds < 3
+    assert report.seconds < 20
 
 
 def test_one_large_file(attack: Attack) -> None:

@@ -25,7 +25,7 @@ PROGRAM = """
 import json, os, sys
 from workbench.sandbox import Limits, run
 job = json.load(sys.stdin)
-short = Limits(seconds=2, cpu_seconds=2, memory_mb=256, disk_mb=4, file_mb=2, output_kb=64)
+short = Limits(seconds=30, cpu_seconds=1, memory_mb=256, disk_mb=4, file_mb=2, output_kb=64)
 for name, code in job["programs"].items():
     code = code.replace("CALLER", str(os.getpid()))
     report = run(code, limits=short, without=job["without"], require=job["require"])
@@ -87,7 +87,7 @@ def _as_user(python: str, home: Path, programs: dict[str, str], without: list[st
         extra_groups=[],
         env=environment,
         cwd="/",
-        timeout=60,
+        timeout=200,
         check=False,
     )
     if "SandboxUnavailable" in done.stderr:
