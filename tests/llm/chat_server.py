@@ -117,13 +117,14 @@ def _event(delta: dict[str, Any], finish: str | None) -> bytes:
     return b"data: " + json.dumps(data).encode() + b"\n\n"
 
 
-def streams(*pieces: str, end: str = "") -> Turn:
-    """A stream that breaks off after ``pieces`` without an end mark, or ends with the raw text ``end``."""
+def streams(*pieces: str, end: str = "", silent: float = 0.0) -> Turn:
+    """A stream that, after ``pieces`` and some silence, breaks off without an end mark or ends with the raw ``end``."""
 
     def turn(handler: Handler, body: dict[str, Any]) -> None:
         handler.begin_chunks("text/event-stream")
         for piece in pieces:
             handler.send_chunk(_event({"content": piece}, None))
+        time.sleep(silent)
         if end:
             handler.send_chunk(end.encode())
         handler.send_chunk(b"")

@@ -257,6 +257,15 @@ def test_streams_that_break_off_are_errors_after_what_came(turn: server.Turn, to
         list(opened(chat).stream("Hi"))
 
 
+def test_a_stream_that_falls_silent_is_left() -> None:
+    with server.ChatServer(server.streams("so ", "far", silent=1.5)) as chat:
+        begun = time.monotonic()
+        with pytest.raises(LlmError, match=r"no answer within 0\.4 s \(1 try\)"):
+            list(opened(chat, timeout=0.4, retries=2).stream("Hi"))
+        assert len(chat.seen) == 1
+        assert time.monotonic() - begun < 1.4
+
+
 # -- settings and secrets ---------------------------------------------------------------------------------------------
 
 

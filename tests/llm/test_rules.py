@@ -222,6 +222,12 @@ def test_days_ago_count_back(today: date, n: int) -> None:
         ("It takes two trains to visit Ada, who lives in Leeds.", [("Ada", "lives in", "Leeds")]),
         ("Ada met Ben who works for Cleo.", [("Ada", "met", "Ben"), ("Ben", "works for", "Cleo")]),
         ("In Leeds they laughed.", []),
+        ("Ada was awarded the Silver Compass.", [("Ada", "was awarded", "Silver Compass")]),
+        ("The river Ouse flows through York.", [("Ouse", "flows through", "York")]),
+        ("The head office of Korex is in Leeds.", [("Korex", "head office in", "Leeds")]),
+        ("Ada joined the company Korex.", [("Ada", "joined", "Korex")]),
+        ("The Amber Lamp consists mostly of copper.", [("Amber Lamp", "consists of", "copper")]),
+        ("Ada ate a bowl of soup.", [("Ada", "ate", "bowl")]),
         ("Ada does not live in Leeds.", []),
         ("Does Ada live in Leeds?", []),
         ("It rained.", []),
@@ -313,5 +319,5 @@ def test_time_grows_with_the_length_only(unit: str) -> None:
             RULES[name](text)
         return time.process_time() - begun
 
-    if seconds(100_000) > 2.0:  # well under a second on a quiet machine; else no worse than linear
+    if seconds(100_000) > 5.0:  # about one on a quiet machine; else it must be no worse than linear
         assert seconds(100_000) < 12 * min(seconds(20_000) for _ in range(3))

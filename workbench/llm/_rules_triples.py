@@ -21,10 +21,12 @@ _BE = listed("is are was were be been being am 's 're 'm")
 _AUX = _BE | listed("has have had will would can could may might must shall should did does do")
 _PREPOSITIONS = listed(
     """in at on of to for from with by as near under over into through about since until during after before between
-    against towards toward across inside outside beside behind along around within onto via like"""
+    against towards toward across among inside outside beside behind along around within onto via like"""
 )
 _ARTICLES = listed("the a an his her their its my our your this that these those some")
-_ADVERBS = listed("also now still often never always once then just really currently usually recently first")
+_ADVERBS = listed(
+    "mostly mainly only also now still often never always once then just really currently usually recently first"
+)
 _ENDS = listed("and but or because while when where which that if although though so who whose whom than whether")
 _PARTICLES = listed("place part care up down out off away back")
 _TO_DO = listed(
@@ -172,7 +174,9 @@ class _Sentence:
             if low == "of" and run is not None and self._low(run.last + 1) in _BE:
                 return _Subject(run.text, " ".join(w.low for w in self.words[at + 1 : after]), run.last + 1)
             if low in _VERBS:
-                return _Subject(" ".join(w.text for w in self.words[at + 1 : after]), "", after)
+                named = self.run_to.get(after - 1)  # "the river Ouse flows"
+                said = named.text if named else " ".join(w.text for w in self.words[at + 1 : after])
+                return _Subject(said, "", after)
             if not self.words[after].is_word or low in _PREPOSITIONS or low in _ENDS:
                 return None
         return None
@@ -197,8 +201,9 @@ class _Sentence:
         if len(body) < 2 or any(self._low(i) in _NEGATIONS for i in body):
             return [], end
         if subject.relation:
-            thing = self._thing(at + 1, end)
-            return ([Triple(subject.name, subject.relation, thing)] if thing else []), end
+            lead = f" {self._low(at + 1)}" if self._low(at + 1) in _PREPOSITIONS else ""
+            thing = self._thing(at + 1 + bool(lead), end)
+            return ([Triple(subject.name, subject.relation + lead, thing)] if thing else []), end
         verb, at = self._verb(at, end)
         return (self._said(subject.name, verb, at, end) if verb else []), end
 
@@ -235,7 +240,10 @@ class _Sentence:
         low, following = self._low(at), self._low(at + 1)
         plain = at < end and at not in self.run_at and self.words[at].is_word
         if plain and low not in _ARTICLES and low not in _PREPOSITIONS:
-            full = not verb or verb[-1] not in _BE or (following in _PREPOSITIONS and following != "of")
+            passive = (following in _PREPOSITIONS and following != "of") or (
+                low.endswith(("ed", "en")) and at + 1 < end
+            )
+            full = not verb or verb[-1] not in _BE or passive
             if full:
                 verb.append(low)
                 at += 1
@@ -257,8 +265,8 @@ class _Sentence:
             made.append(Triple(name, verb, first))
         for cut, stop in zip(cuts, [*cuts[1:], end]):
             thing = self._thing(cut + 1, stop)
-            if not thing or (self._low(cut) == "of" and not (copula and first and cut == cuts[0])):
-                continue
+            if not thing or (self._low(cut) == "of" and not (cut == cuts[0] and copula == bool(first))):
+                continue  # "of" belongs to the noun before it, but for "is the mentor of" and "consists of"
             lead = first.lower() if copula and first else verb
             made.append(Triple(name, f"{lead} {self._low(cut)}", thing))
         return made
@@ -274,8 +282,8 @@ class _Sentence:
             end -= 1
         if not 0 < end - start <= MAX_OBJECT:
             return ""
-        run = self.run_at.get(start)
-        if run is not None and run.last == end - 1:
+        run = self.run_to.get(end - 1)
+        if run is not None and start <= run.first <= start + 1:  # a name, or "the company Korex"
             return run.text
         first, last = self.words[start], self.words[end - 1]
         return " ".join(self.text[first.start : last.end].split())

@@ -37,7 +37,7 @@ class OpenAiChat(Backend):
         api_key: default the environment's OPENAI_API_KEY; local servers need none.
         timeout: seconds that one request may take in all; for a stream, seconds of silence.
         retries: how often the client repeats a request that was refused for load (429), failed in the server (5xx)
-            or did not get through, with growing pauses.
+            or did not get through, after growing pauses or those that the server asks for.
         schema_by: "response_format" binds the server's decoding to the JSON schema, "instruction" asks for it in
             words, "auto" tries the first and changes to the second when the server refuses or ignores it.
 
@@ -150,18 +150,19 @@ class OpenAiChat(Backend):
 
     def _pieces(self, request: Request) -> Iterator[str]:
         body = request_body(self.model, request, by_format=False, limit_name=self._limit_name)
-        ended = False
+        started = ended = False
         try:
             with self._open().chat.completions.create(stream=True, **body) as events:
                 for event in events:
                     for choice in event.choices or ():
                         ended = ended or choice.finish_reason is not None
                         if choice.delta is not None and choice.delta.content:
+                            started = True
                             yield choice.delta.content
         except LlmError:
             raise
         except Exception as error:
-            raise self._error(error) from None
+            raise self._error(error, tries=1 if started else None) from None
         if not ended:
             raise LlmError(f"the stream of {self.url} ended without an end mark; the answer is not complete")
 
@@ -176,11 +177,11 @@ class OpenAiChat(Backend):
     def _clean(self, text: str) -> str:
         return text.replace(self._hide, "***") if self._hide else text
 
-    def _error(self, error: Exception) -> LlmError:
+    def _error(self, error: Exception, tries: int | None = None) -> LlmError:
         """What happened, in our words: which server, what it said, what to do."""
         import openai
 
-        tries = 1 + self.retries
+        tries = tries or 1 + self.retries
         if isinstance(error, openai.APITimeoutError):
             made = LlmError(
                 f"{self.url} gave no answer within {self.timeout:g} s ({_times(tries)}); is the model loaded? Raise "
