@@ -253,6 +253,21 @@ def test_threads_lose_nothing(store: Store) -> None:
     assert store.check() == []
 
 
+def test_another_thread_waits_for_the_end_of_a_transaction(store: Store) -> None:
+    store.add("aaa")
+    undone: list[int] = []
+    thread = threading.Thread(target=lambda: undone.append(len(store.undo())))
+    with store.transaction():
+        store.add("bbb")
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+        store.add("ccc")
+    thread.join()
+    assert undone == [2]
+    assert [item.text for item in store] == ["aaa"]
+
+
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[1])

@@ -147,6 +147,8 @@ class Session:
             self._database.execute(f"SAVEPOINT level{self._depth + 1}")
         else:
             now = self.now()
+            if self._database.in_transaction:  # left by an interrupt at a bad moment
+                self._database.execute("ROLLBACK")
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 self._unit = history.Unit.begin(self._database, why, now, **options)

@@ -153,9 +153,9 @@ class Store(Session):
 
         What it writes are events as well (detail "undoes": the unit); they cannot be undone in turn.
         """
-        if self._unit is not None:
-            raise BadInput("undo takes back finished units: call it after the transaction")
-        with self._lock, self._writing("undo", undoable=False) as unit:
+        with self._writing("undo", undoable=False) as unit:
+            if unit.undoable:
+                raise BadInput("undo takes back finished units: call it after the transaction")
             number = history.last_unit(self._database)
             if number is not None:
                 writing.undo(unit, number, lambda: self.encoder)

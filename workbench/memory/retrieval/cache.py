@@ -60,11 +60,12 @@ class Cached:
         missing = {key: text for key, text in zip(keys, texts) if key not in found}
         self.hits += len(texts) - len(missing)
         self.misses += len(missing)
-        if missing:
-            made = vectors.encode(self.encoder, list(missing.values()))
-            found.update(zip(missing, (vectors.pack(vector) for vector in made)))
+        for part in chunks(list(missing)):  # kept part by part: an interrupted run goes on where it was
+            made = vectors.encode(self.encoder, [missing[key] for key in part])
+            fresh = dict(zip(part, (vectors.pack(vector) for vector in made)))
+            found.update(fresh)
             with self._lock, schema.guard(self.path):
-                self._keep({key: found[key] for key in missing})
+                self._keep(fresh)
         return vectors.unpack([found[key] for key in keys], self.dim)
 
     def _key(self, text: str) -> bytes:

@@ -59,8 +59,8 @@ class SentenceEncoder:
         made = np.zeros((len(texts), self.dim), dtype=np.float32)
         if not texts:
             return made
-        # Of like length together: a batch is as long as its longest text.
-        order = sorted(range(len(texts)), key=lambda place: len(texts[place]))
+        # Of like length together: a batch is as long as its longest text. The longest first: no late surprise.
+        order = sorted(range(len(texts)), key=lambda place: -len(texts[place]))
         with self._lock, _one_thread():
             model = self._loaded()
             for part in _shown([order[start : start + _BATCH] for start in range(0, len(order), _BATCH)]):
