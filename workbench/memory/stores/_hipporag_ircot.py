@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pydantic import BaseModel
 
@@ -122,15 +123,21 @@ def next_sentence(question: str, passages: Sequence[str], thoughts: Sequence[str
     counting more, divided by the root of its length; a title's words are not counted. Ties: the earlier passage.
     """
     wanted = set(rules.content_words(" ".join([question, *thoughts[-1:]])))
-    found = [sentence for passage in passages for sentence in rules.sentences(passage.split("\n", 1)[-1])]
-    bags = [set(rules.content_words(sentence)) for sentence in found]
-    held = Counter(word for bag in bags for word in bag)
+    found = [pair for passage in passages for pair in _sentences(passage)]
+    held = Counter(word for _, bag in found for word in bag)
     best, chosen = 0.0, ""
-    for sentence, bag in zip(found, bags):
+    for sentence, bag in found:
         score = sum(1.0 / held[word] for word in wanted & bag) / max(len(bag), 1) ** 0.5
         if score > best and sentence not in thoughts:
             best, chosen = score, sentence
     return chosen
+
+
+@lru_cache(maxsize=4_096)
+def _sentences(passage: str) -> tuple[tuple[str, frozenset[str]], ...]:
+    """The sentences below a passage's title with their content words; the same passages come back again and again."""
+    found = rules.sentences(passage.split("\n", 1)[-1])
+    return tuple((sentence, frozenset(rules.content_words(sentence))) for sentence in found)
 
 
 class ThoughtReader:
