@@ -32,7 +32,7 @@ def head_plane(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", labe
     data["name"] = [f"{int(layer)}.{int(head)}" for layer, head in zip(data["layer"], data["head"])]
     order = ["memory", "context", "neither"]
     base = alt.Chart(data).encode(
-        x=alt.X("balance:Q", title="moves the prediction: ← needed for memory · needed for context → (nats)"),
+        x=alt.X("balance:Q", title="← needed for memory · needed for context → (nats)"),
         y=alt.Y("layer:O", title="layer", sort="descending"),
     )
     ink = alt.Color("kind:N", title="head", sort=order, scale=alt.Scale(domain=order, range=list(INKS)))
@@ -41,7 +41,7 @@ def head_plane(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", labe
     far = data.assign(size=data["balance"].abs()).nlargest(label, "size")
     names = alt.Chart(far).mark_text(dy=-10, fontSize=10, color=theme.INK)
     names = names.encode(x="balance:Q", y=alt.Y("layer:O", sort="descending"), text="name:N")
-    return theme.layered(dots, names, title=title, subtitle=subtitle).properties(width=420, height=190)
+    return theme.layered(dots, names, title=title, subtitle=subtitle).properties(width=330, height=190)
 
 
 def rate_bars(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
@@ -62,7 +62,7 @@ def rate_bars(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> al
     )
     inks = alt.Scale(domain=list(WINNERS), range=list(INKS))
     bars = base.mark_bar(height=18).encode(color=alt.Color("metric:N", title="won by", scale=inks, sort=list(WINNERS)))
-    return theme.themed(bars.properties(width=380, height=alt.Step(28)), title, subtitle)
+    return theme.themed(bars.properties(width=320, height=alt.Step(28)), title, subtitle)
 
 
 def knockout_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
