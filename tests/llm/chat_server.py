@@ -54,6 +54,7 @@ class ChatServer(ThreadingHTTPServer):
     def __init__(self, *turns: Turn):
         super().__init__(("127.0.0.1", 0), Handler)
         self.turns, self.seen = list(turns), []  # type: list[Turn], list[dict[str, Any]]
+        self.closing = threading.Event()
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
 
@@ -74,6 +75,7 @@ class ChatServer(ThreadingHTTPServer):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.closing.set()
         self.shutdown()
         self.server_close()
         self._thread.join()
@@ -124,7 +126,7 @@ def streams(*pieces: str, end: str = "", silent: float = 0.0) -> Turn:
         handler.begin_chunks("text/event-stream")
         for piece in pieces:
             handler.send_chunk(_event({"content": piece}, None))
-        time.sleep(silent)
+        handler.server.closing.wait(silent)
         if end:
             handler.send_chunk(end.encode())
         handler.send_chunk(b"")
@@ -146,8 +148,11 @@ def raw(data: bytes, kind: str = "application/json") -> Turn:
     return lambda handler, body: handler.send(data, kind=kind)
 
 
-def hangs(seconds: float = 3.0) -> Turn:
-    return lambda handler, body: time.sleep(seconds)
+def hangs(seconds: float = 60.0) -> Turn:
+    def turn(handler: Handler, body: dict[str, Any]) -> None:
+        handler.server.closing.wait(seconds)
+
+    return turn
 
 
 def slow(seconds: float, text: str) -> Turn:
@@ -164,9 +169,8 @@ def drips(seconds: float) -> Turn:
     def turn(handler: Handler, body: dict[str, Any]) -> None:
         handler.begin_chunks("application/json")
         end = time.monotonic() + seconds
-        while time.monotonic() < end:
+        while time.monotonic() < end and not handler.server.closing.wait(0.02):
             handler.send_chunk(b" ")
-            time.sleep(0.02)
 
     return turn
 

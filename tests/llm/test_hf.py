@@ -9,7 +9,21 @@ import tiny_chat
 from pydantic import BaseModel
 
 from workbench.errors import BadInput
-from workbench.llm import ContextTooLong, HfChat, Ledger, LlmError, Message, Tool, ToolCall, Usage, ask, check, open_llm
+from workbench.llm import (
+    ContextTooLong,
+    HfChat,
+    Ledger,
+    LlmError,
+    Message,
+    Request,
+    Tool,
+    ToolCall,
+    Usage,
+    ask,
+    check,
+    open_llm,
+)
+from workbench.llm.hf import calls_in
 from workbench.models import LoadedModel, load
 
 
@@ -79,9 +93,27 @@ def test_tools_go_by_the_template_and_calls_come_back(llm: HfChat) -> None:
     assert llm.chat("Hi").tool_calls == ()
 
 
-def test_a_template_without_tools_reads_them_as_an_instruction(loaded: LoadedModel) -> None:
-    from workbench.llm import Request
+@pytest.mark.parametrize(
+    ("text", "calls"),
+    [
+        ('<tool_call>\n{"name": "weather", "arguments": {"city": "Leeds"}}\n</tool_call>', [{"city": "Leeds"}]),
+        ('{"name": "weather", "parameters": {"city": "Leeds"}}', [{"city": "Leeds"}]),
+        ('[TOOL_CALLS][{"name": "weather", "arguments": {"city": "Leeds"}}]', [{"city": "Leeds"}]),
+        ('{"name": "weather", "arguments": "{\\"city\\": \\"Leeds\\"}"}', [{"city": "Leeds"}]),
+        ("{'name': 'weather', 'arguments': {'city': 'A'}} {'name': 'weather', 'arguments': {'city': 'B'}}",
+         [{"city": "A"}, {"city": "B"}]),
+        ('{"name": "other", "arguments": {}}', []),
+        ('{"name": ["weather"]} {"x": 1} no call', []),
+    ],
+)  # fmt: skip
+def test_calls_are_read_in_the_forms_of_the_common_families(text: str, calls: list[dict]) -> None:
+    found = calls_in(text, Request.of("Hi", tools=[WEATHER]))
+    assert [call.arguments for call in found] == calls
+    assert {call.name for call in found} <= {"weather"}
+    assert [call.id for call in found] == [f"call_{i}" for i in range(len(calls))]
 
+
+def test_a_template_without_tools_reads_them_as_an_instruction(loaded: LoadedModel) -> None:
     plain = HfChat(loaded, template="{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}")
     prompt = plain.prompt(Request.of("Weather?", tools=[WEATHER]))
     assert prompt.startswith("<user>You may call")

@@ -17,6 +17,7 @@ from workbench.errors import BadInput
 from workbench.llm import ContextTooLong, Ledger, LlmError, Message, Tool, ToolCall, Usage, ask, open_llm
 from workbench.llm.openai_http import OpenAiChat
 
+LONG = 30.0  # seconds: half of what the bad servers keep a client waiting, and far above any pause of a busy machine
 KEY = "sk-very-secret-0123456789"
 
 
@@ -36,12 +37,12 @@ def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def opened(chat: server.ChatServer, **options: Any) -> OpenAiChat:
-    return OpenAiChat("tiny", base_url=chat.url, **{"timeout": 5.0, "retries": 0, **options})
+    return OpenAiChat("tiny", base_url=chat.url, **{"timeout": 30.0, "retries": 0, **options})
 
 
 def test_a_text_answer_with_its_token_counts_and_the_request_as_sent() -> None:
     with server.ChatServer(server.says("Hello there.")) as chat:
-        llm = open_llm(f"openai:tiny@{chat.url}", timeout=5)
+        llm = open_llm(f"openai:tiny@{chat.url}", timeout=30)
         reply = llm.chat(
             [Message("system", "Be brief."), Message("user", "Hi")], temperature=0.5, max_tokens=9, seed=3, stop="END"
         )
@@ -207,24 +208,24 @@ def test_rubbish_and_refusals_are_clear_errors(turn: server.Turn, kind: type[Llm
 
 
 def test_a_server_that_hangs_is_left_after_the_time_out() -> None:
-    with server.ChatServer(server.hangs(2.0)) as chat:
+    with server.ChatServer(server.hangs()) as chat:
         begun = time.monotonic()
         with pytest.raises(LlmError, match=r"no answer within 0\.3 s"):
             opened(chat, timeout=0.3).chat("Hi")
-        assert time.monotonic() - begun < 1.5
+        assert time.monotonic() - begun < LONG
 
 
 def test_a_server_that_drips_for_ever_is_left_too() -> None:
-    with server.ChatServer(server.drips(3.0)) as chat:
+    with server.ChatServer(server.drips(60.0)) as chat:
         begun = time.monotonic()
         with pytest.raises(LlmError, match="still sending"):
-            opened(chat, timeout=0.4).chat("Hi")
-        assert time.monotonic() - begun < 2.5
+            opened(chat, timeout=1.5).chat("Hi")
+        assert time.monotonic() - begun < LONG
 
 
 def test_a_slow_server_is_waited_for() -> None:
     with server.ChatServer(server.slow(0.4, "late")) as chat:
-        assert opened(chat, timeout=5).chat("Hi").text == "late"
+        assert opened(chat).chat("Hi").text == "late"
 
 
 def test_no_server_at_all() -> None:
@@ -258,12 +259,12 @@ def test_streams_that_break_off_are_errors_after_what_came(turn: server.Turn, to
 
 
 def test_a_stream_that_falls_silent_is_left() -> None:
-    with server.ChatServer(server.streams("so ", "far", silent=1.5)) as chat:
+    with server.ChatServer(server.streams("so ", "far", silent=60.0)) as chat:
         begun = time.monotonic()
-        with pytest.raises(LlmError, match=r"no answer within 0\.4 s \(1 try\)"):
-            list(opened(chat, timeout=0.4, retries=2).stream("Hi"))
+        with pytest.raises(LlmError, match=r"no answer within 1\.5 s \(1 try\)"):
+            list(opened(chat, timeout=1.5, retries=2).stream("Hi"))
         assert len(chat.seen) == 1
-        assert time.monotonic() - begun < 1.4
+        assert time.monotonic() - begun < LONG
 
 
 # -- settings and secrets ---------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ class HfChat(Backend):
             loaded = self.loaded
             made, read = _generate(loaded, self.prompt(request), request, self.name, on_piece)
         text = made.new_text
-        calls = _calls(text, request) if request.tools else ()
+        calls = calls_in(text, request) if request.tools else ()
         stopped = "tool_calls" if calls else {"eos": "stop"}.get(made.stopped, made.stopped)
         return Reply(text, tool_calls=calls, usage=Usage(read, len(made.new_ids), 1), stopped=stopped)
 
@@ -179,13 +179,13 @@ def _with_tools(messages: tuple[Message, ...], tools: list[dict[str, Any]]) -> t
     return _without_system((Message("system", told), *messages))
 
 
-def _calls(text: str, request: Request) -> tuple[ToolCall, ...]:
+def calls_in(text: str, request: Request) -> tuple[ToolCall, ...]:
     """The calls in a model's text: objects with the name of a given tool and its arguments (or parameters)."""
     known = {tool.name for tool in request.tools}
     found = []
     for value in objects_in(text):
         for item in value if isinstance(value, list) else [value]:
-            if isinstance(item, dict) and item.get("name") in known:
+            if isinstance(item, dict) and str(item.get("name")) in known:
                 found.append(tool_call(item["name"], item.get("arguments", item.get("parameters", {}))))
     return tuple(replace(call, id=f"call_{at}") for at, call in enumerate(found))
 
