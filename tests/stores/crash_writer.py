@@ -110,8 +110,8 @@ def _run_and_kill(path: Path, seed: int, start: int, rng: random.Random) -> tupl
     if rng.random() < 0.2:  # while Python starts, or while the file is made or opened
         time.sleep(rng.uniform(0.05, 0.4))
     else:
-        heard = process.stdout.readline()
-        time.sleep(rng.uniform(0, 0.15))
+        heard = "".join(process.stdout.readline() for _ in range(rng.randint(1, 15)))
+        time.sleep(rng.uniform(0, 0.03))
     os.kill(process.pid, signal.SIGKILL)
     heard += process.stdout.read()
     assert process.wait() == -signal.SIGKILL, "the writer ended by itself"

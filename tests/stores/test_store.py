@@ -223,7 +223,7 @@ def test_a_transaction_is_all_or_nothing(store: Store) -> None:
     before, events = state(store), list(store.events())
     with pytest.raises(ZeroDivisionError):
         half_a_visit(store)
-    assert state(store) == before
+    assert state(store) == state(store.at()) == before
     assert list(store.events()) == events
     assert [(hit.id, round(hit.score)) for hit in store.search("a")] == [(1, 1)]
     assert store.check() == []

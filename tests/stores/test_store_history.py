@@ -239,6 +239,7 @@ class Histories(RuleBasedStateMachine):
                 for operation in operations:
                     self.carry_out(operation)
                     self.agree()
+                    assert seen(self.store.at()) == said(self.model.now)
                 if fails:
                     raise InterruptedError
         except InterruptedError:

@@ -25,8 +25,8 @@ def same_encoder(encoder: Encoder, made: Maker | None, path: Path | None) -> Non
     if made is not None and (made.name, made.dim) != (encoder.name, encoder.dim):
         raise BadInput(
             f"the vectors of {path or 'this store'} were made by {made.name!r} ({made.dim} numbers), the encoder given "
-            f"is {encoder.name!r} ({encoder.dim}); open it with that one, or open it without encoder= and make all vectors "
-            "anew by store.reencode(the new encoder)"
+            f"is {encoder.name!r} ({encoder.dim}); open it with that one, or open it without encoder= and make all "
+            "vectors anew by store.reencode(the new encoder)"
         )
 
 
