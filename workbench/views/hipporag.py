@@ -183,9 +183,8 @@ def robustness(frame: pd.DataFrame, *, metric: str = "R@5", title: str = "", sub
     )
     count = rows["question"].nunique()
     chart = alt.layer(cells, boxed, text).properties(width=alt.Step(92), height=alt.Step(54))
-    return theme.themed(
-        chart, title or "Does the setting matter?", subtitle or f"mean of {count} questions; boxed: the paper's choice"
-    )
+    told = f"mean of {count} questions; boxed: the paper's choice; largest difference {high - low:.3f}"
+    return theme.themed(chart, title or "Does the setting matter?", subtitle or told)
 
 
 # ---------------------------------------------------------------------- paper / recorded / live
