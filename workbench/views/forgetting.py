@@ -170,7 +170,7 @@ def life_chart(
     data = data.nlargest(top, colour, keep="first").sort_values(["born", "id"], kind="stable").reset_index(drop=True)
     data["text"] = [_short(text, 90) for text in data["text"]]
     data["n"] = [len(days) for days in data["recalls"]]
-    ticks = [(row.id, day) for row in data.itertuples() for day in row.recalls]
+    ticks = [(id, day) for id, days in zip(data["id"], data["recalls"]) for day in days]
     recalls = pd.DataFrame(ticks, columns=["id", "day"])
     order = data["id"].tolist()
     y = alt.Y("id:N", sort=order, title=None, axis=alt.Axis(labels=len(order) <= 45, ticks=False, domain=False))

@@ -91,10 +91,11 @@ def grid_map(frame: pd.DataFrame, capacity: int = 64, *, title: str = "", subtit
 
     The last column is λ = ∞: nothing fades, only the full store evicts.
     """
-    data = frame_for("grid_map", frame, numbers=("value",), columns=("experiment", "time_scale", "increment"))
-    rows = data[(data["experiment"] == "grid") & (data["metric"] == "hit rate") & (data["capacity"] == capacity)].copy()
+    _needs("grid_map", frame, ("experiment", "metric", "capacity", "time_scale", "increment", "value"))
+    rows = frame[(frame["experiment"] == "grid") & (frame["metric"] == "hit rate") & (frame["capacity"] == capacity)]
     if not len(rows):
         raise BadInput(f"grid_map: the frame has no grid at capacity {capacity}; run the full scale")
+    rows = frame_for("grid_map", rows, numbers=("value", "time_scale", "increment"))
     rows["λ"] = ["∞" if scale == 0 else f"{scale:g}" for scale in rows["time_scale"]]
     rows["order"] = rows["time_scale"].replace(0, float("inf")).rank(method="dense")
     x = alt.X("λ:N", sort=alt.EncodingSortField("order"), title="λ (days per unit of strength)",
@@ -182,6 +183,9 @@ _WHERE = {
 }  # fmt: skip
 
 
+_SUMMARY = ["panel", "item", "value", "low", "high"]
+
+
 def summary(frame: pd.DataFrame | None) -> pd.DataFrame | None:
     """panel, item, value, low, high of a run: Wilson intervals of shares, bootstrap intervals of hit rates."""
     import pandas as pd
@@ -201,8 +205,9 @@ def summary(frame: pd.DataFrame | None) -> pd.DataFrame | None:
         hits = hits[hits["capacity"].isna() | (hits["capacity"] == 64)]
         panels = {"life": HIT_STAY, "life with drift": HIT_DRIFT}
         hits = hits[hits["policy"].isin([*EQUAL, *RULES])]
-        lines += hits.assign(panel=hits["experiment"].map(panels), item=hits["policy"]).to_dict("records")
-    return pd.DataFrame(lines, columns=["panel", "item", "value", "low", "high"])
+        lives = hits.assign(panel=hits["experiment"].map(panels), item=hits["policy"])
+        return pd.concat([pd.DataFrame(lines, columns=_SUMMARY), lives[_SUMMARY]], ignore_index=True)
+    return pd.DataFrame(lines, columns=_SUMMARY)
 
 
 def _reported(reported: pd.DataFrame | None) -> pd.DataFrame | None:
@@ -232,10 +237,7 @@ def _means(frame: pd.DataFrame, metric: str, view: str) -> pd.DataFrame:
     from workbench.statistics import bootstrap
 
     one_of(view, "metric", metric, ("hit rate", "mean size"))
-    needed = ("experiment", "policy", "capacity", "metric", "unit", "value")
-    absent = [column for column in needed if column not in frame]
-    if absent:
-        raise BadInput(f"{view}: column {absent[0]!r} is missing; needed: {', '.join(needed)}")
+    _needs(view, frame, ("experiment", "policy", "capacity", "metric", "unit", "value"))
     rows = frame[frame["experiment"].isin(list(SCENARIOS)) & (frame["metric"] == metric)]
     if not len(rows):
         raise BadInput(f"{view}: the frame holds no simulated lives")
@@ -245,6 +247,13 @@ def _means(frame: pd.DataFrame, metric: str, view: str) -> pd.DataFrame:
         found = bootstrap(values, resamples=1_999) if len(values) > 1 else (float(values.iloc[0]),) * 3
         lines.append((experiment, policy, capacity, *found[:3]))
     return pd.DataFrame(lines, columns=["experiment", "policy", "capacity", "value", "low", "high"])
+
+
+def _needs(view: str, frame: pd.DataFrame, needed: tuple[str, ...]) -> None:
+    """The study's frame may be longer than a chart can hold: views take their rows out of it first."""
+    absent = [column for column in needed if column not in frame]
+    if absent:
+        raise BadInput(f"{view}: column {absent[0]!r} is missing; needed: {', '.join(needed)}")
 
 
 def _short(text: object, longest: int) -> str:

@@ -60,12 +60,11 @@ class Days:
         searched = kind in PIECES
         if held is None:
             # What is pasted into every prompt is never searched for: its vector says what it is, and is made once.
-            options = {} if searched else {"index_text": f"{kind} of {meta['user']}"}
-            tags = (user_tag(meta["user"]),)
-            return self.store.add(text, key=key, kind=kind, time=moment, meta=meta, links=links, tags=tags, **options)
-        renewed = {name: meta[name] for name in ("date", "facts", "by") if name in meta}
-        fields = {"text": text, "time": moment, "links": links, "meta": {**held.meta, **renewed}}
-        return self.store.update(held.id, lazy=not searched, **fields)
+            vector_of = None if searched else f"{kind} of {meta['user']}"
+            return self.store.add(text, key=key, kind=kind, time=moment, meta=meta, links=links,
+                                  tags=(user_tag(meta["user"]),), index_text=vector_of)  # fmt: skip
+        renewed = {**held.meta, **{name: meta[name] for name in ("date", "facts", "by") if name in meta}}
+        return self.store.update(held.id, lazy=not searched, text=text, time=moment, links=links, meta=renewed)
 
 
 def _insight(item: Item) -> Insight:

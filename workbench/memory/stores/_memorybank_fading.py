@@ -44,10 +44,11 @@ class Fading(StoreMemory):
                              time_scale=self.time_scale, threshold=self.threshold)  # fmt: skip
         return self._forget([piece for piece, out in zip(pieces, gone) if out], now, self.rule)
 
-    def _evict(self, user: str, now: float) -> None:
-        """Let the lowest retentions go until the capacity is kept."""
-        pieces = self._mirror.pieces(user)
-        over = 0 if self.capacity is None else len(pieces) - self.capacity
+    def _evict(self, user: str, now: float, keep: int | None = None) -> None:
+        """Let the lowest retentions go until the capacity is kept; the piece ``keep`` stays."""
+        held = self._mirror.pieces(user)
+        over = 0 if self.capacity is None else len(held) - self.capacity
+        pieces = [piece for piece in held if piece.id != keep]
         if over > 0:
             retentions = [self.retention_of(piece, now) for piece in pieces]
             order = eviction_order(retentions, [piece.time for piece in pieces])[:over]
@@ -87,7 +88,7 @@ class Fading(StoreMemory):
             now = self._moment(user, time)
             state = {"last_recall": now, "lives": item.meta.get("lives", 0) + 1}
             item = self.store.update(item.id, meta={**item.meta, **state})
-            self._evict(user, now)
+            self._evict(user, now, keep=item.id)
         return item
 
     # -- users and clocks ---------------------------------------------------------------------------------------------
