@@ -290,6 +290,25 @@ def test_an_edited_passage_gets_its_triples_anew(toy):
     assert item.meta["openie"] == "rules (no language model)"
 
 
+def test_an_extraction_that_was_spoilt_by_hand_is_made_anew(toy):
+    meta = toy.store.get(2).meta
+    toy.store.update(2, meta={**meta, "triples": "lisbon", "malformed": "many"})
+    assert "lisbon" in toy.index().nodes
+    assert isinstance(toy.store.get(2).meta["triples"], list)
+
+
+def test_several_threads_may_ask_and_write(toy):
+    from concurrent.futures import ThreadPoolExecutor
+
+    def work(number: int) -> list[int]:
+        toy.write(f"Town {number}\nTown.", meta={"triples": [[f"Town {number}", "beside", "Lisbon"]]})
+        return toy.read(QUESTION, k=2).ids
+
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(work, range(12))) == [[1, 2]] * 12
+    assert len(toy.index().passages) == len(toy) == 16
+
+
 def test_a_transaction_that_fails_leaves_no_trace_in_the_graph(toy):
     nodes = toy.index().nodes
 

@@ -131,7 +131,8 @@ def from_meta(meta: Mapping[str, Any], accents: str = "fold") -> Extraction:
             raise BadInput(f"meta[{name!r}] must be a list, got {type(meta[name]).__name__}")
     triples, malformed = clean_triples(meta.get("triples", []), accents)
     entities = meta.get("entities") or dict.fromkeys(end for t in triples for end in (t.subject, t.object))
-    malformed += int(meta.get("malformed", 0) or 0)
+    before = meta.get("malformed", 0)
+    malformed += before if isinstance(before, int) else 0
     return Extraction(tuple(map(str, entities)), triples, malformed, str(meta.get("openie", GIVEN)))
 
 

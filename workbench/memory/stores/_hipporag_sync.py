@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import threading
 from collections.abc import Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import BadInput
 from workbench.memory.stores._hipporag_openie import Extraction, Gazetteer, OpenIE, from_meta
 
 if TYPE_CHECKING:
@@ -25,7 +28,7 @@ class Mirror:
     """Follows a store's log: what was written, edited, forgotten, restored or undone is so in the graph at ``sync``.
 
     The log may be written by anybody (the inspector, another process). A passage whose text no longer is the one its
-    triples were extracted from gets them anew, in the store as well.
+    triples were extracted from gets them anew, in the store as well. Whoever reads what is derived holds ``lock``.
     """
 
     def __init__(self, store: Store, graph: PhraseGraph, openie: OpenIE, accents: str):
@@ -33,6 +36,7 @@ class Mirror:
         self.gazetteer = Gazetteer()
         self._items: dict[int, tuple[str, Extraction]] = {}  # digest of the text, extraction
         self._by_text: dict[str, int] = {}
+        self.lock = threading.RLock()
         self._seen = 0
         self._last: Event | None = None
         self._vectors: np.ndarray | None = None
@@ -52,6 +56,10 @@ class Mirror:
 
     def sync(self) -> None:
         """Bring everything to where the store is now; cheap when nothing happened."""
+        with self.lock:
+            self._follow()
+
+    def _follow(self) -> None:
         log = self.store.events()
         fresh = list(islice(log, max(self._seen - 1, 0), None))
         if self._seen and (not fresh or fresh[0] != self._last):  # a transaction was rolled back: start over
@@ -81,10 +89,9 @@ class Mirror:
         stale: list[tuple[Item, Extraction]] = []
         for item in self.store.items(ids, kinds=KIND):
             digest = self.digest(item.text)
-            if item.meta.get("extracted_from") == digest:
-                found = from_meta(item.meta, self.accents)
-            else:
-                found = self._extract(item.text)
+            kept = self._kept(item, digest)
+            found = kept or self._extract(item.text)
+            if kept is None:
                 stale.append((item, found))
             self._items[item.id] = (digest, found)
             self._by_text.setdefault(digest, item.id)
@@ -94,6 +101,14 @@ class Mirror:
         for item, found in stale:
             meta = {**item.meta, **found.meta(), "extracted_from": self.digest(item.text)}
             self.store.update(item.id, why="triples extracted from the text as it is now", meta=meta)
+
+    def _kept(self, item: Item, digest: str) -> Extraction | None:
+        """What was extracted from exactly this text; None when the text or the extraction was edited beyond reading."""
+        if item.meta.get("extracted_from") != digest:
+            return None
+        with contextlib.suppress(BadInput):
+            return from_meta(item.meta, self.accents)
+        return None
 
     def _extract(self, text: str) -> Extraction:
         """An edited passage is not among those with given triples: rules then."""

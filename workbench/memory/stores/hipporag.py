@@ -170,7 +170,7 @@ class HippoRAG(StoreMemory):
                 whole = {**more, **found.meta(), "extracted_from": Mirror.digest(text)}
                 new[text] = NewItem(text, key=key, kind=KIND, time=time, meta=whole)
         total = sum(len(item.meta["triples"]) for item in new.values() if item.meta)
-        if corpus and new and not total and not self._mirror.graph.index().facts:
+        if corpus and new and not total and not self.index().facts:
             raise BadInput(
                 f"not one triple came out of {len(new)} passages ({self.openie.label}); an index without triples "
                 "cannot rank. Check the extraction, or give triples in metas"
@@ -201,8 +201,9 @@ class HippoRAG(StoreMemory):
 
     def index(self) -> Index:
         """The graph and its matrices (D, H, T, S, W, P) as the store stands now."""
-        self._mirror.sync()
-        return self._mirror.graph.index()
+        with self._mirror.lock:
+            self._mirror.sync()
+            return self._mirror.graph.index()
 
     def statistics(self) -> dict[str, int]:
         """Passages, nodes, relations, triples, synonymy edges, and malformed triples that were dropped."""
@@ -255,9 +256,12 @@ class HippoRAG(StoreMemory):
             raise BadInput(f"trace has no switch {sorted(unknown)[0]!r}; it has {', '.join(SWITCHES)}")
         settings = {name: getattr(self, name) for name in SWITCHES} | switches
         check_settings(settings)
+        with self._mirror.lock:
+            return self._trace(query, entities, settings)
+
+    def _trace(self, query: str, entities: Sequence[str] | None, settings: dict[str, Any]) -> Trace:
         self._mirror.sync()
-        graph = self._mirror.graph
-        index = graph.at(settings["tau"])
+        index = self._mirror.graph.at(settings["tau"])
         if not index.passages:
             return self._flat(query, index, settings, "the memory is empty")
         if not index.facts:
@@ -337,9 +341,9 @@ class HippoRAG(StoreMemory):
         """(P,) scores of all passages by cosine ("dense") or by BM25: the baselines, and the fallback."""
         if kind not in FLAT:
             raise BadInput(f"flat={kind!r} is not one of {', '.join(FLAT)}")
-        self._mirror.sync()
-        passages = self._mirror.graph.index().passages
-        return self._mirror.dense(query, passages) if kind == "dense" else self._mirror.bm25(query, passages)
+        with self._mirror.lock:
+            passages = self.index().passages
+            return self._mirror.dense(query, passages) if kind == "dense" else self._mirror.bm25(query, passages)
 
     # -- encoders -----------------------------------------------------------------------------------------------
 
