@@ -379,6 +379,16 @@ def test_the_log_cannot_be_changed(store: Store) -> None:
             store._database.execute(statement)
 
 
+def test_the_example_of_the_store_is_true() -> None:
+    import doctest
+
+    from workbench.memory.durable import store as module
+
+    done = doctest.testmod(module)
+    assert done.attempted > 5
+    assert done.failed == 0
+
+
 def test_the_measured_numbers_are_measured() -> None:
     from workbench.memory.durable.measure import throughput
 

@@ -186,8 +186,10 @@ def test_unknown_indices_and_encoders_are_named() -> None:
 
 def test_a_closed_store_says_so(store: Store) -> None:
     store.add("a")
+    assert repr(store).startswith("Store(1 items in ")
     store.close()
     store.close()
+    assert "closed" in repr(store)
     for work in (lambda: store.add("b"), lambda: len(store), lambda: store.search("a"), store.events, store.undo):
         with pytest.raises(BadInput, match="closed"):
             work()

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.errors import BadInput
+from workbench.errors import BadInput, WorkbenchError
 from workbench.memory.base import Event, EventLog
 from workbench.memory.durable import history, integrity, reading, rows, transfer, vectors, writing
 from workbench.memory.durable.items import Hit, Item, NewItem, UnknownItem, checked, identifier, item_of, new_row
@@ -26,7 +26,8 @@ class Store(Session):
     """Items in an SQLite file, or in memory by the same code when ``path`` is None.
 
     Every operation is one transaction: when it returns, its effect is on the disk; when it raises, nothing changed.
-    ``transaction()`` joins several into one. Safe from several threads and several processes at once.
+    ``transaction()`` joins several into one. Safe from several threads and several processes at once; where a new value
+    depends on an old one, read and write inside one transaction.
 
     Args:
         path: the file; made with its folder when there is none.
@@ -38,6 +39,18 @@ class Store(Session):
     Raises:
         BundleError: the file is no store, is damaged, or is of a newer version; it is left as it was.
         BadInput: the file's vectors were made by another encoder; the message says how to re-encode.
+
+    >>> store = Store(encoder="tfidf")
+    >>> ada = store.add("Ada moved to Bergen", time="2023-05-01")
+    >>> tea = store.add("Tea is served at four", links=[ada.id])
+    >>> [hit.id for hit in store.search("Who lives in Bergen?", k=1)]
+    [1]
+    >>> store.update(ada.id, text="Ada moved to Oslo", why="she said so").text
+    'Ada moved to Oslo'
+    >>> store.at(step=1).get(ada.id).text
+    'Ada moved to Bergen'
+    >>> [event.kind for event in store.undo()], store.get(ada.id).text
+    (['update'], 'Ada moved to Bergen')
     """
 
     @contextlib.contextmanager
@@ -48,8 +61,6 @@ class Store(Session):
         """
         with self._writing(why, guarded=False):
             yield self
-
-    # -- writing ------------------------------------------------------------------------------------------------
 
     def add(
         self,
@@ -161,8 +172,6 @@ class Store(Session):
                 writing.undo(unit, number, lambda: self.encoder)
             return list(unit.events)
 
-    # -- reading ------------------------------------------------------------------------------------------------
-
     def _id(self, id_or_key: int | str) -> int:
         """The id of a living item. Raises UnknownItem."""
         return reading.living_id(self._database, id_or_key)
@@ -269,8 +278,6 @@ class Store(Session):
         with self._moment() as database:
             return integrity.problems(database)
 
-    # -- files --------------------------------------------------------------------------------------------------
-
     def export_jsonl(self, path: str | Path) -> Path:
         """The living items as JSON lines (without vectors and history)."""
         return transfer.export_jsonl(self, path)
@@ -294,4 +301,7 @@ class Store(Session):
         self.close()
 
     def __repr__(self) -> str:
-        return f"Store({len(self)} items in {self.path or 'memory'}, {self.encoder_label})"
+        try:
+            return f"Store({len(self)} items in {self.path or 'memory'}, {self.encoder_label})"
+        except WorkbenchError as error:  # closed, say: a repr never fails
+            return f"Store({self.path or 'memory'}: {error})"

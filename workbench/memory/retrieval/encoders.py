@@ -21,6 +21,8 @@ _MINILM_HUB = f"sentence-transformers/{MINILM}"
 _BATCH = 64
 #: Seconds of encoding before a bar shows how far it is.
 _PATIENCE = 2.0
+#: The number of torch's threads is one for the whole process: who changes it changes it back before the next does.
+_THREADS = threading.RLock()
 
 
 class SentenceEncoder:
@@ -101,12 +103,13 @@ def _one_thread() -> Iterator[None]:
     """Small models are slower with more threads than cores are free."""
     import torch
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    with _THREADS:
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 def encoder(name: str | Encoder = "default") -> Encoder:
