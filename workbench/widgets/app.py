@@ -17,8 +17,10 @@ from typing import Any
 import ipywidgets as w
 
 from workbench.errors import BadInput
+from workbench.widgets.app_chart import settled
 from workbench.widgets.app_controls import Controls
 from workbench.widgets.app_file import FileRow
+from workbench.widgets.app_memories import kind_of
 from workbench.widgets.app_parts import CodeStrip, StatusStrip
 from workbench.widgets.app_state import DEFAULT_TEXT, HALFWAY, TABS, TURN, AppState, Session, calm, starting_settings
 from workbench.widgets.app_tabs import TAB_CLASSES, Tab
@@ -119,6 +121,8 @@ class Workbench:
 
     def choose(self, **choices: Any) -> None:
         """Several choices at once (model, kernel, memory, settings, text): all of them or, on an error, none."""
+        if kind_of(str(choices.get("memory", self.state.memory))) == "store":
+            settled()
         with TURN:
             with self.working("working"):
                 self._write_down(self.session.carry_out(**choices))
@@ -170,6 +174,8 @@ class Workbench:
         done = False
         with self.working(f"{change.name}: {str(change.new)[:60]}"):
             if change.name == "memory":
+                if kind_of(change.new) == "store":
+                    settled()
                 choices["settings"] = starting_settings(change.new, len(self.session.tokens()))
             self._write_down(self.session.carry_out(**choices))
             done = True

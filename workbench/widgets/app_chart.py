@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import ipywidgets as w
@@ -20,9 +22,36 @@ def offline_altair() -> Any:
         return altair
 
 
+_warming: list[threading.Thread] = []
+
+
 def warm_up() -> None:
     """Do that first call on a thread of its own while the user looks at something else."""
-    threading.Thread(target=offline_altair, name="workbench-charts", daemon=True).start()
+    thread = threading.Thread(target=offline_altair, name="workbench-charts", daemon=True)
+    _warming[:] = [thread]
+    thread.start()
+
+
+def settled() -> None:
+    """Wait until that thread is done.
+
+    To be called before a sentence encoder is loaded: it imports packages that Altair imports as well, and Python's
+    import system gives up (``_DeadlockError``) when two threads import the same circle of modules from two ends.
+    """
+    for thread in _warming:
+        thread.join()
+
+
+def after_warm_up(
+    working: Callable[[str], AbstractContextManager[Any]],
+) -> Callable[[str], AbstractContextManager[Any]]:
+    """``working``, begun only when the charts are ready."""
+
+    def begin(what: str) -> AbstractContextManager[Any]:
+        settled()
+        return working(what)
+
+    return begin
 
 
 class ChartPane:

@@ -10,7 +10,7 @@ import ipywidgets as w
 
 from workbench.errors import BadInput
 from workbench.views._check import visible
-from workbench.widgets.app_chart import ChartPane
+from workbench.widgets.app_chart import ChartPane, settled
 from workbench.widgets.app_controls import NARROW, button, chosen, note, offer, pressed, row
 from workbench.widgets.app_state import HALFWAY
 from workbench.widgets.app_tab import Tab, as_array, bytes_text, table
@@ -87,6 +87,7 @@ class MemoryTab(Tab):
         self.app.redraw("memory", "timeline", "generation")
 
     def _more(self) -> None:
+        settled()
         with self.app.working("writing the text into the memory") as status:
             self.write_down(*self.session.write_text(lambda done, total: status.set_trait("fraction", done / total)))
         self.app.redraw("memory", "timeline", "generation")
@@ -98,6 +99,8 @@ class MemoryTab(Tab):
         if self.session.need_model().memory is None:
             self._empty()
             return
+        if store:
+            self.inspector.begin()
         feed(self)
         if store:
             self.inspector.show()
@@ -169,6 +172,8 @@ def feed(tab: Tab) -> None:
     def tell(done: int, total: int) -> None:
         status.fraction = done / total
 
+    if tab.session.is_store:
+        settled()
     tab.write_down(*tab.session.feed(tell))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from workbench.errors import BadInput
+from workbench.widgets.app_chart import settled
 from workbench.widgets.app_controls import NARROW, button, dropdown, note, offer, pressed, row
 from workbench.widgets.app_tab import Tab, table
 
@@ -117,6 +118,8 @@ class GenerationTab(Tab):
             raise BadInput("no memory is chosen that could have read the text; pick one in the list above")
         if not self.session.is_store:
             self.write_down(*self.session.empty())
+        if fed and self.session.is_store:
+            settled()
         if fed:
             self.write_down(*self.session.feed())
 

@@ -62,7 +62,7 @@ class History:
             return
         now, before = self._fill(len(events) - 1, now, before)
         listed = list(events)
-        self._draw_log(memory, events, listed)
+        self._draw_log(memory, events, listed, before, now)
         self.event.value = described(listed[now]) if now >= 0 else "before the first event the memory is empty"
         self.changes.value = difference_html(memory, listed, before, now)
         self.chart.set("before", before)
@@ -78,7 +78,7 @@ class History:
             offer(slider, value)
         return now, before
 
-    def _draw_log(self, memory: StoreMemory, events: EventLog, listed: list[Event]) -> None:
+    def _draw_log(self, memory: StoreMemory, events: EventLog, listed: list[Event], before: int, now: int) -> None:
         drawn = (weakref.ref(memory), len(events))
         if self._drawn == drawn:
             return
@@ -86,7 +86,7 @@ class History:
         rows = table(shown.iloc[::-1], most=MOST_LISTED, caption="the newest first")
         which = f"all {len(listed):,}" if len(listed) <= MOST_LISTED else f"the last {MOST_LISTED} of {len(listed):,}"
         self.log.value = f"<details><summary>{which} events as a table</summary>{rows}</details>"
-        self.chart.show(history_chart(memory, events, listed))
+        self.chart.show(history_chart(memory, events, listed, before, now))
         self._drawn = drawn
 
     def static(self) -> str:
@@ -132,7 +132,7 @@ def events_frame(events: list[Event]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["step", "kind", "items", "n", "why", "field"])
 
 
-def history_chart(memory: StoreMemory, events: EventLog, listed: list[Event]) -> Any:
+def history_chart(memory: StoreMemory, events: EventLog, listed: list[Event], before: int, now: int) -> Any:
     """Every item's stay as a bar while there are few, moved by the sliders; else the last events."""
     import altair as alt
 
@@ -142,7 +142,7 @@ def history_chart(memory: StoreMemory, events: EventLog, listed: list[Event]) ->
         held = [*memory.store.items(), *memory.store.forgotten()]
         spans = frames.spans(events, {item.id: _short(item.text) for item in held})
         if len(spans):
-            chart = memory_timeline(spans, width=520)
+            chart = memory_timeline(spans, width=520, before=before, after=now)
             for parameter in chart.params:
                 parameter.bind = alt.Undefined
             return chart

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from workbench.errors import BadInput
-from workbench.widgets.app_chart import ChartPane
+from workbench.widgets.app_chart import ChartPane, after_warm_up
 from workbench.widgets.app_controls import NARROW, button, chosen, dropdown, note, pressed, row
 from workbench.widgets.app_tab import bytes_text, table
 from workbench.widgets.store_table import StoreTable, items_frame, moment, worth_showing
@@ -54,17 +54,18 @@ class Inspector:
         changed: Callable[[], Any] = lambda: None,
         extra: Sequence[w.Widget] = (),
     ):
-        self._memory, self.working, self.write_down = memory, working, write_down
+        self._memory, self.working, self.write_down = memory, after_warm_up(working), write_down
         self.name, self.changed = name, changed
         self._shown: Any = None
         self.start, self.item = 0, -1
         self.reading: Reading | None = None
         self._ranks: dict[int, int] | None = None
+        self._marking = False
         self._build_asking()
         self._build_pages()
         self._build_editor()
         self._build_changes(extra)
-        self.view = w.VBox([self.asking, self.answer, self.changing, self.pager, self.items, self.editor])
+        self.view = w.VBox([self.asking, self.changing, self.answer, self.editor, self.pager, self.items])
         self._connect()
 
     # ---- building -------------------------------------------------------------------------------------------------
@@ -144,7 +145,7 @@ class Inspector:
         entered(self.new, lambda: self.write_item(self.new.value))
         chosen(self.which, lambda _: self.go(0))
         for part in (self.items, self.found):
-            part.observe(lambda change: self.choose(change.new) if change.new >= 0 else None, "selected")
+            part.observe(lambda change: self._clicked(change.new), "selected")
 
     # ---- showing --------------------------------------------------------------------------------------------------
 
@@ -154,11 +155,17 @@ class Inspector:
 
     def show(self) -> None:
         """Draw the memory; another one than before begins at its first page."""
-        if self.memory is not self._shown:
-            self._shown, self.start, self.item, self.reading, self._ranks = self.memory, 0, -1, None, None
-            self.answer.layout.display = self.editor.layout.display = "none"
-            self.told.value = ""
+        self.begin()
         self.draw()
+
+    def begin(self) -> None:
+        """Forget what was shown of another memory than the one at hand."""
+        if self.memory is self._shown:
+            return
+        self._shown, self.start, self.item, self.reading, self._ranks = self.memory, 0, -1, None, None
+        self.answer.layout.display = self.editor.layout.display = "none"
+        self.told.value = self.summary.value = ""
+        self.items.rows = self.found.rows = []
 
     @property
     def total(self) -> int:
@@ -169,7 +176,6 @@ class Inspector:
         page, total = self._page()
         label = f"{self.which.value} {self.start + 1 if total else 0} to {self.start + len(page)} of {total:,}"
         self.items.show(page, label)
-        self.items.selected = self.item if self.item in set(page["id"]) else -1
         at_start, at_end = self.start == 0, self.start + PAGE >= total
         self.first.disabled = self.previous.disabled = at_start
         self.next.disabled = self.last.disabled = at_end
@@ -198,14 +204,27 @@ class Inspector:
     def _draw_editor(self) -> None:
         held, item = self._item(self.item)
         self.editor.layout.display = "none" if item is None else ""
+        self.item = -1 if item is None else item.id
+        self._mark()
         if item is None:
-            self.item = -1
             return
         self.heading.value = heading(item, held)
         self.text.value, self.tags.value = item.text, ", ".join(item.tags)
         self.save.layout.display = self.delete.layout.display = "" if held else "none"
         self.restore.layout.display = "none" if held else ""
         self.text.disabled = self.tags.disabled = not held
+
+    def _mark(self) -> None:
+        """Show in both tables which item is chosen, without taking that for another click."""
+        self._marking = True
+        try:
+            self.items.selected = self.found.selected = self.item
+        finally:
+            self._marking = False
+
+    def _clicked(self, item: int) -> None:
+        if item >= 0 and not self._marking:
+            self.choose(item)
 
     def _item(self, id: int) -> tuple[bool, Item | None]:
         """Whether this item is held, and it; None when it never was."""
@@ -232,10 +251,9 @@ class Inspector:
             if item >= 0 and self._item(item)[1] is None:
                 self.memory.store.get(item)  # raises, and says what is there
             self.item = item
-            self.items.selected = self.found.selected = -1
             self._draw_editor()
             if item >= 0:
-                self.items.selected, self.number.value = item, item
+                self.number.value = item
                 self.write_down(f"{self.name}.store.get({item})")
 
     # ---- asking ---------------------------------------------------------------------------------------------------

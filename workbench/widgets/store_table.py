@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from workbench.memory.durable import Item
 
 #: Characters of one cell; the editor shows the whole text.
-LONGEST = 240
+LONGEST = 180
 
 
 class StoreTable(_Part):
@@ -88,7 +88,7 @@ def worth_showing(frame: pd.DataFrame) -> pd.DataFrame:
     out = {"time"} & set(frame) if "when" in frame else set()
     if "index_text" in frame and "text" in frame and (frame["index_text"] == frame["text"]).all():
         out.add("index_text")
-    kept = [name for name in frame if name not in out and (name == "id" or not frame[name].map(_blank).all())]
+    kept = [name for name in frame if name not in out and (name == "id" or not all(map(_blank, frame[name])))]
     shown = frame[kept] if len(frame) else frame
     return pd.DataFrame({"id": shown["id"], **{name: shown[name] for name in shown if name != "id"}})
 

@@ -1,6 +1,8 @@
 // A page of items as a table: arrow keys move, Enter or a click chooses, Page Up and Page Down ask for another page.
 
 const MOVES = { ArrowDown: 1, ArrowUp: -1, Home: -Infinity, End: Infinity };
+// Cells up to this many characters are never broken into lines.
+const SHORT = 18;
 const PAGES = { PageDown: 1, PageUp: -1 };
 
 function render({ model, el }) {
@@ -36,9 +38,10 @@ function render({ model, el }) {
       cell.setAttribute("role", "gridcell");
       const share = entry.shares?.[column];
       if (share > 0) {
-        cell.className = "wb-bar-cell";
+        cell.classList.add("wb-bar-cell");
         cell.style.setProperty("--share", `${100 * share}%`);
       }
+      if (text.length <= SHORT) cell.classList.add("wb-short");
       cell.textContent = text;
       row.append(cell);
     });
