@@ -49,9 +49,9 @@ def linked(parents: Sequence[Found], links: Links, own: Cosines, most: int, orde
     """At most ``most`` notes that the parents are linked to and that are no parents, best first.
 
     The paper gives no order. ``order``: "sum" ranks by the mean of the best parent's cosine and their own; "walk" takes
-    the links of the best hit first, then those of the next, as the published code walks; "novel" ranks by the best
-    parent's cosine minus the mean cosine with all hits, so that what the hits say already comes last. Ties go to the
-    older note.
+    the links of the best hit first, then those of the next, as the published code walks; "novel" takes the sum minus
+    the mean cosine with all hits, so that what the hits say already comes last (the idea of maximal marginal
+    relevance, Carbonell and Goldstein 1998). Ties go to the older note.
     """
     taken = {found.id for found in parents}
     through: dict[int, Found] = {}
@@ -66,7 +66,7 @@ def linked(parents: Sequence[Found], links: Links, own: Cosines, most: int, orde
         scores = {id: parent.own for id, parent in through.items()}
     else:
         alike = own.alike(list(through), list(taken))
-        scores = {id: parent.own - alike[id] for id, parent in through.items()}
+        scores = {id: (parent.own + similar[id] - alike[id]) / 2 for id, parent in through.items()}
     found = [Found(id, scores[id], "link", similar[id], parent.id) for id, parent in through.items()]
     return sorted(found, key=lambda one: (-one.score, one.id))[: max(most, 0)]
 
