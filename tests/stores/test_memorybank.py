@@ -247,6 +247,19 @@ def test_forgotten_pieces_are_never_found_and_can_be_listed_and_restored():
     assert memory.sweep() == []
 
 
+def test_what_an_inspector_brings_back_in_the_store_is_not_swept_away_at_once():
+    memory = filled(3, rule="threshold", threshold=0.9, time_scale=1.0)
+    gone = next(item for item in memory.forgotten() if item.kind == "exchange")
+    memory.store.restore(gone.id, why="brought back by hand")
+    assert memory.sweep() == []
+    assert memory.store.get(gone.id).meta["last_recall"] == max(item.time for item in pieces(memory))
+    memory.sweep(NOON + 30 * DAY)
+    assert gone.id not in memory.store
+    memory.store.undo()
+    memory.sweep(NOON + 30 * DAY)  # an undo is no recall
+    assert gone.id not in memory.store
+
+
 def test_undo_takes_a_sweep_back_with_everything_in_it():
     memory = filled(3, rule="none")
     fading = MemoryBank(memory.store, user="Mara", rule="threshold", threshold=0.9)

@@ -29,10 +29,12 @@ class Fading(StoreMemory):
     def sweep(self, time: Any = None, *, user: str | None = None) -> list[Item]:
         """Forget what the rule says at this moment; the pieces become tombstones and are returned.
 
-        Only the one user's pieces. Raises BadInput, and forgets nothing, when a memory is later than ``time``.
+        Only the one user's pieces; "sweep" and "as_published_bug" throw their dice once a second at most. Raises
+        BadInput, and forgets nothing, when a memory is later than ``time``.
         """
         who = self._who(user)
         now = self._moment(who, time)
+        self._welcome(who, now)
         pieces = self._mirror.pieces(who)
         if not pieces or self.rule in ("none", "capacity"):
             return []
@@ -44,14 +46,20 @@ class Fading(StoreMemory):
                              time_scale=self.time_scale, threshold=self.threshold)  # fmt: skip
         return self._forget([piece for piece, out in zip(pieces, gone) if out], now, self.rule)
 
+    def _welcome(self, user: str, now: float) -> None:
+        """Pieces that were brought back in the store (an inspector does so) count as recalled now, as by restore."""
+        back = [piece for piece in self._mirror.pieces(user) if piece.id in self._mirror.restored]
+        for piece in back:
+            self.store.update(piece.id, meta=begun_anew(piece, now), why="restored: its time begins anew")
+        self._mirror.restored.difference_update(piece.id for piece in back)
+
     def _evict(self, user: str, now: float, keep: int | None = None) -> None:
         """Let the lowest retentions go until the capacity is kept; the piece ``keep`` stays."""
         held = self._mirror.pieces(user)
         over = 0 if self.capacity is None else len(held) - self.capacity
         pieces = [piece for piece in held if piece.id != keep]
         if over > 0:
-            retentions = [self.retention_of(piece, now) for piece in pieces]
-            order = eviction_order(retentions, [piece.time for piece in pieces])[:over]
+            order = eviction_order(self._retentions(pieces, now), [piece.time for piece in pieces])[:over]
             self._forget([pieces[at] for at in order], now, "capacity")
 
     def _forget(self, pieces: Sequence[Item], now: float, rule: str) -> list[Item]:
@@ -60,18 +68,19 @@ class Fading(StoreMemory):
         with self.store.transaction(f"forgotten by {rule}"):
             told = f"forgotten by {rule} on {date_of(now)}"
             self.store.record("decay", [piece.id for piece in pieces], told, at=now, rule=rule)
-            for piece in pieces:
-                r, s = self.retention_of(piece, now), piece.strength
-                self.store.delete(piece.id, f"{told}: R = {r:.3g}, S = {s:g}")
+            for piece, r in zip(pieces, self._retentions(pieces, now)):
+                self.store.delete(piece.id, f"{told}: R = {r:.3g}, S = {piece.strength:g}")
         return list(pieces)
 
     def retention_of(self, piece: Item, time: Any = None) -> float:
         """R of a piece at a moment, by the formula of this memory's rule. Raises BadInput for a moment before its
         last recall."""
-        now = self._moment(user_of(piece) or self.user, time)
+        return float(self._retentions([piece], self._moment(user_of(piece) or self.user, time))[0])
+
+    def _retentions(self, pieces: Sequence[Item], now: float) -> Any:
         formula = "as_published_bug" if self.rule == "as_published_bug" else "paper"
-        days = (now - last_recall(piece)) / DAY
-        return float(retention(days, piece.strength, self.time_scale, formula=formula))
+        days = [(now - last_recall(piece)) / DAY for piece in pieces]
+        return retention(days, [piece.strength for piece in pieces], self.time_scale, formula=formula)
 
     def forgotten(self, user: str | None = None) -> list[Item]:
         """Tombstones of a user's pieces (of everybody's, when no user is named), by id."""
@@ -86,9 +95,9 @@ class Fading(StoreMemory):
                 return item
             user = user_of(item) or self.user
             now = self._moment(user, time)
-            state = {"last_recall": now, "lives": item.meta.get("lives", 0) + 1}
-            item = self.store.update(item.id, meta={**item.meta, **state})
+            item = self.store.update(item.id, meta=begun_anew(item, now))
             self._evict(user, now, keep=item.id)
+            self._mirror.restored.discard(item.id)
         return item
 
     # -- users and clocks ---------------------------------------------------------------------------------------------
@@ -127,3 +136,8 @@ class Fading(StoreMemory):
                 "time since a recall cannot be negative; give a later time, or correct the date of that memory"
             )
         return now
+
+
+def begun_anew(piece: Item, now: float) -> dict[str, Any]:
+    """The metadata of a piece whose time since recall begins at ``now``, with new luck."""
+    return {**piece.meta, "last_recall": now, "lives": piece.meta.get("lives", 0) + 1}

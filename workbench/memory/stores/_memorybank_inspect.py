@@ -73,8 +73,9 @@ def contents(
     items = memory.store.items(page["id"].tolist()) if len(page) else []
     gone = memory.forgotten() if forgotten else []
     ended = _forgotten_on(memory.store) if gone else {}
-    rows = [_row(memory, item, today, None) for item in items]
-    rows += [_row(memory, item, today, ended.get(item.id, "by hand")) for item in gone]
+    moments = {user: memory._moment(user, today) for user in {user_of(item) or memory.user for item in items}}
+    rows = [_row(memory, item, moments[user_of(item) or memory.user], None) for item in items]
+    rows += [_row(memory, item, 0.0, ended.get(item.id, "by hand")) for item in gone]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     if query is not None:
         hits = memory.store.search(query, max(len(memory.store), 1), kinds=PIECES)
@@ -82,20 +83,17 @@ def contents(
     return frame
 
 
-def _row(memory: MemoryBank, item: Item, today: Any, ended: str | None) -> tuple[Any, ...]:
+def _row(memory: MemoryBank, item: Item, now: float, ended: str | None) -> tuple[Any, ...]:
     from workbench.memory.durable import when
 
-    piece = item.kind in PIECES
-    user, recalled = user_of(item), last_recall(item)
     state: tuple[Any, ...] = (None, None, float("nan"), float("nan"), 0)
-    if piece and ended is None:
-        now = memory._moment(user or memory.user, today)
-        state = (item.strength, f"{when(recalled):%Y-%m-%d}", (now - recalled) / DAY,
-                 memory.retention_of(item, now), item.meta.get("recalls", 0))  # fmt: skip
-    elif piece:
-        state = (item.strength, f"{when(recalled):%Y-%m-%d}", float("nan"), float("nan"), item.meta.get("recalls", 0))
+    if item.kind in PIECES:
+        recalled, recalls = last_recall(item), item.meta.get("recalls", 0)
+        t = (now - recalled) / DAY if ended is None else float("nan")
+        r = float(memory._retentions([item], now)[0]) if ended is None else float("nan")
+        state = (item.strength, f"{when(recalled):%Y-%m-%d}", t, r, recalls)
     date = item.meta.get("date", f"{when(item.time):%Y-%m-%d}")
-    return (item.id, item.key, item.kind, user, date, item.text, *state, ended)
+    return (item.id, item.key, item.kind, user_of(item), date, item.text, *state, ended)
 
 
 def _forgotten_on(store: Store) -> dict[int, str]:

@@ -46,6 +46,8 @@ class Mirror:
         self._owner: dict[int, str] = {}
         self._seen: list[Event] = []
         self.gone: list[int] = []
+        #: Ids that somebody brought back in the store itself, past the memory: their time since recall is old.
+        self.restored: set[int] = set()
 
     def pieces(self, user: str) -> list[Item]:
         """The living pieces of ``user`` by id."""
@@ -71,6 +73,9 @@ class Mirror:
             self._take(self.store.items(kinds=PIECES))
         else:
             self._follow({id for event in fresh if event.kind not in ("read", "decay", "rerank") for id in event.items})
+            for event in fresh:
+                if event.kind == "restore" and "undoes" not in event.detail:
+                    self.restored.update(event.items)
         self._seen = events
 
     def _restart(self) -> None:

@@ -28,7 +28,7 @@ from workbench.memory.stores._memorybank_curve import (
     retention,
 )
 from workbench.memory.stores._memorybank_days import Days
-from workbench.memory.stores._memorybank_fading import Fading
+from workbench.memory.stores._memorybank_fading import Fading, begun_anew
 from workbench.memory.stores._memorybank_mirror import PIECES, Mirror, noted, user_of, user_tag
 from workbench.memory.stores._memorybank_parts import (
     REINFORCE,
@@ -255,9 +255,8 @@ class MemoryBank(Fading):
 
     def _recall(self, ids: Sequence[int], now: float) -> None:
         for item in self.store.items(dict.fromkeys(ids)) if ids else []:
-            state = {"recalls": item.meta.get("recalls", 0) + 1, "last_recall": now,
-                     "lives": item.meta.get("lives", 0) + 1}  # fmt: skip
-            self.store.update(item.id, strength=item.strength + self.increment, meta={**item.meta, **state})
+            meta = {**begun_anew(item, now), "recalls": item.meta.get("recalls", 0) + 1}
+            self.store.update(item.id, strength=item.strength + self.increment, meta=meta)
 
     def _find(self, query: str, user: str, k: int) -> list[Found]:
         pieces = self._mirror.pieces(user)
