@@ -102,6 +102,10 @@ def test_the_trace_says_what_every_phrase_brought(toy):
     phrases = trace.phrases()
     assert phrases["mass"].is_monotonic_decreasing
     assert phrases.iloc[0]["role"] == "query node"
+    assert dict(zip(phrases["phrase"], phrases["in"]))["vila franca de xira"] == [1, 2]
+    triples = trace.index.triples()
+    assert len(triples) == len(trace.index.facts)
+    assert triples.loc[triples["object"] == "lisbon", "passages"].tolist() == [[2]]
     assert "vila franca de xira" in trace.passages(2)["phrases"].iloc[1]
     nodes, edges = trace.frames(top=5, count=4)
     assert sorted(nodes["step"].unique()) == [0, 1, 2, 3, 4]

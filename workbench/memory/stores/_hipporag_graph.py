@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import BadInput
@@ -18,6 +19,7 @@ from workbench.memory.stores._hipporag_text import Triple, letters
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
     from scipy import sparse
 
 
@@ -75,6 +77,28 @@ class Index:
     def row(self) -> dict[int, int]:
         """Item id of a passage -> its row in D and P."""
         return {item: row for row, item in enumerate(self.passages)}
+
+    def holding(self, node: int) -> list[int]:
+        """Item ids of the passages that name a node."""
+        low, high = self._by_node.indptr[node : node + 2]
+        return [self.passages[row] for row in sorted(self._by_node.indices[low:high].tolist())]
+
+    @cached_property
+    def _by_node(self) -> sparse.csc_array:
+        from scipy import sparse
+
+        return sparse.csc_array(self.P)
+
+    def triples(self) -> pd.DataFrame:
+        """subject, relation, object, passages (item ids): one row a fact, in the order of their columns in D."""
+        import pandas as pd
+        from scipy import sparse
+
+        stated = sparse.csc_array(self.D)
+        rows = [stated.indices[low:high].tolist() for low, high in pairwise(stated.indptr)]
+        passages = [[self.passages[row] for row in sorted(found)] for found in rows]
+        frame = pd.DataFrame(self.facts, columns=["subject", "relation", "object"])
+        return frame.assign(passages=pd.Series(passages, dtype=object))
 
     def walker(self, synonymy: bool = True) -> Walker:
         return self._walkers[0] if synonymy else self._walkers[1]

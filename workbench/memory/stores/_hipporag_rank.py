@@ -123,7 +123,7 @@ class Trace:
         return pd.DataFrame({**columns, "share": brought / total}).sort_values("share", ascending=False, kind="stable")
 
     def phrases(self, top: int | None = None) -> pd.DataFrame:
-        """node, phrase, passages (|P_i|), specificity, degree, synonyms, mass, role; largest mass first."""
+        """node, phrase, passages (|P_i|), specificity, degree, synonyms, mass, role, in (item ids); by mass."""
         import numpy as np
         import pandas as pd
 
@@ -142,6 +142,7 @@ class Trace:
                 "synonyms": np.diff(index.S.indptr)[nodes],
                 "mass": mass[nodes],
                 "role": role,
+                "in": [index.holding(n) for n in nodes.tolist()],
             }
         )
 
