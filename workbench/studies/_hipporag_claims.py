@@ -52,7 +52,12 @@ def wide(frame: pd.DataFrame, part: str, metric: str, kinds: Sequence[str] = ())
 def best_flat(table: pd.DataFrame) -> str | None:
     """The flat retriever with the larger mean."""
     present = [name for name in FLAT if name in table]
-    return max(present, key=lambda name: float(table[name].mean())) if present else None
+    return _best(table, present) if present else None
+
+
+def _best(table: pd.DataFrame, methods: Sequence[str]) -> str:
+    means = table[list(methods)].mean().tolist()
+    return methods[means.index(max(means))]
 
 
 def _pair(table: pd.DataFrame, first: str, second: str | None) -> pd.DataFrame:
@@ -134,7 +139,7 @@ def one_step_suffices(frame: pd.DataFrame, part: str) -> Outcome:
     present = [name for name in (IRCOT[BM25], IRCOT[DENSE]) if name in table]
     if not present:
         return Outcome.unmeasured("iterative retrieval did not run")
-    rival = max(present, key=lambda name: float(table[name].mean()))
+    rival = _best(table, present)
     found = _difference(table, FULL, rival, 0.0, ">=")
     calls = wide(frame, part, "calls", MULTI_HOP[part]).mean()
     note = f"{found.note}; model calls a question {calls.get(FULL, 0):.1f} against {calls.get(rival, 0):.1f}"
