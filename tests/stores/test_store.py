@@ -147,6 +147,19 @@ def test_forgetting_cuts_links_and_restoring_mends_them(store: Store) -> None:
     assert store.check() == []
 
 
+def test_restoring_after_an_undo_mends_what_the_standing_deletion_cut(store: Store) -> None:
+    """Undoing a restoration forgets the item again; the links to mend are those that its deletion cut before."""
+    store.add_many([NewItem("a"), NewItem("b")])
+    store.link(2, 1)
+    store.delete(1)
+    store.delete(2)
+    store.restore(1)
+    store.undo()  # item 1 is forgotten once more
+    store.undo()  # item 2 lives
+    store.restore(1)
+    assert store.get(2).links == (1,)
+
+
 def test_a_key_is_free_again_when_its_item_is_forgotten(store: Store) -> None:
     store.add("a", key="k")
     store.delete(1)

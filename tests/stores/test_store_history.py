@@ -116,6 +116,16 @@ class Model:
             self.now[id] |= {"alive": False, "cut": {}}
         self.event()
 
+    def refresh(self) -> None:
+        for id in sorted(self.alive()):
+            facts = self.now[id]
+            if facts["stale"]:
+                facts |= {
+                    "stale": False,
+                    "encoded": facts["text"] if facts["index_text"] is None else facts["index_text"],
+                }
+                self.event()
+
     def undo(self) -> None:
         start, end = self.units.pop()
         for step in range(end - 1, start - 1, -1):
@@ -214,7 +224,12 @@ class Histories(RuleBasedStateMachine):
         if alive:
             self.model.clear()
 
+    def do_refresh(self) -> None:
+        self.store.refresh()
+        self.model.refresh()
+
     OPERATIONS = st.one_of(
+        st.tuples(st.just("refresh")),
         st.tuples(st.just("add"), TEXTS, KEYS, st.none() | TEXTS, st.lists(PICK, max_size=3)),
         st.tuples(st.just("update"), PICK, CHANGES, st.booleans()),
         st.tuples(st.just("link"), PICK, PICK, st.booleans()),
@@ -296,6 +311,6 @@ class Histories(RuleBasedStateMachine):
 
 
 Histories.TestCase.settings = settings(
-    max_examples=80, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=120, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestHistories = Histories.TestCase

@@ -25,6 +25,9 @@ INVERSE = {"write": "evict", "evict": "restore", "restore": "evict", "reset": "r
 #: Kinds that `Store.record` may write: those that do not change which items are held.
 RECORDABLE = ("read", "rerank", "decay", "update", "link")
 
+#: The events that made the state that stands: neither undone nor themselves an undoing.
+EFFECTIVE = "undoable = 1 AND unit NOT IN (SELECT undoes FROM events WHERE undoes IS NOT NULL)"
+
 _COLUMNS = "step, kind, items, why, time, unit, detail, changes, undoes"
 
 
@@ -110,10 +113,7 @@ def step_at(database: sqlite3.Connection, time: float) -> int:
 
 def last_unit(database: sqlite3.Connection) -> int | None:
     """The last unit that changed items and was not undone yet; None when there is none."""
-    found = database.execute(
-        "SELECT unit FROM events WHERE undoable = 1 "
-        "AND unit NOT IN (SELECT undoes FROM events WHERE undoes IS NOT NULL) ORDER BY unit DESC LIMIT 1"
-    ).fetchone()
+    found = database.execute(f"SELECT unit FROM events WHERE {EFFECTIVE} ORDER BY unit DESC LIMIT 1").fetchone()
     return found[0] if found else None
 
 

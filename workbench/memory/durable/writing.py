@@ -178,9 +178,12 @@ def restore(unit: Unit, id: int) -> Item:
 
 
 def _relink(database: sqlite3.Connection, id: int) -> list[Change]:
-    """The links that were cut when ``id`` was forgotten, of those sources that live."""
+    """The links that were cut when ``id`` was forgotten, of those sources that live.
+
+    What was undone, and the undoing itself, never happened to the state that stands: both are passed by.
+    """
     found = database.execute(
-        "SELECT kind, changes FROM events WHERE changes IS NOT NULL "
+        f"SELECT kind, changes FROM events WHERE {history.EFFECTIVE} "
         "AND (kind = 'evict' AND items = ? OR kind = 'reset') ORDER BY step DESC LIMIT 1",
         (json.dumps([id]),),
     ).fetchone()
