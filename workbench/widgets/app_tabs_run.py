@@ -149,7 +149,7 @@ def pasted_html(pasted: Pasted | None) -> str:
         return note
     why = table(reading.frame().drop(columns="rank"), caption="why each was found", bars=("score",))
     label = 'class="wb-pasted" tabindex="0" aria-label="What was put before the prompt"'
-    return f"{note}<pre {label}>{html.escape(pasted.text)}</pre>{why}"
+    return f"{note}<div {label}>{html.escape(pasted.text.strip())}</div>{why}"
 
 
 class ProofTab(Tab):
