@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 EBB, LFU, FIFO, RANDOM = "EBB capacity", "LFU", "FIFO", "RANDOM"
 HAZARD, BARE, BUG = "EBB hazard", "EBB hazard, no reinforcement", "as published (bug)"
-OFF, NONE = "nothing forgotten", "no memory"
+OFF, NONE, RECENT = "nothing forgotten", "no memory", "recent exchanges"
 TALK, WORLD, USERS = "talk about acquaintances", "companions world", "authors' users"
 CAPACITY = 64
 SOURCE = "arXiv 2305.10250"
@@ -87,6 +87,8 @@ _TESTED = (
      "section 4, as an inequality", over(OFF, NONE, 0.0, TALK, "correct (embedded model)"), _BOTH),
     ("M2", "So do the extractive rules",
      "section 4, as an inequality", over(OFF, NONE, 0.0, TALK, "correct (extractive rules)"), _BOTH),
+    ("M3", "Six retrieved pieces help the embedded model more than the six most recent exchanges",
+     "ours", over(OFF, RECENT, 0.0, TALK, "correct (embedded model)"), _BOTH),
     ("C3a", "Equal size: lowest retention out (EBB) > oldest out (FIFO) + .2",
      "section 2.3, untested there", over(EBB, FIFO, 0.2), _BOTH),
     ("C3b", "Equal size: EBB > random eviction + .2",

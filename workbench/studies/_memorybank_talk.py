@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from workbench.studies._memorybank_claims import NONE, OFF, TALK, USERS, WORLD
+from workbench.studies._memorybank_claims import NONE, OFF, RECENT, TALK, USERS, WORLD
 from workbench.studies._memorybank_world import acquaintances, evening
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workbench.memory.stores.base import Reading
     from workbench.memory.stores.memorybank import MemoryBank
     from workbench.studies.base import Progress
-    from workbench_datasets.companions import Companions, Probe, User
+    from workbench_datasets.companions import Companions, Exchange, Probe, User
 
 #: Forgetting in dialogue by name; λ = 5 days as in the life simulation, θ = 0.3.
 FORGETTING: dict[str, dict[str, Any]] = {
@@ -39,7 +39,7 @@ def _encoder(name: str) -> Encoder:
 
 
 def talk_rows(settings: Mapping[str, Any], seed: int, progress: Progress) -> Iterator[Row]:
-    """All worlds and ways of forgetting; readers are asked with the whole memory and with none."""
+    """All worlds and ways of forgetting; readers are asked with the memory, with recent exchanges, with nothing."""
     from workbench_datasets.companions import companions_world
 
     made = {TALK: acquaintances, WORLD: companions_world}
@@ -78,7 +78,9 @@ def _one(settings: Mapping[str, Any], seed: int, experiment: str, name: str, use
                     "value": _found(memory, probe, reading),
                 }
             if name == OFF:
-                yield from _answers(settings, experiment, unit, probe, reading)
+                last = user.exchanges[-settings["k"] :]
+                contexts = {OFF: reading.text(), RECENT: "\n".join(map(_line, last)), NONE: ""}
+                yield from _answers(settings, experiment, unit, probe, contexts)
 
 
 def _bank(settings: Mapping[str, Any], seed: int, name: str) -> MemoryBank:
@@ -105,17 +107,23 @@ def _live(memory: MemoryBank, user: User) -> tuple[list[Probe], float]:
     return early, 1 - found / recalled if recalled else 0.0
 
 
+def _line(exchange: Exchange) -> str:
+    """An exchange as the memory gives it back."""
+    return f"[{exchange.day}] {' '.join(exchange.text.split())}"
+
+
 def _found(memory: MemoryBank, probe: Probe, reading: Reading) -> float:
     gold = memory.store.find(probe.evidence[0])
     return float(gold is not None and gold.id in reading.ids)
 
 
-def _answers(settings: Mapping[str, Any], experiment: str, unit: str, probe: Probe, reading: Reading) -> Iterator[Row]:
+def _answers(
+    settings: Mapping[str, Any], experiment: str, unit: str, probe: Probe, contexts: Mapping[str, str]
+) -> Iterator[Row]:
+    told = "told" if probe.evidence else "never said"
     for name in settings["readers"] if experiment == TALK else ["extractive rules"]:
-        reader = _reader(name)
-        for policy, context in ((OFF, reading.text()), (NONE, "")):
-            right = is_right(reader.answer(probe.text, context).text, probe)
-            told = "told" if probe.evidence else "never said"
+        for policy, context in contexts.items():
+            right = is_right(_reader(name).answer(probe.text, context).text, probe)
             yield {"experiment": experiment, "policy": policy, "metric": f"correct ({name})", "unit": unit,
                    "step": told, "value": float(right)}  # fmt: skip
 

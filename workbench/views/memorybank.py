@@ -166,8 +166,9 @@ _ITEMS = {
                 "ChatGPT (Chinese)", "generated talk, top 6", "authors' users, named day, top 6",
                 "authors' users, named day, top 1"),
     CORRECT: ("ChatGLM (English)", "BELLE (English)", "ChatGPT (English)", "ChatGLM (Chinese)", "BELLE (Chinese)",
-              "ChatGPT (Chinese)", "embedded model, with memory", "embedded model, without",
-              "extractive rules, with memory", "extractive rules, without"),
+              "ChatGPT (Chinese)", "embedded model, with memory", "embedded model, recent talk only",
+              "embedded model, without", "extractive rules, with memory", "extractive rules, recent talk only",
+              "extractive rules, without"),
     HIT_STAY: (*EQUAL, *RULES),
     HIT_DRIFT: (*EQUAL, *RULES),
 }  # fmt: skip
@@ -178,7 +179,11 @@ _WHERE = {
     ("authors' users", "MiniLM, pieces", "day@1"): (RETRIEVAL, "authors' users, named day, top 1"),
 } | {
     ("talk about acquaintances", policy, f"correct ({reader})"): (CORRECT, f"{reader}, {name}")
-    for policy, name in (("nothing forgotten", "with memory"), ("no memory", "without"))
+    for policy, name in (
+        ("nothing forgotten", "with memory"),
+        ("recent exchanges", "recent talk only"),
+        ("no memory", "without"),
+    )
     for reader in ("embedded model", "extractive rules")
 }  # fmt: skip
 
