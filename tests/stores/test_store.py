@@ -406,6 +406,10 @@ def test_the_measured_numbers_are_measured() -> None:
     from workbench.memory.durable.measure import throughput
 
     frame = throughput(300, 16, batch=100, searches=3)
-    assert frame.quantity.tolist()[:3] == ["insert, in batches", "exact search, top 10", "open"]
+    assert frame.quantity.tolist()[:3] == [
+        "insert, in batches",
+        "exact search, top 10",
+        "exact search against a bare product",
+    ]
     assert (frame.value > 0).all()
     assert ticking()() == 1.0
