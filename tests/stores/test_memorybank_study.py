@@ -12,9 +12,12 @@ import pandas as pd
 import pytest
 
 from workbench.errors import BadInput
+from workbench.llm import Scripted
+from workbench.memory.stores.base import count_tokens
 from workbench.memory.stores.memorybank import MemoryBank
 from workbench.studies import STUDIES
 from workbench.studies import _memorybank_claims as claims
+from workbench.studies._memorybank_chat import chat_rows, overlap
 from workbench.studies._memorybank_talk import is_right
 from workbench.studies._memorybank_world import acquaintances
 from workbench.studies.base import Progress
@@ -135,6 +138,27 @@ def test_the_world_of_acquaintances_is_seeded_and_its_answers_stand_in_its_talk(
 
 def _name(probe: Probe, text: str) -> bool:
     return any(f"{a} {b}" in text for a, b in zip(probe.text.split(), probe.text.rstrip("?").split()[1:]))
+
+
+def test_a_chat_model_is_asked_every_question_with_and_without_the_memory():
+    users = companions.companions_world(3, users=2)
+    asked: list[str] = []
+
+    def answer(request):
+        asked.append("\n".join(message.content for message in request.messages))
+        found = [line for line in asked[-1].splitlines() if line.startswith("[2023")]
+        return found[0] if found else "I do not know."
+
+    settings = {"encoder": "tfidf", "k": 6, "chat_budget": 400, "chat_tokens": 50}
+    frame = pd.DataFrame(list(chat_rows(settings, QUIET, users, Scripted(answer))))
+    assert len(asked) == 2 * len(users.probes) == 40
+    assert all(count_tokens(text) <= 400 for text in asked)
+    day = frame[frame["metric"] == "overlap with the named day"].groupby("policy")["value"].agg(["mean", "count"])
+    assert day["count"].tolist() == [len(users.dated)] * 2
+    assert day.loc[claims.OFF, "mean"] > day.loc[claims.NONE, "mean"]
+    exchange = users.exchanges[0]
+    assert overlap(exchange.text, [exchange]) == 1
+    assert overlap("", [exchange]) == overlap(exchange.text, []) == 0
 
 
 # ---------------------------------------------------------------------- pictures

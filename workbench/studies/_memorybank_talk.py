@@ -31,7 +31,7 @@ Row = dict[str, Any]
 
 
 @lru_cache(maxsize=4)
-def _encoder(name: str) -> Encoder:
+def encoder_of(name: str) -> Encoder:
     """One encoder a process that remembers what it encoded: every condition writes the same texts."""
     from workbench.memory.retrieval import cached, encoder
 
@@ -45,12 +45,12 @@ def talk_rows(settings: Mapping[str, Any], seed: int, progress: Progress) -> Ite
     made = {TALK: acquaintances, WORLD: companions_world}
     for experiment in settings["worlds"]:
         users = made[experiment](settings["first_world"] + seed, users=settings["users"])
-        _warm(_encoder(settings["encoder"]), users)
+        warm(encoder_of(settings["encoder"]), users)
         for name in progress(settings["forgetting"], experiment):
             yield from _one(settings, seed, experiment, name, users)
 
 
-def _warm(encoder: Encoder, users: Companions) -> None:
+def warm(encoder: Encoder, users: Companions) -> None:
     """Encode what will be written and asked in one batch, which is many times faster than one by one."""
     from workbench.memory.stores.memorybank import told_as
 
@@ -86,7 +86,7 @@ def _one(settings: Mapping[str, Any], seed: int, experiment: str, name: str, use
 def _bank(settings: Mapping[str, Any], seed: int, name: str) -> MemoryBank:
     from workbench.memory.stores.memorybank import MemoryBank
 
-    return MemoryBank(encoder=_encoder(settings["encoder"]), k=settings["k"], seed=seed, **FORGETTING[name])
+    return MemoryBank(encoder=encoder_of(settings["encoder"]), k=settings["k"], seed=seed, **FORGETTING[name])
 
 
 def _live(memory: MemoryBank, user: User) -> tuple[list[Probe], float]:
@@ -164,8 +164,8 @@ def user_rows(settings: Mapping[str, Any], progress: Progress) -> Iterator[Row]:
     for metric, value in counts.items():
         yield {"experiment": USERS, "policy": "data", "metric": metric, "unit": "all", "value": float(value)}
     for name, encoder, unit in progress(settings["retrievers"], "authors' users"):
-        _warm(_encoder(encoder), users)
-        memory = MemoryBank(encoder=_encoder(encoder), unit=unit, rule="none", reinforce="never", k=settings["k"])
+        warm(encoder_of(encoder), users)
+        memory = MemoryBank(encoder=encoder_of(encoder), unit=unit, rule="none", reinforce="never", k=settings["k"])
         memory.remember(users.exchanges)
         for user in users:
             memory.end_day(evening(user, len(user.days) - 1), user=user.name)
