@@ -71,11 +71,15 @@ def test_every_shipped_table_is_readable_and_sourced(path: Path) -> None:
     assert frame["source"].fillna("").str.len().gt(0).all()
 
 
-@pytest.mark.parametrize("path", sorted((files.files_root() / "recorded").glob("*.csv")), ids=lambda path: path.stem)
-def test_every_recorded_run_carries_its_provenance(path: Path) -> None:
+SLUGS = sorted(path.name.split(".")[0] for path in (files.files_root() / "recorded").glob("*.csv*"))
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_every_recorded_run_carries_its_provenance(slug: str) -> None:
     from workbench.provenance import COLUMNS
 
-    for scale in recorded.scales(path.stem):
-        frame = recorded.load(path.stem, scale)
+    assert recorded.scales(slug)
+    for scale in recorded.scales(slug):
+        frame = recorded.load(slug, scale)
         assert not frame[list(COLUMNS)].isna().any().any()
-        assert set(frame["study"]) == {path.stem}
+        assert set(frame["study"]) == {slug}

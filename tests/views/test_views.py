@@ -100,7 +100,22 @@ def photo() -> tuple[np.ndarray, np.ndarray, pd.DataFrame]:
 
 
 Draw = Callable[[Any, EventLog], Any]
+
+
 #: view -> (how it is drawn from a real trace and log, what must be readable in the picture)
+def people() -> tuple[pd.DataFrame, pd.DataFrame]:
+    nodes = pd.DataFrame(
+        {"id": [1, 2, 3], "label": ["Ada", "Ben", "Cleo"], "size": [3, 1, 1], "group": ["a", "b", "b"]}
+    )
+    edges = pd.DataFrame({"source": [1, 1], "target": [2, 3], "weight": [1.0, 2.0], "kind": ["met", "wrote"]})
+    return nodes, edges
+
+
+def reading() -> pd.DataFrame:
+    rows = [(1, 7, "direct", None, 0.9, "Ada met Ben."), (2, 4, "link", 7, 0.5, "Ben lives in Oreby.")]
+    return pd.DataFrame(rows, columns=["rank", "id", "how", "via", "score", "text"])
+
+
 VIEWS: dict[str, tuple[Draw, list[str]]] = {
     "head_grid": (lambda t, log: views.head_grid(frames.heads(t, 1), title="Layer 1"), ["head 0", "head 3", "Layer 1"]),
     "head_scores": (
@@ -139,6 +154,11 @@ VIEWS: dict[str, tuple[Draw, list[str]]] = {
         lambda t, log: views.slot_attention(frames.slot_mass(t, 1, range(12))),
         ["memory slot", "attention mass"],
     ),
+    "node_link": (
+        lambda t, log: views.node_link(*people(), title="who knows whom"),
+        ["who knows whom", "Ada"],
+    ),
+    "retrieval_trace": (lambda t, log: views.retrieval_trace(reading(), gold=[4]), ["direct", "link"]),
     "similarity_map": (
         lambda t, log: views.similarity_map(frames.activations(similarity.cosine_map(t.hidden[1]), names=t.tokens[0])),
         ["cosine", "·Ada"],

@@ -17,6 +17,8 @@ _WHERE = {
     "workbench.views.similarity": ("similarity_map", "image_overlay"),
     "workbench.views.costs": ("cost_bars",),
     "workbench.views.claims": ("claims_table",),
+    "workbench.views.graph": ("node_link",),
+    "workbench.views.retrieval": ("retrieval_trace",),
     "workbench.views.figures": ("line_with_band", "bars_with_interval", "paper_recorded_live"),
     "workbench.views.theme": ("themed", "bare", "beside", "below", "layered"),
     "workbench.views.raster": ("map_figure", "map_svg"),

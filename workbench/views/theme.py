@@ -112,7 +112,8 @@ def layered(*charts: Any, title: str = "", subtitle: str | list[str] = "") -> An
 def _composed(join: Any, charts: tuple[Any, ...], title: str, subtitle: Any, resolve: dict[str, str]) -> Any:
     if not charts:
         raise BadInput("charts: give at least one chart to compose")
-    scales = {"color": "independent", "shape": "independent", "opacity": "independent", **resolve}
+    apart = ("color", "shape", "opacity", "xOffset", "yOffset")  # shared offsets would move bars off their rows
+    scales = {**dict.fromkeys(apart, "independent"), **resolve}
     with warnings.catch_warnings():  # selections of one name become one on purpose: that is how views are linked
         warnings.filterwarnings("ignore", "Automatically deduplicated selection parameter")
         joined = join(*map(bare, charts))
