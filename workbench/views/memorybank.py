@@ -156,6 +156,7 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     note = [
         "Paper: human ratings of 97 questions a language (correctness 0, ½ or 1); all its bots have the memory.",
         "Ours: automatic criteria on other questions, to be compared loosely. The paper has no run on forgetting.",
+        "Hit rates: the first five policies hold 64 facts, the rules below them about 98, 65, 55 and 29 on average.",
     ]
     title = "What MemoryBank finds, and what forgetting keeps"
     return theme.below(*lines, title=title, subtitle=note, yOffset="independent")
