@@ -187,7 +187,7 @@ def test_store_view_alone_with_twenty_thousand_items(browser, lab):
         page.keyboard.press("PageDown")
         expect(rows(box, "items held 16 to 30 of 20,000")).to_have_count(15)
         press(box, "Last »")
-        expect(rows(box, "items held 19996 to 20000 of 20,000")).to_have_count(5)
+        expect(rows(box, "items held 19,996 to 20,000 of 20,000")).to_have_count(5)
         field(box, "Ask").fill("Person 17777 keeps key 17777 in drawer 4.")
         field(box, "Ask").press("Enter")
         found = rows(box, "given back for")

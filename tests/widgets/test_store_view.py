@@ -241,13 +241,13 @@ def test_two_moments_differ_in_what_came_left_and_was_edited():
     made.write("New.")
     events = list(made.events())
     rows, count = difference(made, events, 2, len(events) - 1)
-    assert count == {"came": 1, "left": 1, "touched": 1}
+    assert count == {"came": 1, "left": 1, "touched": 1, "held": 3}
     told = {(row.change, row.id, row.field): (row.before, row.now) for row in rows.itertuples()}
     assert told[("changed", 2, "text")] == (TEXTS[1], "Edited.")
     assert told[("left", 1, "")] == (TEXTS[0], "")
     assert told[("came", 4, "")] == ("", "New.")
     back, count = difference(made, events, len(events) - 1, 2)
-    assert count == {"came": 1, "left": 1, "touched": 1}
+    assert count == {"came": 1, "left": 1, "touched": 1, "held": 3}
     assert set(back["change"]) == {"changed", "came", "left"}
 
 

@@ -17,7 +17,8 @@ def framed(name: str, html: str) -> str:
     """``html`` as the still picture called ``name``, which also hides a widget above it that has no kernel."""
     mine = f"wb-static-{name}"
     dead = f".jp-OutputArea-child:has(+ .jp-OutputArea-child .{mine}):not(:has(.wb-app))"
-    return f'<style>{dead} {{ display: none; }}</style><div class="{mine}">{html}</div>'
+    plain = f".{mine} :is(td, th, caption) {{ text-align: left !important; }} .{mine} b {{ margin-right: .6em; }}"
+    return f'<style>{dead} {{ display: none; }} {plain}</style><div class="{mine}">{html}</div>'
 
 
 class Still:

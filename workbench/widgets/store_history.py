@@ -161,7 +161,7 @@ def difference(memory: StoreMemory, events: list[Event], before: int, now: int) 
     """What differs at ``now`` from ``before`` (steps of the log, in any order).
 
     Returns a row for each item that came or left and for each field that says something else (change, id, field,
-    before, now; at most ``MOST_CHANGES`` rows), and how many items came, left and stayed but were touched.
+    before, now; at most ``MOST_CHANGES`` rows), and how many items came, left, stayed but were touched, and are held.
     """
     import pandas as pd
 
@@ -170,7 +170,7 @@ def difference(memory: StoreMemory, events: list[Event], before: int, now: int) 
         item for event in events[low + 1 : high + 1] for item in (*event.items, *event.detail.get("unlinked", ()))
     }
     old, new = memory.store.at(before), memory.store.at(now)
-    count = {"came": 0, "left": 0, "touched": 0}
+    count = {"came": 0, "left": 0, "touched": 0, "held": len(new)}
     rows: list[tuple[Any, ...]] = []
     for item in sorted(touched):
         was, here = item in old, item in new
@@ -198,7 +198,7 @@ def difference_html(memory: StoreMemory, events: list[Event], before: int, now: 
     rows, count = difference(memory, events, before, now)
     changed = int((rows["change"] == "changed").sum())
     told = (
-        f'<div class="wb-note">{len(memory.store.at(now)):,} items held after event {now}; since event {before} '
+        f'<div class="wb-note">{count["held"]:,} items held after event {now}; since event {before} '
         f'<span class="wb-word held entered">{count["came"]} came</span>, '
         f'<span class="wb-word gone left">{count["left"]} left</span>, {changed} fields changed.</div>'
     )
@@ -209,7 +209,7 @@ def difference_html(memory: StoreMemory, events: list[Event], before: int, now: 
     title = f"<caption>what differs between event {before} and event {now}</caption>"
     inside = f"{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody>"
     shown = f'<div class="wb-scroll wb-diff"><table class="wb-table">{inside}</table></div>'
-    more = sum(count.values()) - len(set(rows["id"]))
+    more = count["came"] + count["left"] + count["touched"] - len(set(rows["id"]))
     left_out = (
         f'<div class="wb-note">{more:,} more items are not listed</div>' if len(rows) >= MOST_CHANGES and more else ""
     )

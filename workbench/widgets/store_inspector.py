@@ -15,8 +15,9 @@ import ipywidgets as w
 from workbench.errors import BadInput
 from workbench.widgets.app_chart import ChartPane, after_warm_up
 from workbench.widgets.app_controls import NARROW, button, chosen, dropdown, note, pressed, row
+from workbench.widgets.app_state import TURN
 from workbench.widgets.app_tab import bytes_text, table
-from workbench.widgets.store_table import StoreTable, items_frame, moment, worth_showing
+from workbench.widgets.store_table import StoreTable, in_words, items_frame, moment, worth_showing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -174,7 +175,8 @@ class Inspector:
     def draw(self) -> None:
         """The page and the chosen item as they are now."""
         page, total = self._page()
-        label = f"{self.which.value} {self.start + 1 if total else 0} to {self.start + len(page)} of {total:,}"
+        first = self.start + 1 if total else 0
+        label = f"{self.which.value} {first:,} to {self.start + len(page):,} of {total:,}"
         self.items.show(page, label)
         at_start, at_end = self.start == 0, self.start + PAGE >= total
         self.first.disabled = self.previous.disabled = at_start
@@ -349,8 +351,8 @@ class Inspector:
         read = ""
         if self.reading is not None:
             caption = f"given back for “{self.reading.query}”"
-            read = table(self.reading_frame(), caption=caption, bars=("score",))
-        page = worth_showing(self.memory.contents(start=self.start, count=PAGE))
+            read = table(in_words(self.reading_frame(), "score"), caption=caption, bars=("score",))
+        page = in_words(worth_showing(self.memory.contents(start=self.start, count=PAGE)))
         return f'<div class="wb-note">{self.summary.value}</div>{read}{table(page, caption=self.items.label)}'
 
 
@@ -364,8 +366,14 @@ def text_field(name: str, placeholder: str, tooltip: str, width: str) -> w.Text:
 
 
 def entered(field: w.Text, act: Callable[[], Any]) -> None:
-    """Call ``act`` when Enter is pressed in the field."""
-    field.on_msg(lambda _, content, buffers: act() if content.get("event") == "submit" else None)
+    """Call ``act`` when Enter is pressed in the field, one thing at a time."""
+
+    def heard(_: Any, content: dict[str, Any], buffers: Any) -> None:
+        if content.get("event") == "submit":
+            with TURN:
+                act()
+
+    field.on_msg(heard)
 
 
 def heading(item: Item, held: bool) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 import traitlets as t
 
 from workbench.widgets.app_parts import STATIC, _Part
+from workbench.widgets.app_state import TURN
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,7 +35,13 @@ class StoreTable(_Part):
 
     def __init__(self, empty: str, turn: Callable[[int], Any] = lambda pages: None):
         super().__init__(empty=empty)
-        self.on_msg(lambda _, content, buffers: turn(int(content.get("page", 0))))
+        self._turn = turn
+        self.on_msg(self._heard)
+
+    def _heard(self, _: Any, content: Mapping[str, Any], buffers: Any) -> None:
+        with TURN:
+            if content.get("page") in (-1, 1):
+                self._turn(content["page"])
 
     def show(self, frame: pd.DataFrame, label: str, *, bars: Sequence[str] = (), marks: Mapping[int, str] = {}) -> None:
         """Draw a frame with a column ``id``; a float column in ``bars`` gets bars, ``marks`` are CSS classes by id."""
@@ -72,6 +79,14 @@ def brief(value: Any, column: str = "") -> str:
     else:
         text = str(value)
     return text if len(text) <= LONGEST else text[: LONGEST - 1] + "…"
+
+
+def in_words(frame: pd.DataFrame, *but: str) -> pd.DataFrame:
+    """Every cell as ``brief`` writes it, except in the columns named."""
+    import pandas as pd
+
+    columns = {name: frame[name] if name in but else [brief(v, str(name)) for v in frame[name]] for name in frame}
+    return pd.DataFrame(columns, columns=list(frame))
 
 
 def moment(seconds: float) -> str:
