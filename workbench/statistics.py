@@ -120,6 +120,21 @@ def paired_bootstrap(a: Any, b: Any, *, confidence: float = 0.95, resamples: int
     return bootstrap(first - second, confidence=confidence, resamples=resamples, seed=seed)
 
 
+def of_differences(differences: Any) -> Interval:
+    """Interval of the mean of paired differences of shares, each in [-1, 1].
+
+    A bootstrap; where all pairs agree it would have no width, and is as wide as other pairs may be rare (Wilson of 0
+    in n).
+    """
+    import numpy as np
+
+    values = _column("differences", differences, least=2)
+    if np.ptp(values) > 0:
+        return bootstrap(values)
+    same, unseen = float(values[0]), wilson(0, len(values)).high
+    return Interval(same, max(same - unseen, -1.0), min(same + unseen, 1.0), len(values))
+
+
 def mcnemar(a: Any, b: Any) -> McNemar:
     """Exact McNemar test of two yes/no outcomes on the same items (a binomial test of the discordant pairs)."""
     from scipy.stats import binomtest

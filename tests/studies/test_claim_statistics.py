@@ -157,3 +157,23 @@ def test_outcome_of_an_interval() -> None:
     outcome = Outcome.of(st.Interval(0.5, 0.2, 0.8, 40), 0.1, ">", note="groups")
     assert outcome == Outcome("holds", 0.5, 0.2, 0.8, 40, "groups")
     assert Outcome.unmeasured("no rows").verdict == "inconclusive"
+
+
+def test_differences_that_all_agree_are_as_uncertain_as_what_was_never_seen():
+    same = st.of_differences([0.0] * 40)
+    assert (same.effect, same.n) == (0.0, 40)
+    assert same.high == -same.low == pytest.approx(st.wilson(0, 40).high)
+    assert st.of_differences([1.0] * 5).high == 1.0
+    mixed = st.of_differences([0.0, 1.0, 0.0, 1.0, 0.0, -1.0] * 5)
+    assert mixed.low < mixed.effect < mixed.high
+
+
+def test_the_weakest_outcome_decides_and_all_notes_are_kept():
+    holds = Outcome("holds", 0.1, 0.0, 0.2, 3, "first")
+    open_ = Outcome("inconclusive", 0.9, -1.0, 2.0, 4, "second")
+    failed = [Outcome("not reproduced", effect, -1.0, 0.0, 5, "third") for effect in (-0.1, -0.2)]
+    assert Outcome.weakest([holds, open_]).verdict == "inconclusive"
+    found = Outcome.weakest([holds, *failed, open_])
+    assert (found.verdict, found.effect, found.n) == ("not reproduced", -0.2, 5)
+    assert found.note == "first; third; third; second"
+    assert Outcome.weakest([holds], "all of it").note == "all of it"

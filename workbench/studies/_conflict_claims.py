@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workbench import statistics
-from workbench.statistics import HOLDS, INCONCLUSIVE, NOT_REPRODUCED
+from workbench.statistics import HOLDS, NOT_REPRODUCED
 from workbench.studies.base import Claim, Outcome
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def _shift(frame: pd.DataFrame, metric: str, label: str, baseline: str = "nothin
     if len(pairs) < 2:
         return Outcome.unmeasured(f"{metric} was not measured with {label} and {baseline}")
     note = f"{metric}: {pairs[label].mean():.3f} against {pairs[baseline].mean():.3f} with {baseline}"
-    interval = statistics.paired_bootstrap(pairs[label], pairs[baseline])
+    interval = statistics.of_differences(pairs[label] - pairs[baseline])
     return Outcome.of(interval, threshold, ">" if threshold == 0 else ">=", note)
 
 
@@ -71,9 +71,7 @@ def transfers(frame: pd.DataFrame) -> Outcome:
     for form in ("statement", "question"):
         part = control[control.form == form]
         outcomes += [_shift(part, "memory", "context heads"), _shift(part, "context", "memory heads")]
-    rank = {NOT_REPRODUCED: 0, INCONCLUSIVE: 1, HOLDS: 2}
-    worst = min(outcomes, key=lambda o: (rank[o.verdict], o.effect))
-    return Outcome(worst.verdict, worst.effect, worst.low, worst.high, worst.n, "smallest of 2 formats x 2 directions")
+    return Outcome.weakest(outcomes, "smallest of 2 formats x 2 directions")
 
 
 def beats_prompt(frame: pd.DataFrame) -> Outcome:

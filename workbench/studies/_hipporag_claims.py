@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from workbench import statistics
-from workbench.statistics import HOLDS, INCONCLUSIVE, NOT_REPRODUCED, Interval
+from workbench.statistics import HOLDS, INCONCLUSIVE, NOT_REPRODUCED
 from workbench.studies.base import Claim, Outcome
 
 if TYPE_CHECKING:
@@ -64,14 +64,6 @@ def _pair(table: pd.DataFrame, first: str, second: str | None) -> pd.DataFrame:
     return table[[first, second]].dropna() if second and {first, second} <= set(table) else table.iloc[:0]
 
 
-def _interval(differences: pd.Series) -> Interval:
-    """Bootstrap interval of the mean; where all pairs agree, as wide as others may be rare (Wilson of 0 in n)."""
-    if differences.nunique() > 1:
-        return statistics.bootstrap(differences.to_numpy())
-    same, unseen = float(differences.iloc[0]), statistics.wilson(0, len(differences)).high
-    return Interval(same, max(same - unseen, -1.0), min(same + unseen, 1.0), len(differences))
-
-
 def _difference(
     table: pd.DataFrame, first: str, second: str | None, threshold: float = 0.0, direction: str = ">"
 ) -> Outcome:
@@ -79,14 +71,7 @@ def _difference(
     if len(pairs) < 2:
         return Outcome.unmeasured(f"no questions under both {first} and {second or 'a flat retriever'}")
     note = f"{first} {pairs[first].mean():.3f}, {second} {pairs[second].mean():.3f}"
-    return Outcome.of(_interval(pairs[first] - pairs[second]), threshold, direction, note)
-
-
-def _worst(outcomes: list[Outcome]) -> Outcome:
-    """The weakest link: not reproduced before inconclusive before holds, then the smaller effect."""
-    rank = {NOT_REPRODUCED: 0, INCONCLUSIVE: 1, HOLDS: 2}
-    worst = min(outcomes, key=lambda outcome: (rank[outcome.verdict], outcome.effect))
-    return Outcome(worst.verdict, worst.effect, worst.low, worst.high, worst.n, "; ".join(o.note for o in outcomes))
+    return Outcome.of(statistics.of_differences(pairs[first] - pairs[second]), threshold, direction, note)
 
 
 def finds_all(frame: pd.DataFrame, part: str, rival: str | None = None) -> Outcome:
@@ -110,12 +95,12 @@ def gap_widens(frame: pd.DataFrame, part: str) -> Outcome:
         return Outcome.unmeasured(f"no questions under both {FULL} and a flat retriever")
     gaps = [table[FULL] - table[flat] for table in pairs]
     note = f"AR@5 gap {gaps[0].mean():.3f}, R@5 gap {gaps[1].mean():.3f} over {flat}"
-    return Outcome.of(_interval(gaps[0] - gaps[1]), 0.0, ">", note)
+    return Outcome.of(statistics.of_differences(gaps[0] - gaps[1]), 0.0, ">", note)
 
 
 def walk_helps(frame: pd.DataFrame, part: str) -> Outcome:
     table = wide(frame, part, "R@5", MULTI_HOP[part])
-    return _worst([_difference(table, FULL, NODES), _difference(table, FULL, NEIGHBOURS)])
+    return Outcome.weakest([_difference(table, FULL, NODES), _difference(table, FULL, NEIGHBOURS)])
 
 
 def part_helps(frame: pd.DataFrame, part: str, without: str) -> Outcome:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workbench import statistics
-from workbench.statistics import HOLDS, INCONCLUSIVE, NOT_REPRODUCED, Interval
+from workbench.statistics import HOLDS, INCONCLUSIVE, Interval
 from workbench.studies.base import Claim, Outcome
 
 if TYPE_CHECKING:
@@ -39,23 +39,8 @@ def _difference(
     if len(pairs) < 2:
         return Outcome.unmeasured(f"no {metric} of {first} and {second}")
     note = f"{first} {pairs[first].mean():.3f}, {second} {pairs[second].mean():.3f}"
-    interval = _paired(pairs[first] - pairs[second])
+    interval = statistics.of_differences(pairs[first] - pairs[second])
     return Outcome.of(interval, threshold, ">" if threshold == 0 else ">=", note)
-
-
-def _paired(differences: pd.Series) -> Interval:
-    """Bootstrap interval of the mean; where all pairs agree, as wide as others may be rare (Wilson of 0 in n)."""
-    if differences.nunique() > 1:
-        return statistics.bootstrap(differences.to_numpy())
-    same, unseen = float(differences.iloc[0]), statistics.wilson(0, len(differences)).high
-    return Interval(same, max(same - unseen, -1.0), min(same + unseen, 1.0), len(differences))
-
-
-def _worst(outcomes: list[Outcome]) -> Outcome:
-    """The weakest link: not reproduced before inconclusive before holds, then the smaller effect."""
-    rank = {NOT_REPRODUCED: 0, INCONCLUSIVE: 1, HOLDS: 2}
-    worst = min(outcomes, key=lambda outcome: (rank[outcome.verdict], outcome.effect))
-    return Outcome(worst.verdict, worst.effect, worst.low, worst.high, worst.n, "; ".join(o.note for o in outcomes))
 
 
 def _with_mcnemar(frame: pd.DataFrame, outcome: Outcome, first: str, second: str) -> Outcome:
@@ -93,14 +78,14 @@ def streaming_near_chance(frame: pd.DataFrame) -> Outcome:
 
 
 def survival_order(frame: pd.DataFrame) -> Outcome:
-    return _worst([
+    return Outcome.weakest([
         _difference(frame, "grocery", "survival", SIRLLM, RANDOM),
         _difference(frame, "grocery", "survival", RANDOM, STREAMING),
     ])  # fmt: skip
 
 
 def random_between(frame: pd.DataFrame) -> Outcome:
-    return _worst([
+    return Outcome.weakest([
         _difference(frame, "grocery", "recall", SIRLLM, RANDOM),
         _difference(frame, "grocery", "recall", RANDOM, STREAMING),
     ])  # fmt: skip
@@ -145,7 +130,7 @@ def rps_wins_more(frame: pd.DataFrame) -> Outcome:
         return Outcome.unmeasured("rock-paper-scissors was not played")
     each = [_difference(frame[frame.unit == name], "rps", "win", RPS_SIRLLM, STREAMING) for name in players]
     named = [Outcome(o.verdict, o.effect, o.low, o.high, o.n, f"{name}: {o.note}") for name, o in zip(players, each)]
-    return _worst(named)
+    return Outcome.weakest(named)
 
 
 def rps_holds_more_moves(frame: pd.DataFrame) -> Outcome:

@@ -17,14 +17,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from workbench.errors import BadInput, UnknownName, WorkbenchError
 from workbench.registry import Registry
-from workbench.statistics import VERDICTS, Interval, verdict
+from workbench.statistics import HOLDS, INCONCLUSIVE, NOT_REPRODUCED, VERDICTS, Interval, verdict
 
 if TYPE_CHECKING:
     import altair as alt
@@ -77,6 +77,14 @@ class Outcome:
     def of(cls, interval: Interval, threshold: float = 0.0, direction: str = ">", note: str = "") -> Outcome:
         """The outcome of "effect ``direction`` threshold" for an interval from ``workbench.statistics``."""
         return cls(verdict(interval.low, interval.high, threshold, direction), *interval, note=note)
+
+    @classmethod
+    def weakest(cls, outcomes: Sequence[Outcome], note: str | None = None) -> Outcome:
+        """The weakest link: not reproduced before inconclusive before holds, then the smaller effect; all notes."""
+        rank = {NOT_REPRODUCED: 0, INCONCLUSIVE: 1, HOLDS: 2}
+        found = min(outcomes, key=lambda outcome: (rank[outcome.verdict], outcome.effect))
+        told = "; ".join(outcome.note for outcome in outcomes) if note is None else note
+        return cls(found.verdict, found.effect, found.low, found.high, found.n, told)
 
     @classmethod
     def unmeasured(cls, note: str) -> Outcome:
