@@ -11,7 +11,7 @@ from workbench.memory.stores.base import StoreMemory
 from workbench.memory.stores.flat import Flat
 from workbench.models import load
 from workbench.models.bundle import load_bundle, model_state, put_state, save_bundle
-from workbench.models.through_store import paste, question_of
+from workbench.models.pasting import paste, question_of
 
 NOTES = "The key of Ada lies under the mat.\n\n  \nThe lamp of Ben stands on the desk.\n"
 STORES = ["flat", "a-mem", "memorybank", "hipporag"]
@@ -47,7 +47,7 @@ def test_generate_puts_what_was_found_before_the_prompt_and_tells_it(embedded):
         embedded.feed(NOTES)
         made = embedded.generate("Where is the lamp of Ben?", max_new_tokens=3)
         pasted = made.pasted
-        assert pasted.text == "MEMORY:\nThe lamp of Ben stands on the desk. \n"
+        assert pasted.text == "The lamp of Ben stands on the desk. \n"
         assert pasted.prompt == f"{pasted.text}QUESTION: Where is the lamp of Ben? ANSWER:"
         assert pasted.reading.ids == [2]
         assert pasted.reading.query == "Where is the lamp of Ben?"
@@ -68,12 +68,12 @@ def test_nothing_of_a_generation_stays(llama):
         assert llama.memory.contents().equals(held)
 
 
-def test_prompts_of_a_batch_are_asked_each_for_itself(llama):
+def test_prompts_of_a_batch_are_asked_each_for_itself(embedded):
     prompts = ["Where is the key of Ada?", "the lamp of Ben"]
-    with llama.use(memory=flat(k=1)):
-        llama.feed(NOTES)
-        both = llama.generate(prompts, max_new_tokens=3)
-        alone = [llama.generate(prompt, max_new_tokens=3) for prompt in prompts]
+    with embedded.use(memory=flat(k=1)):
+        embedded.feed(NOTES)
+        both = embedded.generate(prompts, max_new_tokens=3)
+        alone = [embedded.generate(prompt, max_new_tokens=3) for prompt in prompts]
     assert [one.pasted.reading.ids for one in both] == [[1], [2]]
     assert [one.new_ids for one in both] == [one.new_ids for one in alone]
     assert both[1].pasted.prompt.endswith("\nthe lamp of Ben"), "what is no question stands as it is"
@@ -102,8 +102,9 @@ def test_what_is_pasted_fits_the_model(llama):
 
 def test_the_form_of_a_prompt():
     text, whole = paste(["one\ntwo", "three"], "What?")
-    assert text == "MEMORY:\none two \nthree \n"
+    assert text == "one two. three. \n"
     assert whole == f"{text}QUESTION: What? ANSWER:"
+    assert paste(["[2023-05-08] one", "[2023-05-09] two."], "What?")[0] == "MEMORY:\n[8 May] one. \n[9 May] two. \n"
     asked = "QUESTION: What? ANSWER:"
     assert paste([], asked) == ("", asked)
     assert question_of(asked) == question_of("What? ") == "What?"

@@ -15,9 +15,9 @@ import ipywidgets as w
 from workbench.errors import BadInput
 from workbench.widgets.app_chart import ChartPane, after_warm_up
 from workbench.widgets.app_controls import NARROW, button, chosen, dropdown, note, pressed, row
-from workbench.widgets.app_state import TURN
 from workbench.widgets.app_tab import bytes_text, table
-from workbench.widgets.store_table import StoreTable, in_words, items_frame, moment, worth_showing
+from workbench.widgets.store_parts import MOST_READ, edited, entered, heading, taken_back, text_field, trace_chart
+from workbench.widgets.store_table import StoreTable, in_words, items_frame, worth_showing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 
 #: Items on a page; no more of them ever travel to the browser.
 PAGE = 15
-#: Items of a reading that are drawn.
-MOST_READ = 40
 HELD, FORGOTTEN = "items held", "forgotten items"
 BY_HAND = "by hand"
 
@@ -354,59 +352,3 @@ class Inspector:
             read = table(in_words(self.reading_frame(), "score"), caption=caption, bars=("score",))
         page = in_words(worth_showing(self.memory.contents(start=self.start, count=PAGE)))
         return f'<div class="wb-note">{self.summary.value}</div>{read}{table(page, caption=self.items.label)}'
-
-
-# -- small things -----------------------------------------------------------------------------------------------------
-
-
-def text_field(name: str, placeholder: str, tooltip: str, width: str) -> w.Text:
-    return w.Text(
-        description=name, placeholder=placeholder, tooltip=tooltip, style=NARROW, layout=w.Layout(width=width)
-    )
-
-
-def entered(field: w.Text, act: Callable[[], Any]) -> None:
-    """Call ``act`` when Enter is pressed in the field, one thing at a time."""
-
-    def heard(_: Any, content: dict[str, Any], buffers: Any) -> None:
-        if content.get("event") == "submit":
-            with TURN:
-                act()
-
-    field.on_msg(heard)
-
-
-def heading(item: Item, held: bool) -> str:
-    links = f" · links to {', '.join(f'#{link}' for link in item.links)}" if item.links else ""
-    key = f" · {item.key}" if item.key else ""
-    state = "" if held else " · <b>forgotten</b>"
-    return (
-        html.escape(f"item #{item.id} · {item.kind}{key} · {moment(item.time)} · strength {item.strength:.3g}{links}")
-        + state
-    )
-
-
-def edited(item: Item, text: str, tags: str) -> dict[str, Any]:
-    """The fields that differ; an index text that holds the old text follows the new one."""
-    fields: dict[str, Any] = {}
-    listed = tuple(tag.strip() for tag in tags.split(",") if tag.strip())
-    if text != item.text:
-        fields["text"] = text
-        if item.index_text != item.text and item.text in item.index_text:
-            fields["index_text"] = item.index_text.replace(item.text, text)
-    if listed != item.tags:
-        fields["tags"] = listed
-    return fields
-
-
-def taken_back(events: Sequence[Any]) -> list[str]:
-    return [f"taken back: {event.kind} of {', '.join(f'#{item}' for item in event.items[:8])}" for event in events[:4]]
-
-
-def trace_chart(reading: Reading) -> Any:
-    """The reading as ranked bars, or None when there is none."""
-    if not reading.items:
-        return None
-    from workbench.views.retrieval import retrieval_trace
-
-    return retrieval_trace(reading.frame().head(MOST_READ), title="Why these", width=220)
