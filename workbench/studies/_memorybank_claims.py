@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workbench import statistics
-from workbench.statistics import Interval
 from workbench.studies.base import Claim, Outcome
 
 if TYPE_CHECKING:
@@ -45,15 +44,7 @@ def difference(
     if len(wide) < 2:
         return Outcome.unmeasured(f"no {metric} of {first} and {second} in {experiment!r}")
     note = f"{first} {wide[first].mean():.3f}, {second} {wide[second].mean():.3f}"
-    return Outcome.of(_paired(wide[first] - wide[second]), margin, ">", note)
-
-
-def _paired(differences: pd.Series) -> Interval:
-    """Bootstrap interval of the mean; where all pairs agree, as wide as others may be rare (Wilson of 0 in n)."""
-    if differences.nunique() > 1:
-        return statistics.bootstrap(differences.to_numpy())
-    same, unseen = float(differences.iloc[0]), statistics.wilson(0, len(differences)).high
-    return Interval(same, max(same - unseen, -1.0), min(same + unseen, 1.0), len(differences))
+    return Outcome.of(statistics.of_differences(wide[first] - wide[second]), margin, ">", note)
 
 
 def share(frame: pd.DataFrame, experiment: str, metric: str, policy: str, threshold: float) -> Outcome:
