@@ -339,6 +339,24 @@ def test_explain_names_the_parent_and_the_words_in_common():
     assert isinstance(edges, pd.DataFrame)
 
 
+def test_an_edited_note_is_found_by_its_new_text_or_flagged_until_it_is_indexed():
+    made = filled(TURNS[:4])
+    id = made.store.items()[0].id
+    made.edit(id, text="Ada sold a submarine.", keywords=["submarine"])
+    assert made.read("submarine").ids[0] == id
+    assert not made.contents()["stale"].any()
+    made.store.update(id, text="Ada bought a zeppelin.")
+    assert made.contents().set_index("id")["stale"].to_dict()[id]
+    assert made.reindex() == 1
+    assert made.read("Ada bought a zeppelin").ids[0] == id
+    assert not made.contents()["stale"].any()
+    with pytest.raises(BadInput, match="to edit"):
+        made.edit(id, mood="good")
+    with pytest.raises(BadInput, match="text"):
+        made.edit(id, text="")
+    assert made.store.get(id).text == "Ada bought a zeppelin."
+
+
 @pytest.mark.parametrize("text", ["", "   ", None, 7, b"bytes", "x" * 10_000_001], ids=range(6))
 def test_text_that_cannot_be_kept_is_refused_and_nothing_changes(text):
     made = filled(TURNS[:2])

@@ -197,7 +197,7 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     bridge = frame[(frame["metric"] == "all evidence") & (frame["experiment"] == "bridge") & (frame["kind"] == "2-hop")]
     bridge = bridge[bridge["encoder"] == "words"]
     for (budget, method), part in bridge.groupby(["budget", "method"]):
-        panel = {10: BRIDGE10, 20: BRIDGE20}.get(int(budget))
+        panel = BRIDGE10 if budget == 10 else BRIDGE20 if budget == 20 else None
         lines += [(panel, method, *wilson(int(part["value"].sum()), len(part))[:3])] if panel else []
     locomo = frame[(frame["experiment"] == "locomo") & (frame["metric"] == "recall") & (frame["kind"] == "multi-hop")]
     for panel, accounting in ((HITS10, "equal hits"), (NOTES10, "equal notes")):
@@ -217,11 +217,16 @@ def _ablation(found: dict[str, pd.DataFrame], reported: pd.DataFrame | None) -> 
         if rows:
             items = [method for method in METHODS if method in rows]
             sources = [parts.get("live"), paper, parts.get("recorded")]
-            told = {"item": "method", "items": items, "title": panel, "unit": "share of evidence; paper: F1"}
-            charts.append(paper_recorded_live(*sources, width=260, row_height=30, **told))
+            told: dict[str, Any] = {
+                "item": "method",
+                "items": items,
+                "title": panel,
+                "unit": "share of evidence; paper: F1",
+            }
+            charts.append(paper_recorded_live(*sources, width=320, row_height=30, **told))
     if charts:
         return theme.below(*(theme.beside(*charts[i : i + 2]) for i in range(0, len(charts), 2)))
-    alone = {"item": "method", "title": "Table 3, multi-hop", "unit": "F1"}
+    alone: dict[str, Any] = {"item": "method", "title": "Table 3, multi-hop", "unit": "F1"}
     return None if paper is None else paper_recorded_live(None, paper, None, **alone)
 
 
@@ -254,13 +259,26 @@ def score_over_k(
     paper = _figure3(reported) if accounting == "equal hits" else None
     if paper is not None:
         table, names = pd.concat([table, paper], ignore_index=True), [*names, "A-MEM in the paper, F1"]
-    table["kind"] = pd.Categorical(table["kind"], [c for c in CATEGORIES if c in set(table["kind"])], ordered=True)
-    table = table.sort_values(["kind", "k"]).astype({"kind": str})
-    return line_with_band(
-        table, "k", "value", low="low", high="high", colour="line", facet="kind", order=names, columns=3, width=200,
-        height=150, x_title="k", y_title="score", zero=True, title=title or "Score over k, by category (LoCoMo)",
-        subtitle="bands: bootstrap over ten dialogues; the paper gives no spread",
-    )  # fmt: skip
+    panels = [
+        _curve(table[table["kind"] == kind].sort_values("k"), kind, names)
+        for kind in CATEGORIES
+        if (table["kind"] == kind).any()
+    ]
+    lanes = [theme.beside(*panels[i : i + 3], color="shared") for i in range(0, len(panels), 3)]
+    told = "bands: bootstrap over ten dialogues; the paper gives no spread"
+    return theme.below(*lanes, color="shared", title=title or f"LoCoMo: score over k, {accounting}", subtitle=told)
+
+
+def _curve(table: pd.DataFrame, kind: str, names: list[str]) -> Any:
+    place: dict[str, Any] = {
+        "x_title": "k",
+        "y_title": "score",
+        "zero": True,
+        "width": 190,
+        "height": 140,
+        "title": kind,
+    }
+    return line_with_band(table, "k", "value", low="low", high="high", colour="line", order=names, **place)
 
 
 def _over_dialogues(rows: pd.DataFrame) -> pd.DataFrame:

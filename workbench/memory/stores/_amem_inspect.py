@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import BadInput
-from workbench.memory.stores._amem_notes import Note
+from workbench.memory.stores._amem_notes import KIND, Note
 from workbench.memory.stores._amem_rules import common
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.memory.base import Event
-    from workbench.memory.durable import Store
+    from workbench.memory.durable import Item, Store
     from workbench.memory.stores._amem_state import Notes
     from workbench.memory.stores.base import Reading
 
@@ -38,14 +39,15 @@ class Inspect:
         """One row per note, oldest first.
 
         Columns: id, key, time (UTC), content, keywords, tags, context, links_out, links_in, retrieved and evolved (how
-        often), last_change (step of the log), stale (the embedding is not of the present text).
+        often), last_change (step of the log), stale (the embedding is not of the present note: lazy mode, or it was
+        edited in the store itself; ``reindex`` mends that).
         """
         import pandas as pd
 
         items = self.store.items(self.store.contents(start=start, count=count)["id"].tolist())
         self.notes.sync()
         seen = self._counts()
-        rows = [_row(item, Note.of(item), self.notes.links_in(item.id), seen) for item in items]
+        rows = [_row(item, self.notes.links_in(item.id), seen, self._outdated(item)) for item in items]
         return pd.DataFrame(rows, columns=None if rows else _COLUMNS)
 
     def _counts(self) -> dict[str, Any]:
@@ -101,6 +103,36 @@ class Inspect:
                 why = causes.get(event.step, event.why)
                 rows += [(event.step, why, *change) for change in _changes(event.detail)]
         return pd.DataFrame(rows, columns=["step", "why", "field", "old", "new"])
+
+    def edit(self, id: int, *, text: str | None = None, tags: Sequence[str] | None = None, **fields: Any) -> Note:
+        """Change what a note says (``text``, ``tags``, ``keywords``, ``context``); its embedding follows at once.
+
+        One undo step. Raises BadInput for another field, or for what an item cannot hold.
+        """
+        if unknown := sorted(set(fields) - {"keywords", "context"}):
+            raise BadInput(f"a note has no {unknown[0]!r} to edit; it has text, tags, keywords and context")
+        item = self.store.get(id)
+        new: dict[str, Any] = {"text": item.text if text is None else text, "meta": {**item.meta, **fields}}
+        new["tags"] = item.tags if tags is None else tags
+        if isinstance(text, str):  # anything else is refused by the store
+            note = replace(Note.of(item), content=text)
+        else:
+            note = Note.of(item)
+        keywords, context = new["meta"].get("keywords", ()), new["meta"].get("context", "")
+        note = replace(note, keywords=tuple(keywords), context=str(context), tags=tuple(new["tags"]))
+        return Note.of(self.store.update(item.id, why="edited", index_text=note.index_text(), **new))
+
+    def reindex(self) -> int:
+        """Let the embeddings follow notes that were edited in the store itself; returns how many had to."""
+        outdated = [item for item in self.store.items() if self._outdated(item)]
+        with self.store.transaction("embeddings follow the edited notes"):
+            for item in outdated:
+                self.store.update(item.id, index_text=Note.of(item).index_text())
+            self.store.refresh()
+        return len(outdated)
+
+    def _outdated(self, item: Item) -> bool:
+        return self.indexing == "note" and item.kind == KIND and item.index_text != Note.of(item).index_text()
 
     def undo_evolution(self, id: int) -> Note:
         """Give a note the context, tags and keywords it had before its last evolution; its embedding follows.
@@ -162,13 +194,15 @@ _COLUMNS = ["id", "key", "time", "content", "keywords", "tags", "context", "link
 _NODE = ["id", "label", "size", "group", "step", "context", "keywords"]
 
 
-def _row(item: Any, note: Note, links_in: list[int], seen: dict[str, Any]) -> dict[str, Any]:
+def _row(item: Item, links_in: list[int], seen: dict[str, Any], outdated: bool) -> dict[str, Any]:
     from workbench.memory.durable import when
 
+    note = Note.of(item)
     values = (
         item.id, item.key, when(item.time).strftime("%Y-%m-%d %H:%M"), item.text, ", ".join(note.keywords),
         ", ".join(note.tags), note.context, list(note.links), links_in, seen["retrieved"][item.id],
-        seen["evolved"][item.id], seen["last"].get(item.id, 0), item.stale,
+        seen["evolved"][item.id], seen["last"].get(item.id, 0),
+        item.stale or outdated,
     )  # fmt: skip
     return dict(zip(_COLUMNS, values))
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from workbench.memory.durable import Item
 
 
+#: What notes are called in a store.
+KIND = "note"
+
+
 def _words(value: Any) -> Any:
     """Models often write a list as one text with commas; anything else is left for pydantic to judge."""
     return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench.memory.stores import _amem_read as reading
-from workbench.memory.stores._amem_notes import Note
+from workbench.memory.stores._amem_notes import KIND, Note
 from workbench.memory.stores._amem_rules import Terms
 
 if TYPE_CHECKING:
     from workbench.memory.durable import Store
     from workbench.memory.retrieval import Encoder
 
-KIND = "note"
 #: Events that change no item.
 _HARMLESS = frozenset({"read", "rerank", "decay"})
 #: Events that may touch links of other items than those they name.

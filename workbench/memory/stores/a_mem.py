@@ -23,6 +23,7 @@ from workbench.memory.stores import _amem_read as reading
 from workbench.memory.stores import _amem_rules as rules
 from workbench.memory.stores._amem_inspect import Inspect
 from workbench.memory.stores._amem_notes import (
+    KIND,
     Evolution,
     Note,
     NoteFields,
@@ -33,7 +34,7 @@ from workbench.memory.stores._amem_notes import (
     search_messages,
 )
 from workbench.memory.stores._amem_plan import Plan, plan
-from workbench.memory.stores._amem_state import KIND, Cosines, Memo, Notes
+from workbench.memory.stores._amem_state import Cosines, Memo, Notes
 from workbench.memory.stores.base import Reading, Recalled, StoreMemory, check_read, count_tokens
 
 if TYPE_CHECKING:
