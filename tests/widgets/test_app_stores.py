@@ -150,6 +150,44 @@ def test_settings_that_the_memory_refuses_are_taken_back(app, settings):
     assert picture(app) == before
 
 
+def test_a_living_memory_is_taken_as_it_is_and_works_on(tiny):
+    class Mine(Flat):
+        """A memory that nobody registered."""
+
+        slug = "mine"
+
+    for kind in (Flat, Mine):
+        memory = kind(encoder="tfidf", k=2)
+        memory.write("From before.")
+        app = Workbench(tiny, text=TEXT, memory=memory)
+        assert app.session.model.memory is memory
+        assert app.controls.memory.value == app.state.memory == memory.slug
+        app.state.tab = "memory"
+        assert [item.text for item in memory.store] == ["From before."]
+        app.tabs["memory"].inspector.write_item("From the app.")
+        assert [item.text for item in memory.store][-1] == "From the app."
+        assert app.status.error == ""
+    app = Workbench(tiny, text=TEXT)
+    app.choose(memory=memory)
+    assert app.session.model.memory is memory
+    app.state.memory = "none"
+    assert app.session.model.memory is None
+    before = app.state.as_dict()
+    app.choose(memory=object())
+    assert "StoreMemory" in app.status.error
+    assert app.state.as_dict() == before
+
+
+def test_settings_of_a_living_memory_keep_its_store(tiny):
+    memory = Flat(encoder="tfidf", k=2)
+    memory.write("From before.")
+    app = Workbench(tiny, text=TEXT, memory=memory)
+    assert app.state.settings == {"k": 2}
+    app.state.settings = {"k": 3}
+    assert app.session.model.memory.k == 3
+    assert app.session.model.memory.store is memory.store
+
+
 # -- asking and generating --------------------------------------------------------------------------------------------
 
 

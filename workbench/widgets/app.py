@@ -12,7 +12,7 @@ import html
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
 
@@ -26,6 +26,9 @@ from workbench.widgets.app_state import DEFAULT_TEXT, HALFWAY, TABS, TURN, AppSt
 from workbench.widgets.app_tabs import TAB_CLASSES, Tab
 from workbench.widgets.app_tokens import Tokens
 from workbench.widgets.still import Still, framed
+
+if TYPE_CHECKING:
+    from workbench.memory.stores.base import StoreMemory
 
 PRELUDE = ("import workbench as wb", "from workbench.memory.base import MEMORIES")
 #: A change of one of these asks the model anew; everything else only draws.
@@ -42,7 +45,7 @@ class Workbench:
         model: "embedded", a folder, or a hub id.
         text: what the model reads; a short default with two equal halves.
         kernel: an attention kernel's name; the model's own when not given.
-        memory, settings: a memory's name and its hyper-parameters.
+        memory, settings: a memory's name and its hyper-parameters; or a memory of items that lives already.
 
     ``state`` (traitlets) holds every choice: set one and the app follows; a choice that cannot be carried out is shown
     as an error and taken back. ``session`` holds the model, the trace and the memory; ``code`` the lines that do the
@@ -55,7 +58,7 @@ class Workbench:
         *,
         text: str | None = None,
         kernel: str | None = None,
-        memory: str = "none",
+        memory: str | StoreMemory = "none",
         settings: Mapping[str, Any] | None = None,
     ):
         self.id = uuid.uuid4().hex[:12]

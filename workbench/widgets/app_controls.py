@@ -104,8 +104,8 @@ class Controls:
         self.memory = dropdown(
             "Memory",
             "token caches hold the model's past; then memories of items, which are asked",
-            memory_names(),
-            app.state.memory,
+            [],
+            None,
         )
         self.settings = row()
         self.sample = dropdown(
@@ -140,7 +140,7 @@ class Controls:
         offer(self.model, state.model, [*names, ANOTHER])
         self.other.layout.display = "none"
         offer(self.kernel, state.kernel, model.kernels() if model else [state.kernel])
-        offer(self.memory, state.memory, memory_names())
+        offer(self.memory, state.memory, list(dict.fromkeys([*memory_names(), state.memory])))
         offer(self.text, state.text)
         self._show_settings()
 

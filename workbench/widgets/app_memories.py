@@ -64,7 +64,7 @@ def hyperparameters(memory: str) -> dict[str, Any]:
 
     Those of a memory of items begin with ``path``, the file of its store; empty keeps it in memory.
     """
-    if memory == "none":
+    if memory not in MEMORIES:  # none, or a memory that was given and not chosen by its name
         return {}
     made = MEMORIES.get(memory)
     parameters = inspect.signature(made).parameters.values()
@@ -108,6 +108,23 @@ def make_memory(name: str, settings: Mapping[str, Any], *, keep: Any = None) -> 
     if store:
         return memory, [*imports, f"memory = {maker}", "model.use(memory=memory)"]
     return memory, [f"model.use(memory={maker})"]
+
+
+def given_memory(memory: Any) -> tuple[Any, list[str], str, dict[str, Any]]:
+    """A living memory of items as the app takes it: itself, its lines of code, its name, the settings with a control.
+
+    Raises BadInput for anything else.
+    """
+    from workbench.models.through_store import is_store, plain_settings
+
+    if not is_store(memory):
+        raise BadInput(
+            f"give the name of a memory, or a memory of items (StoreMemory), got {type(memory).__name__}; a token "
+            "cache goes in by its name and its settings"
+        )
+    controls = hyperparameters(memory.slug)
+    settings = {name: value for name, value in plain_settings(memory).items() if name in controls}
+    return memory, ["model.use(memory=memory)  # the memory that was given"], memory.slug, settings
 
 
 def signature(memory: str) -> str:

@@ -14,7 +14,13 @@ from typing import TYPE_CHECKING, Any
 import traitlets as t
 
 from workbench.errors import BadInput
-from workbench.widgets.app_memories import hyperparameters, make_memory, memory_names, starting_settings
+from workbench.widgets.app_memories import (
+    given_memory,
+    hyperparameters,
+    make_memory,
+    memory_names,
+    starting_settings,
+)
 
 if TYPE_CHECKING:
     from workbench.models import LoadedModel, Swap, Trace
@@ -132,11 +138,13 @@ class Session:
         *,
         model: str | None = None,
         kernel: str | None = None,
-        memory: str | None = None,
+        memory: Any = None,
         settings: Mapping[str, Any] | None = None,
         text: str | None = None,
     ) -> list[str]:
         """Make the choices given and trace the text under them; what is not given stays as it is.
+
+        ``memory`` is a name, or a memory of items that lives already.
 
         Returns the lines of code that do the same. Raises what the model, the kernel or the memory raises; everything
         is then as it was before.
@@ -180,14 +188,17 @@ class Session:
             self._lines.append(f"model.use(attention={name!r})")
         self.kernel, self.trace = name, None
 
-    def _choose_memory(self, name: str | None, settings: Mapping[str, Any] | None, *, rebind: bool) -> None:
+    def _choose_memory(self, name: Any, settings: Mapping[str, Any] | None, *, rebind: bool) -> None:
         if name is None and settings is None:
             if rebind and self.memory != "none":
                 self._rebind()
             return
         name, before = self.memory if name is None else name, self.mechanism
         settings = dict(self.settings if settings is None else settings)
-        if name == "none":
+        if not isinstance(name, str):
+            made, lines, name, settings = given_memory(name)
+            self.untouched = FOUND  # somebody else's store: it goes on whatever is set
+        elif name == "none":
             made, lines, settings = None, ['model.use(memory="none")'], {}
         else:
             keep = before if self._goes_on(name, settings) else None
