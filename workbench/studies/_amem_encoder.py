@@ -39,7 +39,8 @@ class WordVectors:
         self._idf = np.log((1 + len(corpus)) / (1 + seen)).astype(np.float32)
 
     def _tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        return [found.ids for found in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+        # One by one: a batch wakes threads that a few short texts do not need, and that wait for busy cores.
+        return [self._tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """(n, dim) float32, rows of length one (less for a text without known words)."""
