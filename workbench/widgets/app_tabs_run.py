@@ -93,7 +93,13 @@ class GenerationTab(Tab):
             self._prepare()
             self.pasted.value = ""
             model, store = self.session.need_model(), self.session.is_store
-            options = {"max_new_tokens": self.length.value, "temperature": self.temperature.value, "seed": 0}
+            options: dict[str, Any] = {
+                "max_new_tokens": self.length.value,
+                "temperature": self.temperature.value,
+                "seed": 0,
+            }
+            if store and prompt.rstrip().endswith("?"):
+                options["stop"] = "\n"  # an answer ends with its line; what follows would be the next question
             alone = store and self.source.value == "nothing"
             with model.use(memory=None) if alone else contextlib.nullcontext():
                 result = model.generate(prompt, on_token=on_token, **options)

@@ -276,9 +276,9 @@ class Inspector:
         if reading is None:
             return
         frame = self.reading_frame()
-        self.answer.layout.display = ""
         self.found.show(frame, f"given back for “{reading.query}”, best first", bars=("score",))
         self.why.show(trace_chart(reading))
+        self.answer.layout.display = ""
         parts = [f"{len(reading.items)} items, {reading.tokens} tokens", reading.note]
         self.told.value = html.escape("; ".join(filter(None, parts)))
 
