@@ -7,12 +7,10 @@ in the context, about in the words of its world, and nothing else.
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -27,8 +25,6 @@ if TYPE_CHECKING:
 LABEL = "embedded model (8 layers, small world)"
 ANSWER_TOKENS = 24
 STOPS = [".", "\n"]
-_DATED = re.compile(r"\[\d{1,2} [A-Z][a-z]+\] ")
-_ISO = re.compile(r"\[?(\d{4}-\d\d-\d\d)(?:[T ][\d:.+Z-]*)?\]?:? +")
 _models: dict[str, Any] = {}
 _lock = threading.RLock()
 
@@ -50,25 +46,11 @@ def reader_prompt(question: str, context: str) -> str:
     MEMORY; other lines are joined to one paragraph, as statements stood in training. A question without a mark gets
     one.
     """
-    lines = [_day_first(" ".join(line.split())) for line in context.splitlines() if line.strip()]
-    lines = [line if line[-1] in ".!?" else f"{line}." for line in lines]
+    from workbench.models.pasting import ANSWER, ASK, context_form
+
     asked = " ".join(question.split())
     asked = asked if asked.endswith("?") else f"{asked}?"
-    if lines and all(_DATED.match(line) for line in lines):
-        pasted = "MEMORY:\n" + "".join(f"{line} \n" for line in lines)
-    else:
-        pasted = "".join(f"{line} " for line in lines) + ("\n" if lines else "")
-    return f"{pasted}QUESTION: {asked} ANSWER:"
-
-
-def _day_first(line: str) -> str:
-    """ "[2023-05-08] ..." as "[8 May] ...", the only dates of the training texts."""
-    found = _ISO.match(line)
-    try:
-        when = date.fromisoformat(found[1]) if found else None
-    except ValueError:
-        when = None
-    return f"[{when.day} {when:%B}] {line[found.end() :]}" if found and when else line
+    return f"{context_form(context.splitlines())}{ASK}{asked}{ANSWER}"
 
 
 class EmbeddedReader:

@@ -97,33 +97,12 @@ def recall(loaded: LoadedModel, prompt: Any, new_tokens: int) -> Pasted:
         note = f"nothing was read: the prompt and {new_tokens} new tokens fill the {loaded.max_positions} positions"
         return Pasted("", paste([], prompt)[1], Reading(query, (), 0, note), 0)
     budget = None if room is None else _words(loaded, query, room)
-    if type(memory).context is StoreMemory.context:
-        found = memory.read(query, budget_tokens=budget)
-        lines = [item.text for item in found.items]
-        kept = _fitting(loaded, lines, room)
+    lines, found = memory.consult(query, budget_tokens=budget)
+    kept = _fitting(loaded, lines, room)
+    if lines == [item.text for item in found.items]:  # else the memory composed lines of its own from what it found
         found = replace(found, items=tuple(found.items[place] for place in kept))
-    else:
-        found, lines = _composed(memory, query, budget)
-        kept = _fitting(loaded, lines, room)
     text, whole = paste([lines[place] for place in kept], prompt)
     return Pasted(text, whole, _told(found, lines, kept, loaded.max_positions), budget)
-
-
-def _composed(memory: StoreMemory, query: str, budget: int | None) -> tuple[Reading, list[str]]:
-    """The lines of a context that the memory writes itself, and the reading behind it: it is asked once only."""
-    seen: list[Reading] = []
-    read = memory.read
-
-    def witnessed(*args: Any, **kwargs: Any) -> Reading:
-        seen.append(read(*args, **kwargs))
-        return seen[-1]
-
-    vars(memory)["read"] = witnessed
-    try:
-        lines = memory.context(query, budget_tokens=budget).splitlines()
-    finally:
-        del vars(memory)["read"]
-    return seen[-1] if seen else Reading(query, (), 0), [line for line in lines if line.strip()]
 
 
 def _room(loaded: LoadedModel, prompt: str, new_tokens: int) -> int | None:

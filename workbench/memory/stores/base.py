@@ -110,9 +110,19 @@ class StoreMemory(ABC):
         BadInput for an empty query, k < 1 or a budget < 1.
         """
 
+    def consult(
+        self, query: str, *, budget_tokens: int | None = None, time: float | None = None
+    ) -> tuple[list[str], Reading]:
+        """One read, and the lines put before the question: those of its items, unless a mechanism adds its own.
+
+        A mechanism that composes more than what it found (a portrait, a summary) overrides this.
+        """
+        found = self.read(query, budget_tokens=budget_tokens, time=time)
+        return [item.text for item in found.items], found
+
     def context(self, query: str, *, budget_tokens: int | None = None, time: float | None = None) -> str:
         """What is put before a question in a model's prompt; empty when nothing was found."""
-        return self.read(query, budget_tokens=budget_tokens, time=time).text()
+        return "\n".join(self.consult(query, budget_tokens=budget_tokens, time=time)[0])
 
     def settings(self) -> dict[str, Any]:
         """The constructor's hyper-parameters as they stand."""

@@ -293,14 +293,15 @@ class MemoryBank(Fading):
         ]
         return compose(blocks, budget_tokens, count=count)
 
-    def context(
+    def consult(
         self, query: str, *, budget_tokens: int | None = None, time: Any = None, user: str | None = None
-    ) -> str:
+    ) -> tuple[list[str], Reading]:
         """Portrait, global summary and memories by date: what is put before a question, within the budget."""
         who = self._who(user)
         check_read(query, budget_tokens=budget_tokens)
         found = self.read(query, time=time, user=who)
-        return compose([*self._background(who), *inspect_.memories(self.store, found)], budget_tokens).text()
+        composed = compose([*self._background(who), *inspect_.memories(self.store, found)], budget_tokens).text()
+        return [line for line in composed.splitlines() if line.strip()], found
 
     def _background(self, user: str) -> Iterator[Block]:
         for kind, name, text in (("portrait", "portrait", f"About {user}: "),
