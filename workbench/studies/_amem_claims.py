@@ -90,6 +90,10 @@ def one_hop_is_kept(frame: pd.DataFrame) -> Outcome:
     return _bridge(frame, "1-hop", FULL, FLAT, NOT_WORSE, ">=")
 
 
+def one_hop_is_kept_minilm(frame: pd.DataFrame) -> Outcome:
+    return _bridge(frame, "1-hop", FULL, FLAT, NOT_WORSE, ">=", "minilm")
+
+
 def few_tokens(frame: pd.DataFrame) -> Outcome:
     """FULL's tokens (10 hits and up to 10 linked notes) as a share of those of the whole history."""
     rows = frame[(frame["experiment"] == "locomo") & (frame["metric"] == "tokens")]
@@ -173,6 +177,8 @@ CLAIMS = tuple(
          "Table 3 (claim C1), on the bridge world", links_pay_minilm, ("full",)),
         ("C1e", "The same as C1b with MiniLM: FULL >= LINKS-ONLY",
          "Table 3 (claim C1), on the bridge world", evolution_does_not_hurt_minilm, ("full",)),
+        ("C1f", "The same as C1c with MiniLM: FULL >= FLAT - .05",
+         "ours: what links must not cost", one_hop_is_kept_minilm, ("full",)),
         ("C2", "FULL needs less than a sixth of the tokens of the whole history (LoCoMo)",
          "Table 1", few_tokens, ("full",)),
         ("C3", "Evidence recall rises with k and flattens by k = 50 (LoCoMo)",
