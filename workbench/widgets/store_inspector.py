@@ -306,9 +306,9 @@ class Inspector:
             fields = edited(item, self.text.value, self.tags.value)
             if not fields:
                 raise BadInput("nothing was changed; edit the text or the tags, then save")
-            self.memory.store.update(item.id, why=f"edited {BY_HAND}", **fields)
+            self.memory.edit(item.id, why=f"edited {BY_HAND}", **fields)
             arguments = ", ".join(f"{name}={value!r}" for name, value in fields.items())
-            self._changed(f"store.update({item.id}, {arguments}, why='edited {BY_HAND}')")
+            self._changed(f"edit({item.id}, {arguments}, why='edited {BY_HAND}')")
 
     def delete_item(self) -> None:
         with self.working("deleting"):

@@ -48,13 +48,11 @@ def heading(item: Item, held: bool) -> str:
 
 
 def edited(item: Item, text: str, tags: str) -> dict[str, Any]:
-    """The fields that differ; an index text that holds the old text follows the new one."""
+    """The fields that differ."""
     fields: dict[str, Any] = {}
     listed = tuple(tag.strip() for tag in tags.split(",") if tag.strip())
     if text != item.text:
         fields["text"] = text
-        if item.index_text != item.text and item.text in item.index_text:
-            fields["index_text"] = item.index_text.replace(item.text, text)
     if listed != item.tags:
         fields["tags"] = listed
     return fields

@@ -28,7 +28,7 @@ class StoreTable(_Part):
 
     _esm = STATIC / "store_table.js"
     columns = t.List(t.Unicode()).tag(sync=True)
-    rows = t.List().tag(sync=True)
+    rows: Any = t.List().tag(sync=True)
     label = t.Unicode("").tag(sync=True)
     empty = t.Unicode("").tag(sync=True)
     selected = t.Int(-1).tag(sync=True)

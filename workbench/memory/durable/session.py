@@ -125,8 +125,9 @@ class Session:
         with self._lock:
             with schema.guard(self.path):
                 unit = self._begin(why, options)
-            step, count, outer = unit.step, len(unit.events), self._depth == 1
+            step, count, outer, reason = unit.step, len(unit.events), self._depth == 1, unit.why
             try:
+                unit.why = history.plain(why, "why") or reason
                 with schema.guard(self.path) if guarded else contextlib.nullcontext():
                     yield unit
                 with schema.guard(self.path):
@@ -138,6 +139,7 @@ class Session:
                 self._unsee(step)
                 raise
             finally:
+                unit.why = reason
                 self._depth -= 1
                 if outer:
                     self._unit = None

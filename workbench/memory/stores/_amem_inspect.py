@@ -104,7 +104,15 @@ class Inspect:
                 rows += [(event.step, why, *change) for change in _changes(event.detail)]
         return pd.DataFrame(rows, columns=["step", "why", "field", "old", "new"])
 
-    def edit(self, id: int, *, text: str | None = None, tags: Sequence[str] | None = None, **fields: Any) -> Note:
+    def edit(
+        self,
+        id: int,
+        *,
+        text: str | None = None,
+        tags: Sequence[str] | None = None,
+        why: str = "edited",
+        **fields: Any,
+    ) -> Note:
         """Change what a note says (``text``, ``tags``, ``keywords``, ``context``); its embedding follows at once.
 
         One undo step. Raises BadInput for another field, or for what an item cannot hold.
@@ -120,7 +128,7 @@ class Inspect:
             note = Note.of(item)
         keywords, context = new["meta"].get("keywords", ()), new["meta"].get("context", "")
         note = replace(note, keywords=tuple(keywords), context=str(context), tags=tuple(new["tags"]))
-        return Note.of(self.store.update(item.id, why="edited", index_text=note.index_text(), **new))
+        return Note.of(self.store.update(item.id, why=why, index_text=note.index_text(), **new))
 
     def reindex(self) -> int:
         """Let the embeddings follow notes that were edited in the store itself; returns how many had to."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -123,6 +124,21 @@ class StoreMemory(ABC):
     def context(self, query: str, *, budget_tokens: int | None = None, time: float | None = None) -> str:
         """What is put before a question in a model's prompt; empty when nothing was found."""
         return "\n".join(self.consult(query, budget_tokens=budget_tokens, time=time)[0])
+
+    def edit(self, id: int, *, text: str | None = None, tags: Sequence[str] | None = None, why: str = "edited") -> Any:
+        """Change what one item says, by hand; an index text that holds the old text follows the new one.
+
+        A mechanism whose vectors hold more than that overrides this. Raises what ``Store.update`` raises; the store is
+        then unchanged.
+        """
+        item, fields = self.store.get(id), dict[str, Any]()
+        if text is not None:
+            fields["text"] = text
+            if item.index_text != item.text and item.text in item.index_text and isinstance(text, str):
+                fields["index_text"] = item.index_text.replace(item.text, text)
+        if tags is not None:
+            fields["tags"] = tags
+        return self.store.update(item.id, why=why, **fields)
 
     def settings(self) -> dict[str, Any]:
         """The constructor's hyper-parameters as they stand."""
