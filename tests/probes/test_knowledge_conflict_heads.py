@@ -143,6 +143,16 @@ def test_heads_found_on_two_relations_flip_others(embedded, asked):
     assert row["attention_on_context"] > 0.3, "a context head looks at the stated answer"
 
 
+def test_every_relation_of_people_can_be_asked_about(embedded):
+    from workbench.studies.knowledge_conflict_heads import FOUND_ON, TESTED_ON
+    from workbench_datasets.small_world import world
+
+    assert set(asking.RELATIONS) == {fact.relation for fact in world().person_facts}
+    assert set(FOUND_ON) | set(TESTED_ON) == set(asking.RELATIONS)
+    for relation in asking.RELATIONS:
+        assert len(asking.conflicts(embedded, 2, seed=503, relations=[relation])) == 2
+
+
 def test_the_size_is_chosen_on_what_it_is_given(asked):
     effects = ph3.Effects(*[np.zeros((3, 16, 1)) for _ in range(4)])
     effects.first[2, :5, 0] = [-5, -4, -3, -2, -1]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from workbench.tasks.conflicts import Conflict
 
 FOUND_ON = ("town", "job", "pet")
-TESTED_ON = ("instrument", "colour", "food", "organisation", "month")
+TESTED_ON = ("instrument", "colour", "food", "employer", "month")
 #: Conflicts of study seed 0; exploration used other seeds, all below 10,000.
 FIRST_SEED = 42_000
 _QUICK: dict[str, Any] = {

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from workbench.models import LoadedModel
     from workbench_datasets.small_world import World
 
-RELATIONS = ("town", "job", "instrument", "pet", "colour", "food", "organisation", "month")
+RELATIONS = ("town", "job", "instrument", "pet", "colour", "food", "employer", "month")
 
 
 @dataclass(frozen=True)
