@@ -68,7 +68,8 @@ def test_a_planted_channel_is_found_by_its_component_and_hidden_from_the_whole_m
     """Card, part A: nuisance 3, gain 1 and .5: right component in 19 of 20 seeds at least, whole-matrix |z| below 2."""
     right, z_whole = 0, []
     for seed in range(20):
-        writers, readers, component = planted(d, width, nuisance=3.0, gain=1.0 if width == 16 else 0.5, seed=seed)
+        gain = 1.0 if width == 16 else 0.5
+        writers, readers, component = talking_heads.planted_channel(d, width, nuisance=3.0, gain=gain, seed=seed)
         table = score_table([*writers, *readers], kind="query", readers=readers)
         best = table.loc[table["score"].idxmax()]
         right += (best["writer"], best["reader"], best["component"]) == (0, 0, component)
@@ -76,41 +77,6 @@ def test_a_planted_channel_is_found_by_its_component_and_hidden_from_the_whole_m
         z_whole.append(pair["whole_z"])
     assert right >= 19
     assert abs(np.mean(z_whole)) < 2
-
-
-def planted(d: int, width: int, *, nuisance: float, gain: float, seed: int, n: int = 8):
-    """Eight random writers and readers; writer 0 writes along u with its middle component, reader 0 reads u."""
-    rng = np.random.default_rng(seed)
-
-    def orthonormal(rows: int) -> np.ndarray:
-        return np.linalg.qr(rng.normal(size=(d, rows)))[0].T
-
-    u = orthonormal(1)[0]
-    writers, readers, place = [], [], width // 2
-    for head in range(n):
-        v, s = orthonormal(width), np.sort(np.abs(rng.normal(1, 0.4, width)))[::-1].copy()
-        if head == 0:
-            v[place] = u
-            for row in range(width):
-                if row != place:
-                    v[row] -= (v[row] @ u) * u
-            rest = [row for row in range(width) if row != place]
-            v[rest] = np.linalg.qr(v[rest].T)[0].T
-        s[0] *= 1 + nuisance
-        tensors = [torch.tensor(x) for x in (orthonormal(width).T * s, v)]
-        blank = torch.zeros(d, width, dtype=torch.float64)
-        writers.append(HeadWeights(0, head, blank, blank, *tensors))
-    for head in range(n):
-        q, k = rng.normal(size=(d, width)), rng.normal(size=(d, width))
-        if head == 0:
-            top = np.linalg.norm(q @ k.T, 2)
-            w = rng.normal(size=d)
-            w /= np.linalg.norm(w)
-            q, k = np.c_[q, gain * top * u], np.c_[k, w]
-        readers.append(HeadWeights(1, head, *map(torch.tensor, (q, k)), torch.tensor(q), torch.tensor(k.T)))
-    order = np.argsort(-components(writers[0]).s.numpy())
-    found = components(writers[0]).v.numpy() @ u
-    return writers, readers, int(np.abs(found[order]).argmax())
 
 
 # ---- models ---------------------------------------------------------------------------------------------------------
@@ -216,6 +182,20 @@ def test_steering_to_the_natural_place_changes_nothing_and_elsewhere_it_does(fam
     assert torch.equal(before, logits(model, ids))
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gpt-neox"])
+def test_steered_ends_are_whole_passes_with_the_last_place_set(family):
+    model, ids = tiny(family), [5, 9, 11, 20, 7]
+    basis = talking_heads.random_directions(32, 2, 1)
+    points = torch.tensor([[0.0, 0.0], [3.0, -1.0], [0.5, 2.0]], dtype=torch.float64)
+    found, natural = talking_heads.steered_ends(model, ids, 1, basis, points)
+    for point, row in zip(points, found):
+        with talking_heads.steered(model, [1], basis, point):
+            whole = logits(model, [ids])[0, -1].float().log_softmax(-1)
+        assert torch.allclose(row, whole, atol=1e-4)
+    same, _ = talking_heads.steered_ends(model, ids, 1, basis, natural[None])
+    assert torch.allclose(same[0], logits(model, [ids])[0, -1].float().log_softmax(-1), atol=1e-4)
+
+
 def test_bad_input():
     model = tiny("llama")
     writer, reader = random_head(0, 0, 20, 4, 1), random_head(1, 0, 20, 4, 2)
@@ -233,6 +213,11 @@ def test_bad_input():
         talking_heads.orthonormal(torch.zeros(2, 4))
     with pytest.raises(BadInput, match="layer 9"), talking_heads.steered(model, [9], torch.ones(1, 32), None):
         pass
+
+    with pytest.raises(BadInput, match="at least one before"):
+        talking_heads.steered_ends(model, [5], 1, torch.ones(1, 32), torch.zeros(1, 1))
+    with pytest.raises(BadInput, match="width"):
+        talking_heads.planted_channel(8, 8, nuisance=0, gain=1, seed=0)
 
     class Odd(torch.nn.Module):
         pass

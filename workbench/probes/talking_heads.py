@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import BadInput
-from workbench.probes.composition import Components, components, head_weights
+from workbench.probes.composition import Components, HeadWeights, components, head_weights
 from workbench.probes.heads import Head, _network, sites
 
 
@@ -115,3 +115,62 @@ def _blocks(model: Any) -> list[nn.Module]:
     """The decoder layers: what holds each attention module."""
     modules = dict(_network(model).named_modules())
     return [modules[site.name.rsplit(".", 1)[0]] for site in sites(model)]
+
+
+@torch.no_grad()
+def steered_ends(model: Any, ids: Sequence[int], layer: int, basis: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (P, V) of the next token with the residual before ``layer`` set to each of ``points`` (P, k).
+
+    Also returns the natural coordinates (k,). What stands before the last token is read once and kept in a cache.
+    """
+    import copy
+
+    if len(ids) < 2:
+        raise BadInput(f"steering the last token needs at least one before it, got {len(ids)} tokens")
+    network = _network(model)
+    row = torch.tensor([list(ids)], device=next(network.parameters()).device)
+    before = network(input_ids=row[:, :-1], use_cache=True).past_key_values
+    with steered(model, [layer], basis, None) as found:
+        network(input_ids=row[:, -1:], past_key_values=copy.deepcopy(before), use_cache=True)
+    before.batch_repeat_interleave(len(points))
+    with steered(model, [layer], basis, points):
+        out = network(input_ids=row[:, -1:].repeat(len(points), 1), past_key_values=before, use_cache=True)
+    return out.logits[:, -1].float().log_softmax(-1).cpu(), found[0][0].cpu()
+
+
+def planted_channel(
+    d: int, width: int, *, nuisance: float, gain: float, seed: int, n: int = 8
+) -> tuple[list[HeadWeights], list[HeadWeights], int]:
+    """n random writers and n readers of which the first pair talks along one direction u; also u's component.
+
+    Writer 0 writes u with its middle component (singular values |N(1, .4)|), reader 0's query matrix gets
+    gain x s_max u w^T. Every writer's largest singular value is inflated by 1 + nuisance: a strong direction that has
+    nothing to do with the channel.
+    """
+    import numpy as np
+
+    if not 2 <= width < d or n < 1:
+        raise BadInput(f"width must lie in 2 .. d - 1 and n be at least 1, got d={d}, width={width}, n={n}")
+    rng = np.random.default_rng(seed)
+
+    def orthonormal_rows(rows: int) -> Any:
+        return np.linalg.qr(rng.normal(size=(d, rows)))[0].T
+
+    u, writers, readers = orthonormal_rows(1)[0], [], []
+    for head in range(n):
+        v, s = orthonormal_rows(width), np.sort(np.abs(rng.normal(1, 0.4, width)))[::-1].copy()
+        if head == 0:
+            rest = [row for row in range(width) if row != width // 2]
+            v[width // 2] = u
+            v[rest] = np.linalg.qr((v[rest] - np.outer(v[rest] @ u, u)).T)[0].T
+        s[0] *= 1 + nuisance
+        blank = torch.zeros(d, width, dtype=torch.float64)
+        writers.append(HeadWeights(0, head, blank, blank, torch.tensor(orthonormal_rows(width).T * s), torch.tensor(v)))
+    for head in range(n):
+        q, k = rng.normal(size=(d, width)), rng.normal(size=(d, width))
+        if head == 0:
+            w = rng.normal(size=d)
+            q, k = np.c_[q, gain * np.linalg.norm(q @ k.T, 2) * u], np.c_[k, w / np.linalg.norm(w)]
+        readers.append(HeadWeights(1, head, *map(torch.tensor, (q, k, q, k.T))))
+    place = int((components(writers[0]).v @ torch.tensor(u)).abs().argmax())
+    return writers, readers, place

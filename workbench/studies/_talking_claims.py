@@ -1,0 +1,101 @@
+"""What the paper on talking heads claims and how each claim is tested.
+
+Every test reads the study's tidy frame: experiment, case, unit, x, metric, value (and the runner's seed).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workbench import statistics
+from workbench.studies.base import Claim, Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SOURCE = "arXiv 2406.09519"
+#: The planted case with a strong nuisance that the card names, and its bounds on z.
+HIDDEN, STANDS_OUT, ORDINARY = "d=128, d_h=16, nuisance 3, gain 1", 3.0, 2.0
+
+
+def _values(frame: pd.DataFrame, experiment: str, metric: str, case: str | None = None) -> pd.Series:
+    rows = frame[(frame.experiment == experiment) & (frame.metric == metric)]
+    return rows.value if case is None else rows[rows.case == case].value
+
+
+def component_stands_out(frame: pd.DataFrame) -> Outcome:
+    values = _values(frame, "planted", "top z", HIDDEN)
+    if len(values) < 2:
+        return Outcome.unmeasured("no channels were planted")
+    found = _values(frame, "planted", "component found", HIDDEN).mean()
+    return Outcome.of(statistics.bootstrap(values), STANDS_OUT, ">", f"right component in {found:.0%} of the seeds")
+
+
+def whole_hides_it(frame: pd.DataFrame) -> Outcome:
+    values = _values(frame, "planted", "whole z", HIDDEN)
+    if len(values) < 2:
+        return Outcome.unmeasured("no channels were planted")
+    largest = _values(frame, "planted", "pair has largest whole score", HIDDEN).mean()
+    note = f"the right pair has the largest whole-matrix score in {largest:.0%} of the seeds"
+    return Outcome.of(statistics.bootstrap(values), ORDINARY, "<", note)
+
+
+def removal_hurts(frame: pd.DataFrame) -> Outcome:
+    """Mean damage of the top components minus that of random ones, in nats; resampled within each group."""
+    import numpy as np
+
+    top = _values(frame, "removed", "damage", "top").to_numpy()
+    random = _values(frame, "removed", "damage", "random").to_numpy()
+    if len(top) < 2 or len(random) < 2:
+        return Outcome.unmeasured("no components were removed")
+    rng = np.random.default_rng(0)
+    draws = [rng.choice(top, len(top)).mean() - rng.choice(random, len(random)).mean() for _ in range(4_000)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    interval = statistics.Interval(top.mean() - random.mean(), float(low), float(high), len(top) + len(random))
+    above = float((random < top.max()).mean())
+    note = f"largest of the top {top.max():.4f} nats, above {above:.0%} of random ones (largest {random.max():.4f})"
+    return Outcome.of(interval, 0.0, ">", note)
+
+
+def steering_selects(frame: pd.DataFrame) -> Outcome:
+    """Share of grid points at which another listed colour is named: channels minus the mean of random spaces."""
+    rows = frame[(frame.experiment == "steered") & (frame.metric == "changed")]
+    if not len(rows):
+        return Outcome.unmeasured("nothing was steered")
+    rows = rows.assign(kind=rows.case.where(rows.case == "channels", "random"))
+    keys = [key for key in ("seed", "unit") if key in rows]
+    wide = rows.pivot_table(index=keys, columns="kind", values="value")
+    note = f"channels {wide['channels'].mean():.3f}, random spaces {wide['random'].mean():.3f}"
+    return Outcome.of(statistics.of_differences(wide["channels"] - wide["random"]), 0.0, ">", note)
+
+
+def steering_repairs(frame: pd.DataFrame) -> Outcome:
+    rows = frame[(frame.experiment == "steered") & (frame.case == "channels")]
+    keys = [key for key in ("seed", "unit") if key in rows]
+    wide = rows.pivot_table(index=keys, columns="metric", values="value")
+    if not {"accuracy before", "accuracy at best point"} <= set(wide):
+        return Outcome.unmeasured("nothing was steered")
+    wide = wide.dropna()
+    before, after = wide["accuracy before"], wide["accuracy at best point"]
+    note = f"lists of the study's long size, second half: {before.mean():.3f} before, {after.mean():.3f} after"
+    return Outcome.of(statistics.of_differences(after - before), 0.0, ">", note)
+
+
+def falls_with_length(frame: pd.DataFrame) -> Outcome:
+    rows = frame[(frame.experiment == "list") & (frame.metric == "correct")]
+    if rows.x.nunique() < 4:
+        return Outcome.unmeasured("accuracy was not measured over lengths")
+    curve = rows.groupby("x").value.mean()
+    note = " ".join(f"{size:.0f}: {value:.2f}" for size, value in curve.items())
+    return Outcome.of(statistics.spearman_interval(rows.x, rows.value), 0.0, "<", note)
+
+
+CLAIMS = (
+    Claim("C1a", "planted: the channel's component stands out (z > 3)", SOURCE, component_stands_out),
+    Claim("C1b", "planted: the whole matrices of the same pair do not (z < 2)", SOURCE, whole_hides_it),
+    Claim("C2", "list: removing a top component hurts more than removing a random one", SOURCE, removal_hurts),
+    Claim("C3", "list: steering among the channels changes what is selected more than in random spaces", SOURCE,
+          steering_selects),
+    Claim("C4", "long lists: the best point of one half raises the accuracy of the other", SOURCE, steering_repairs),
+    Claim("L1", "list: accuracy falls with the length of the list", SOURCE, falls_with_length),
+)  # fmt: skip
