@@ -238,7 +238,7 @@ def test_a_refused_part_leaves_the_rest_of_a_transaction(store: Store) -> None:
         with pytest.raises(BadInput, match="after the transaction"):
             store.undo()
     assert [item.text for item in store] == ["aaa", "eee"]
-    assert [event.why for event in store.events()] == ["outer", "outer"]
+    assert [event.why for event in store.events()] == ["outer", "inner"]
     store.undo()
     assert len(store) == 0
     assert store.check() == []
