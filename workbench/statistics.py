@@ -135,6 +135,16 @@ def of_differences(differences: Any) -> Interval:
     return Interval(same, max(same - unseen, -1.0), min(same + unseen, 1.0), len(values))
 
 
+def difference_of_means(first: Any, second: Any, *, resamples: int = 4_000, seed: int = 0) -> Interval:
+    """Bootstrap interval of mean(first) - mean(second) for two independent samples, each resampled by itself."""
+    import numpy as np
+
+    a, b, rng = _column("first", first, least=2), _column("second", second, least=2), np.random.default_rng(seed)
+    draws = [rng.choice(a, len(a)).mean() - rng.choice(b, len(b)).mean() for _ in range(resamples)]
+    low, high = np.quantile(draws, [0.025, 0.975])
+    return Interval(float(a.mean() - b.mean()), float(low), float(high), len(a) + len(b))
+
+
 def mcnemar(a: Any, b: Any) -> McNemar:
     """Exact McNemar test of two yes/no outcomes on the same items (a binomial test of the discordant pairs)."""
     from scipy.stats import binomtest

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -98,6 +99,12 @@ class EventLog:
 
     def clear(self) -> None:
         self._events.clear()
+
+
+def settings_of(memory: object) -> dict[str, Any]:
+    """The hyper-parameters of a mechanism's constructor as they stand, of those that it keeps under their names."""
+    names = [name for name in inspect.signature(type(memory).__init__).parameters if name != "self"]
+    return {name: getattr(memory, name) for name in names if hasattr(memory, name)}
 
 
 @runtime_checkable

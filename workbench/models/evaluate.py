@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import BadInput
+from workbench.models.batches import by_length
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -78,7 +79,7 @@ class Examinee:
         """Whether greedy decoding gives exactly the answer's tokens, question by question."""
         coded = [(self.ids(q.prompt), self.ids(q.answer, start=False)) for q in questions]
         hits = [False] * len(coded)
-        for group in _batches([len(p) + len(a) for p, a in coded], batch_tokens):
+        for group in by_length([len(p) + len(a) for p, a in coded], batch_tokens):
             best = self.logits([coded[i][0] + coded[i][1] for i in group]).argmax(-1).tolist()
             for row, i in zip(best, group):
                 prompt, answer = coded[i]
@@ -89,23 +90,11 @@ class Examinee:
         """Greedy first token after each prompt."""
         coded = [self.ids(q.prompt) for q in questions]
         found = [0] * len(coded)
-        for group in _batches(list(map(len, coded)), 4096):
+        for group in by_length(list(map(len, coded)), 4096):
             best = self.logits([coded[i] for i in group]).argmax(-1)
             for row, i in enumerate(group):
                 found[i] = int(best[row, len(coded[i]) - 1])
         return found
-
-
-def _batches(lengths: Sequence[int], budget: int) -> Iterable[list[int]]:
-    """Indices grouped by similar length, at most ``budget`` padded tokens a group."""
-    group: list[int] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if group and lengths[index] * (len(group) + 1) > budget:
-            yield group
-            group = []
-        group.append(index)
-    if group:
-        yield group
 
 
 # -- parts of the table; each gives rows, ``k`` scales the number of questions ----------------------------------------

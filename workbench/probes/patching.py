@@ -25,6 +25,8 @@ from workbench.models.batches import by_length, padded
 from workbench.probes.heads import Head, _network, all_heads, capture, edit, sites
 
 Ids = Sequence[int]
+#: A corruption (by number) and the head that takes its output.
+Cell = tuple[int, Head]
 #: How an effect on the answers is measured.
 EFFECTS = ("logit_diff", "logit", "prob_rel")
 
@@ -107,27 +109,15 @@ def path_patching(
         answers: for each prompt the token ids of the two answers whose logits are watched.
         heads: which to patch (all). rows: patched columns computed at once.
     """
-    chosen = _checked(model, prompts, corrupted, answers, heads)
-    clean = last_outputs(model, prompts)
-    flat = [(i, ids) for i, options in enumerate(corrupted) for ids in options]
-    dirty = last_outputs(model, [ids for _, ids in flat])
-    of_prompt = torch.tensor([i for i, _ in flat], device=clean.z.device)
-    cells = [(j, head) for j in range(len(flat)) for head in chosen]
-    found = torch.empty(len(cells), 2)
-    found_p = torch.empty(len(cells), 2)
-    pair = torch.tensor(list(answers), device=clean.z.device)
-    for start in range(0, len(cells), rows):
-        part = cells[start : start + rows]
-        which = torch.tensor([j for j, _ in part], device=clean.z.device)
-        prompt = of_prompt[which]
+
+    def direct(part: Sequence[Cell], prompt: Tensor, clean: LastOutputs, dirty: LastOutputs) -> Tensor:
+        which = torch.tensor([j for j, _ in part], device=prompt.device)
         z = clean.z[:, prompt].clone()
         for layer, head, at in _grouped(part):
             z[layer, at, head] = dirty.z[layer, which[at], head]
-        logits = column(model, z, clean.last_ids[prompt], clean.last_positions[prompt])
-        found[start : start + len(part)] = logits.gather(1, pair[prompt]).cpu()
-        found_p[start : start + len(part)] = logits.softmax(-1).gather(1, pair[prompt]).cpu()
-        progress(min(1.0, (start + len(part)) / len(cells)))
-    return _effects(model, cells, of_prompt.tolist(), clean, pair, found, found_p)
+        return column(model, z, clean.last_ids[prompt], clean.last_positions[prompt])
+
+    return _patched(model, prompts, corrupted, answers, heads, rows, progress, direct)
 
 
 def _grouped(cells: Sequence[tuple[int, Head]]) -> Iterator[tuple[int, int, Tensor]]:
@@ -171,25 +161,38 @@ def activation_patching(
 
     Every (prompt, corruption, head) is a row of a batch of whole passes: rows x prompt length tokens at once.
     """
-    chosen = _checked(model, prompts, corrupted, answers, heads)
     network, device = _causal(model), _device(model)
+
+    def total(part: Sequence[Cell], prompt: Tensor, clean: LastOutputs, dirty: LastOutputs) -> Tensor:
+        ids, ends = padded([prompts[i] for i in prompt.tolist()], device)
+        with _rowwise(model, part, dirty.z, ends):
+            out = network(input_ids=ids, use_cache=False).logits
+        return out[torch.arange(len(part)), ends].float()
+
+    return _patched(model, prompts, corrupted, answers, heads, rows, progress, total)
+
+
+def _patched(
+    model: Any, prompts: Sequence[Ids], corrupted: Sequence[Sequence[Ids]], answers: Sequence[tuple[int, int]],
+    heads: Sequence[Head] | None, rows: int, progress: Callable[[float], Any], logits_of: Callable[..., Tensor],
+) -> Effects:  # fmt: skip
+    """Every head of every corruption is a cell; ``logits_of(cells, their prompts, clean, dirty)`` patches a batch."""
+    chosen = _checked(model, prompts, corrupted, answers, heads)
     clean = last_outputs(model, prompts)
     flat = [(i, ids) for i, options in enumerate(corrupted) for ids in options]
     dirty = last_outputs(model, [ids for _, ids in flat])
+    of_prompt = torch.tensor([i for i, _ in flat], device=clean.z.device)
     cells = [(j, head) for j in range(len(flat)) for head in chosen]
     found, found_p = torch.empty(len(cells), 2), torch.empty(len(cells), 2)
-    pair = torch.tensor(list(answers), device=device)
+    pair = torch.tensor(list(answers), device=clean.z.device)
     for start in range(0, len(cells), rows):
         part = cells[start : start + rows]
-        ids, ends = padded([prompts[flat[j][0]] for j, _ in part], device)
-        with _rowwise(model, part, dirty.z, ends):
-            out = network(input_ids=ids, use_cache=False).logits
-        logits = out[torch.arange(len(part)), ends].float()
-        wanted = pair[[flat[j][0] for j, _ in part]]
-        found[start : start + len(part)] = logits.gather(1, wanted).cpu()
-        found_p[start : start + len(part)] = logits.softmax(-1).gather(1, wanted).cpu()
+        prompt = of_prompt[[j for j, _ in part]]
+        logits = logits_of(part, prompt, clean, dirty)
+        found[start : start + len(part)] = logits.gather(1, pair[prompt]).cpu()
+        found_p[start : start + len(part)] = logits.softmax(-1).gather(1, pair[prompt]).cpu()
         progress(min(1.0, (start + len(part)) / len(cells)))
-    return _effects(model, cells, [i for i, _ in flat], clean, pair, found, found_p)
+    return _effects(model, cells, of_prompt.tolist(), clean, pair, found, found_p)
 
 
 @contextmanager

@@ -103,19 +103,9 @@ def reading_stays(frame: pd.DataFrame) -> Outcome:
         if len(pairs) < 2:
             return Outcome.unmeasured(f"{metric} was not measured")
         lost[metric] = (pairs["nothing"] - pairs["memory heads"]).to_numpy()
-    interval = _difference_of_means(lost["closed book"], lost["copying"])
+    interval = statistics.difference_of_means(lost["closed book"], lost["copying"])
     note = f"closed book loses {lost['closed book'].mean():.3f}, reading {lost['copying'].mean():.3f}"
     return Outcome.of(interval, 0.0, ">", note)
-
-
-def _difference_of_means(first, second) -> statistics.Interval:  # type: ignore[no-untyped-def]
-    """Bootstrap of mean(first) - mean(second) for two independent samples."""
-    import numpy as np
-
-    rng = np.random.default_rng(0)
-    draws = [rng.choice(first, len(first)).mean() - rng.choice(second, len(second)).mean() for _ in range(4_000)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    return statistics.Interval(float(first.mean() - second.mean()), float(low), float(high), len(first) + len(second))
 
 
 CLAIMS = (

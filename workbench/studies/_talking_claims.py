@@ -42,16 +42,11 @@ def whole_hides_it(frame: pd.DataFrame) -> Outcome:
 
 def removal_hurts(frame: pd.DataFrame) -> Outcome:
     """Mean damage of the top components minus that of random ones, in nats; resampled within each group."""
-    import numpy as np
-
     top = _values(frame, "removed", "damage", "top").to_numpy()
     random = _values(frame, "removed", "damage", "random").to_numpy()
     if len(top) < 2 or len(random) < 2:
         return Outcome.unmeasured("no components were removed")
-    rng = np.random.default_rng(0)
-    draws = [rng.choice(top, len(top)).mean() - rng.choice(random, len(random)).mean() for _ in range(4_000)]
-    low, high = np.quantile(draws, [0.025, 0.975])
-    interval = statistics.Interval(top.mean() - random.mean(), float(low), float(high), len(top) + len(random))
+    interval = statistics.difference_of_means(top, random)
     above = float((random < top.max()).mean())
     note = f"largest of the top {top.max():.4f} nats, above {above:.0%} of random ones (largest {random.max():.4f})"
     return Outcome.of(interval, 0.0, ">", note)

@@ -150,6 +150,7 @@ def _list(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> Iterab
                 yield {"case": f"{layer}.{head}", "unit": part, "x": layer, "metric": "looks at", "value": float(share)}
 
 
+@lru_cache(maxsize=1)
 def _reader_and_table(loaded: LoadedModel, seed: int) -> tuple[Any, Any, dict[Any, Any]]:
     """The head that adds most to the answer, the components of all earlier heads by their score with its query."""
     import numpy as np

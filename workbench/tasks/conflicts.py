@@ -216,7 +216,7 @@ def copying(loaded: LoadedModel, n: int, *, seed: int = 0) -> tuple[list[list[in
 def spans(loaded: LoadedModel, conflict: Conflict) -> dict[str, list[int]]:
     """Token positions of the stated answer's first token, and of the subject where it is stated and where it is asked.
 
-    A subject's last token is taken for all of it when its spelling inside the prompt cannot be found.
+    Raises BadInput when the subject's tokens do not stand in the prompt as they are spelt alone.
     """
     ids, places = list(conflict.ids), []
     for spelling in (f" {conflict.subject}", conflict.subject):

@@ -201,11 +201,9 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     shown = [panel for panel in panels if panel is not None]
     if not shown:
         raise BadInput("paper_figure: live, reported and recorded hold nothing to draw")
-    own = {"yOffset": "independent"}  # else a bar stands where the panel with most sources would have it
-    pairs = [theme.beside(*shown[i : i + 2], **own) for i in range(0, len(shown), 2)]
+    pairs = [theme.beside(*shown[i : i + 2]) for i in range(0, len(shown), 2)]
     return theme.below(
         *pairs,
-        **own,
         title="What one walk over the phrases finds, and what each part of it is worth",
         subtitle=[
             "Whiskers: bootstrap 95 %. The paper: 1,000 MuSiQue dev questions, 11,656 passages, ColBERTv2.",

@@ -150,7 +150,7 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     found = {"live": summary(live), "reported": _reported(reported), "recorded": summary(recorded)}
     rows = [[_panel(name, found) for name in pair] for pair in ((RETRIEVAL, CORRECT), (HIT_STAY, HIT_DRIFT))]
     drawn = [[panel for panel in row if panel is not None] for row in rows]
-    lines = [theme.beside(*row, yOffset="independent") for row in drawn if row]
+    lines = [theme.beside(*row) for row in drawn if row]
     if not lines:
         raise BadInput("paper_figure: live, reported and recorded are all empty, so there is nothing to draw")
     note = [
@@ -159,7 +159,7 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
         "Hit rates: the first five policies hold 64 facts, the rules below them about 98, 65, 55 and 29 on average.",
     ]
     title = "What MemoryBank finds, and what forgetting keeps"
-    return theme.below(*lines, title=title, subtitle=note, yOffset="independent")
+    return theme.below(*lines, title=title, subtitle=note)
 
 
 _ITEMS = {

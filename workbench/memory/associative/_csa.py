@@ -6,7 +6,7 @@ psi a cell's weight in the draw, rho its probability; Q competitive modules (CMs
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -40,9 +40,6 @@ class Csa:
             raise BadInput(f"sigmoid must be four finite numbers with s1 > 0 and s4 > 0, got {self.sigmoid}")
         if self.shape not in SIGMOIDS:
             raise BadInput(f"shape must be one of {', '.join(SIGMOIDS)}, got {self.shape!r}")
-
-    def as_dict(self) -> dict[str, object]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}
 
 
 #: Constants for one coding field that sees the whole input, and for many that see small parts of an image.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from workbench.errors import BadInput
-from workbench.memory.base import EventLog
+from workbench.memory.base import EventLog, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,7 +38,7 @@ class Recollection:
 
 
 class AssociativeMemory(ABC):
-    """Base of the memories of patterns: item numbers count from 0 and are never used again."""
+    """Base of the memories of patterns: item numbers count from 0, and from 0 again after a reset."""
 
     slug: ClassVar[str]
     n_inputs: int
@@ -72,8 +71,7 @@ class AssociativeMemory(ABC):
 
     def settings(self) -> dict[str, Any]:
         """The constructor's hyper-parameters as they stand."""
-        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
-        return {name: getattr(self, name) for name in names}
+        return settings_of(self)
 
     def checked(self, pattern: Any) -> np.ndarray:
         """``pattern`` as a bool vector (n_inputs,); raises BadInput for another size or values beside 0 and 1."""

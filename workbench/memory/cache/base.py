@@ -17,7 +17,6 @@ A mechanism is a subclass that says what to keep (:meth:`TokenCache.select`) and
 from __future__ import annotations
 
 import contextlib
-import inspect
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -28,7 +27,7 @@ from torch import Tensor
 from transformers import Cache, PreTrainedModel
 
 from workbench.errors import BadInput, MemoryError_
-from workbench.memory.base import EventLog
+from workbench.memory.base import EventLog, settings_of
 from workbench.memory.cache import _surprise
 from workbench.memory.cache._hooks import install
 from workbench.memory.cache._layer import SlotLayer
@@ -77,8 +76,7 @@ class TokenCache(Cache):
 
     def settings(self) -> dict[str, Any]:
         """The constructor's hyper-parameters as they stand."""
-        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
-        return {name: getattr(self, name) for name in names}
+        return settings_of(self)
 
     # ------------------------------------------------------------------ binding
     def bind(self, model: PreTrainedModel) -> TokenCache:

@@ -7,14 +7,13 @@ writes what it is fed and puts ``context(question)`` before the question.
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from workbench.errors import BadInput
-from workbench.memory.base import EventLog
+from workbench.memory.base import EventLog, settings_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,8 +141,7 @@ class StoreMemory(ABC):
 
     def settings(self) -> dict[str, Any]:
         """The constructor's hyper-parameters as they stand."""
-        names = [name for name in inspect.signature(type(self).__init__).parameters if name != "self"]
-        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+        return settings_of(self)
 
     def reset(self) -> None:
         """Empty the memory; one event in the log, so it can be undone."""
