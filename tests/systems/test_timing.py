@@ -1,0 +1,131 @@
+"""The race: what it counts, who is put out of it, and what it refuses."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+
+import pytest
+import torch
+
+from workbench.errors import BadInput
+from workbench.systems import timing
+
+
+def test_one_row_a_contender_in_the_order_given_with_ordered_quartiles() -> None:
+    table = timing.race({"b": lambda: time.sleep(0.001), "a": lambda: None}, device="cpu", warmup=2, launches=9)
+    assert list(table.columns) == list(timing.COLUMNS)
+    assert table["item"].tolist() == ["b", "a"]
+    assert (table["launches"] == 9).all()
+    assert (table["error"] == "").all()
+    assert (table["q25_ms"] <= table["median_ms"]).all()
+    assert (table["median_ms"] <= table["q75_ms"]).all()
+    assert table["median_ms"][0] >= 1.0
+
+
+def test_contenders_take_turns_and_the_order_alternates() -> None:
+    order: list[str] = []
+    timing.race({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, device="cpu", warmup=1, launches=4)
+    assert order[-8:] == list("abbaabba")
+
+
+def test_every_launch_is_counted() -> None:
+    calls: list[int] = []
+    timing.race({"a": lambda: calls.append(1)}, device="cpu", warmup=3, launches=5)
+    assert len(calls) == 8
+
+
+def test_a_contender_that_raises_has_its_text_and_the_others_go_on() -> None:
+    def fails() -> None:
+        raise RuntimeError("no kernel for head dim 17\nwith a second line")
+
+    table = timing.race({"bad": fails, "good": lambda: None}, device="cpu", warmup=1, launches=3).set_index("item")
+    assert table.loc["bad", "error"] == "RuntimeError: no kernel for head dim 17"
+    assert math.isnan(table.loc["bad", "median_ms"])
+    assert table.loc["bad", "launches"] == 0
+    assert table.loc["good", "launches"] == 3
+
+
+def test_one_that_fails_in_the_middle_is_out() -> None:
+    calls: list[int] = []
+
+    def fails_later() -> None:
+        calls.append(1)
+        if len(calls) > 3:
+            raise ValueError
+
+    table = timing.race({"late": fails_later}, device="cpu", warmup=2, launches=9)
+    assert table["error"][0] == "ValueError"
+    assert len(calls) == 4
+
+
+def test_a_budget_cuts_launches_but_never_below_three() -> None:
+    def slow() -> None:
+        time.sleep(0.01)
+
+    table = timing.race({"a": slow}, device="cpu", warmup=50, launches=1000, budget_s=0.4)
+    assert 3 <= table["launches"][0] < 60
+    table = timing.race({"a": slow}, device="cpu", warmup=1, launches=50, budget_s=1e-6)
+    assert table["launches"][0] == 3
+
+
+def test_the_collector_is_off_inside_and_on_again_after() -> None:
+    seen: list[bool] = []
+    timing.race({"a": lambda: seen.append(gc.isenabled())}, device="cpu", warmup=1, launches=1)
+    assert seen == [False, False]
+    assert gc.isenabled()
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"warmup": 0}, "warmup"),
+        ({"launches": 0}, "launches"),
+        ({"budget_s": 0.0}, "budget_s"),
+        ({"device": "meta"}, "meta"),
+        ({"contenders": {}}, "contender"),
+        ({"contenders": {"x": 3}}, "'x'"),
+    ],
+)
+def test_bad_input_is_named(settings: dict, named: str) -> None:
+    words = {"contenders": {"a": lambda: None}, "device": "cpu"} | settings
+    with pytest.raises(BadInput, match=named):
+        timing.race(words.pop("contenders"), **words)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+@pytest.mark.parametrize(
+    "call", [lambda: timing.race({"a": lambda: None}, device="cuda"), lambda: timing.ceilings("cuda")]
+)
+def test_a_card_that_is_not_there_is_an_error(call) -> None:
+    with pytest.raises(BadInput, match="no CUDA device"):
+        call()
+
+
+def test_ceilings_are_rates_of_known_jobs() -> None:
+    found = timing.ceilings("cpu")
+    assert found["matmul_tflops"] > 0
+    assert found["copy_tb_s"] > 0
+    assert (found["matmul_size"], found["matmul_dtype"], found["copy_bytes"]) == (768, "float32", 64 << 20)
+
+
+def test_clocks_are_numbers_or_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert timing.clocks() == {}
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\necho '1980, 1980, 2619, 310.25, [N/A], 41'\n")
+    tool.chmod(0o755)
+    asked: list[int] = []
+    assert timing.clocks(lambda: asked.append(1)) == {
+        "sm_mhz": 1980.0,
+        "sm_max_mhz": 1980.0,
+        "memory_mhz": 2619.0,
+        "power_w": 310.25,
+        "temperature_c": 41.0,
+    }
+    assert asked == [1]
+
+
+def test_long_errors_fit_a_cell() -> None:
+    assert len(timing.one_line(RuntimeError("x" * 1000))) == 200
