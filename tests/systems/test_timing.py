@@ -70,6 +70,13 @@ def test_a_budget_cuts_launches_but_never_below_three() -> None:
     assert table["launches"][0] == 3
 
 
+def test_a_slow_contender_sits_out_rounds_and_the_quick_one_does_not() -> None:
+    contenders = {"slow": lambda: time.sleep(0.02), "quick": lambda: None}
+    table = timing.race(contenders, device="cpu", warmup=2, launches=40, budget_s=0.5).set_index("item")
+    assert 3 <= table.loc["slow", "launches"] < 20
+    assert table.loc["quick", "launches"] == 40
+
+
 def test_the_collector_is_off_inside_and_on_again_after() -> None:
     seen: list[bool] = []
     timing.race({"a": lambda: seen.append(gc.isenabled())}, device="cpu", warmup=1, launches=1)

@@ -1,4 +1,7 @@
-"""The only writer of ``datasets/recorded/<slug>.csv``: a recorded scale replaces its own rows and leaves the others."""
+"""The only writer of ``datasets/recorded/<slug>.csv``: a recorded scale replaces its own rows and leaves the others.
+
+Studies and bench tables (``bench-<name>``) both write through it.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,11 @@ def check() -> None:
     check_writable(folder, "set WORKBENCH_RECORDED to a folder you may write to")
 
 
-def write(slug: str, scale: str, cells: Sequence[Finished]) -> Path:
-    """Replace the rows of ``scale`` in the study's recorded file by these cells, atomically."""
+def write(slug: str, scale: str, cells: Sequence[Finished], *, kept: Path | None) -> Path:
+    """Replace the rows of ``scale`` in the recorded file by these cells, atomically.
+
+    ``kept`` is the folder in which the run outlives a failure to write it, if there is one.
+    """
     plain, packed = (recorded.folder() / f"{slug}{ending}" for ending in recorded.ENDINGS)
     merged = _merge(_held(recorded.path(slug)), _rows(cells), scale)
     text = merged.to_csv(index=False, lineterminator="\n").encode()
@@ -44,10 +50,8 @@ def write(slug: str, scale: str, cells: Sequence[Finished]) -> Path:
         other.unlink(missing_ok=True)
         return target
     except StorageError as error:
-        kept = storage.cache_dir("studies", slug)
-        raise StorageError(
-            f"{error} The run itself is kept in {kept}; run again with --record to only write."
-        ) from error
+        hint = f" The run itself is kept in {kept}; run again with --record to only write." if kept else ""
+        raise StorageError(f"{error}{hint}") from error
 
 
 def _rows(cells: Sequence[Finished]) -> pd.DataFrame:

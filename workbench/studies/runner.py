@@ -151,7 +151,7 @@ def _finish(plan: Sequence[Cell], found: dict[Cell, Finished | None], reused: se
     finished = [cell for cell in (found[cell] for cell in plan) if cell is not None]
     frame = pd.concat([cell.frame for cell in finished], ignore_index=True)
     if recording:
-        record_.write(study.slug, scale.name, finished)
+        record_.write(study.slug, scale.name, finished, kept=storage.cache_dir("studies", study.slug))
     return Result(
         slug=study.slug,
         scale=scale.name,

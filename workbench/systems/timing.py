@@ -51,8 +51,9 @@ def race(
         launches: timed launches of each contender.
         flush_l2: on CUDA, overwrite 256 MB before each launch, so that inputs come from memory. The flush also gives
             the queue a head start: as many as it takes to hide the time Python needs to launch the contender.
-        budget_s: seconds for the warm-up after the first launch and the timed launches of all contenders together;
-            fewer launches, at least 3, if they do not fit. The first launch (compilation) does not count.
+        budget_s: seconds for the warm-up after the first launch and the timed launches of all contenders together,
+            in equal shares. One whose launches do not fit its share sits out some rounds, but has at least 3. The
+            first launch (compilation) does not count.
 
     Returns:
         One row a contender in the order given: item, median_ms, q25_ms, q75_ms, launches, error. A contender that
@@ -70,9 +71,12 @@ def race(
         share = budget_s and budget_s / len(entries)
         for entry in entries:
             entry.attempt(_warm_up, entry, clock, warmup - 1, share and share / 4)
-        for turn in range(_rounds(entries, launches, share and share * 3 / 4)):
+        for entry in entries:
+            entry.turns = _turns(entry, launches, share and share * 3 / 4)
+        for turn in range(launches):
             for entry in entries if turn % 2 == 0 else reversed(entries):
-                entry.attempt(_sample, entry, clock)
+                if entry.is_on(turn, launches):
+                    entry.attempt(_sample, entry, clock)
         clock.wait()
     return _table(entries)
 
@@ -86,6 +90,11 @@ class _Entry:
         self.error = ""
         self.seconds = 0.0  # of one launch, flush included
         self.head_start = 1
+        self.turns = 0
+
+    def is_on(self, turn: int, rounds: int) -> bool:
+        """Its turns, spread evenly over the rounds."""
+        return (turn + 1) * self.turns // rounds > turn * self.turns // rounds
 
     def attempt(self, step: Callable[..., object], *arguments: Any) -> None:
         if self.error:
@@ -197,14 +206,11 @@ def _sample(entry: _Entry, clock: _Clock) -> None:
     entry.samples.append(clock.sample(entry.run, entry.head_start))
 
 
-def _rounds(entries: list[_Entry], launches: int, share: float | None) -> int:
-    """The launches asked for, or as many as fit when the contenders share their budget."""
-    running = [entry for entry in entries if not entry.error]
-    one_round = sum(entry.seconds for entry in running)
-    if not running or share is None or one_round == 0:
+def _turns(entry: _Entry, launches: int, share: float | None) -> int:
+    """The launches asked for, or as many as fit into a contender's share of the budget."""
+    if share is None or entry.seconds == 0:
         return launches
-    fits = int(share * len(entries) / one_round)
-    return min(launches, max(FEWEST_LAUNCHES, fits))
+    return min(launches, max(FEWEST_LAUNCHES, int(share / entry.seconds)))
 
 
 def _table(entries: list[_Entry]) -> pd.DataFrame:

@@ -1,0 +1,160 @@
+"""Runs a table: every case raced in this process, judged by the ceilings of the same run, optionally recorded."""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from workbench import provenance
+from workbench.bench.base import BENCHES, CEILINGS, Bench, Case
+from workbench.errors import BadInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.studies.base import Progress
+
+#: The columns after those that name a case; ``failure`` says why a contender has no numbers.
+COLUMNS = (
+    *("item", "ours", "median_ms", "q25_ms", "q75_ms", "launches", "rate", "unit", "error"),
+    *("to_best_peer", "to_ceiling", "ceiling", "sm_mhz", "version", "failure"),
+)
+
+
+def run(
+    name: str,
+    *,
+    device: str | None = None,
+    quick: bool = False,
+    record: bool = False,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Race every case of the table ``name`` and return one row a case and contender.
+
+    Args:
+        name: a name in ``BENCHES``: "attention", "decode", ...
+        device: "cpu", "cuda", "cuda:1"; the GPU if there is one.
+        quick: few points, about 20 s on a GPU.
+        record: write the rows with their provenance to ``datasets/recorded/bench-<name>.csv``.
+        progress: bars; on stderr by default.
+
+    Returns:
+        The columns that name a case, then ``COLUMNS``: rate in ``unit`` (work / median), error against float32 or
+        float64, to_best_peer = best peer's median / this median (above 1: faster than every peer), to_ceiling = rate /
+        ceiling, sm_mhz = clock while the ceiling was measured (NaN without nvidia-smi).
+
+    Raises:
+        UnknownName: no such table. BadInput: a device that is not there. StorageError: nothing could be recorded.
+    """
+    import pandas as pd
+
+    from workbench.studies import record as recording
+    from workbench.studies.base import Progress
+
+    table = BENCHES.get(name)
+    device = _device(device)
+    if record:
+        recording.check()
+    progress = progress or Progress(f"bench {name}")
+    start = time.perf_counter()
+    limits = _limits(device)
+    rows = [row for case in progress(table.cases(device, quick), "cases") for row in _case(case, device, limits)]
+    frame = pd.DataFrame(rows)
+    if record:
+        write(table, frame, device, quick, time.perf_counter() - start)
+    return frame
+
+
+def _device(asked: str | None) -> str:
+    import torch
+
+    if asked is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    kind = asked.split(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise BadInput(f"device must be 'cpu', 'cuda' or 'cuda:<index>', got {asked!r}")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise BadInput(f"device {asked!r} was asked for, but torch sees no CUDA device here; leave it out or say 'cpu'")
+    return asked
+
+
+def _limits(device: str) -> dict[str, Any]:
+    """Ceilings, and the clock under the load of matrix products."""
+    from workbench.systems import timing
+
+    clock = timing.clocks(_busy(device)) if device != "cpu" else {}
+    return {**timing.ceilings(device), "sm_mhz": clock.get("sm_mhz", math.nan)}
+
+
+def _busy(device: str) -> Any:
+    """A call that queues about half a second of matrix products and returns at once."""
+    import torch
+
+    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+    product = torch.empty_like(a)
+
+    def queue() -> None:
+        for _ in range(300):
+            torch.mm(a, a, out=product)
+
+    return queue
+
+
+def _case(case: Case, device: str, limits: dict[str, Any]) -> list[dict[str, Any]]:
+    from workbench.systems import timing
+
+    calls = {name: contender.run for name, contender in case.contenders.items()}
+    times = timing.race(calls, device=device, launches=case.launches, budget_s=case.budget_s)
+    peers = [t.median_ms for t in times.itertuples() if not case.contenders[t.item].ours and t.launches]
+    rows = [_row(case, time, min(peers, default=math.nan), limits) for time in times.itertuples(index=False)]
+    gc.collect()
+    if device != "cpu":
+        import torch
+
+        torch.cuda.empty_cache()
+    return rows
+
+
+def _row(case: Case, time: Any, best_peer: float, limits: dict[str, Any]) -> dict[str, Any]:
+    contender = case.contenders[time.item]
+    rate = case.work / (time.median_ms * 1e-3) / 1e12
+    ceiling = limits[CEILINGS[case.unit]]
+    error, failure = (math.nan, time.error) if time.error else _error(case, contender.run)
+    return {
+        **case.place,
+        **{"item": time.item, "ours": contender.ours},
+        **{"median_ms": time.median_ms, "q25_ms": time.q25_ms, "q75_ms": time.q75_ms, "launches": time.launches},
+        **{"rate": rate, "unit": case.unit, "error": error},
+        **{"to_best_peer": best_peer / time.median_ms, "to_ceiling": rate / ceiling, "ceiling": ceiling},
+        **{"sm_mhz": limits["sm_mhz"], "version": contender.version, "failure": failure},
+    }
+
+
+def _error(case: Case, call: Any) -> tuple[float, str]:
+    """A check that fails (for want of memory, say) must not cost the measured times."""
+    from workbench.systems.timing import one_line
+
+    if case.check is None:
+        return math.nan, ""
+    try:
+        return case.check(call()), ""
+    except Exception as error:
+        return math.nan, f"unchecked: {one_line(error)}"
+
+
+def write(table: Bench, frame: pd.DataFrame, device: str, quick: bool, seconds: float) -> Path:
+    """Replace this scale's rows of ``datasets/recorded/bench-<name>.csv``; a CPU run is a scale of its own."""
+    from workbench.studies import record as recording
+    from workbench.studies.cells import Finished
+
+    slug, scale = f"bench-{table.name}", scale_name(device, quick)
+    source = provenance.collect(slug, scale, 0, device, seconds)
+    return recording.write(slug, scale, [Finished(frame.assign(seed=0), source)], kept=None)
+
+
+def scale_name(device: str, quick: bool) -> str:
+    """ "full" and "quick" on a GPU, "full cpu" and "quick cpu" elsewhere: one never replaces the other."""
+    return ("quick" if quick else "full") + (" cpu" if device == "cpu" else "")

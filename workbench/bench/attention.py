@@ -1,0 +1,178 @@
+"""Exact attention, forward and backward: every implementation of ours against every peer present.
+
+FLOP convention of the FlashAttention papers: forward 4 B H S^2 D, half of it when causal, backward 2.5 times the
+forward, whatever a kernel really does. On a GPU 16k tokens in total and a model width of 2048 (heads = 2048 / D),
+bfloat16, inputs laid out (B, S, H, D).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.bench import _peers
+from workbench.bench._peers import Attention
+from workbench.bench.base import BENCHES, Bench, Case, Contender, relative_error
+from workbench_kernels import attention
+from workbench_kernels.softmax_attention import IMPLEMENTATIONS
+
+TOKENS, WIDTH = 16384, 2048
+LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
+#: Compiling flex takes seconds a shape: it joins at these lengths only, and not in the quick table.
+FLEX_LENGTHS = (16384,)
+#: These need (B, H, S, S) scores or hundreds of launches; beyond this length they only use up the budget.
+LONGEST_SLOW = 8192
+#: The specification; it is what errors are measured against, not a contender.
+NOT_RACED = ("reference",)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One shape: ``kv_heads`` = heads, Nq = Nk = ``length``."""
+
+    batch: int
+    length: int
+    heads: int
+    dim: int
+    causal: bool
+    dtype: torch.dtype
+
+    @property
+    def flops(self) -> float:
+        return 4.0 * self.batch * self.heads * self.length**2 * self.dim / (2 if self.causal else 1)
+
+    @property
+    def place(self) -> dict[str, Any]:
+        return {
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "head_dim": self.dim,
+            "length": self.length,
+            "mask": "causal" if self.causal else "full",
+            "batch": self.batch,
+            "heads": self.heads,
+        }
+
+
+class AttentionBench(Bench):
+    name = "attention"
+    title = "Exact attention, forward and backward"
+
+    def cases(self, device: str, quick: bool) -> Iterator[Case]:
+        for point in points(device, quick):
+            yield from both_passes(point, device, quick)
+
+
+BENCHES.register("attention")(AttentionBench())
+
+
+def points(device: str, quick: bool) -> list[Point]:
+    """The paper's grid on a GPU, one laptop shape and its shorter sibling on a CPU."""
+    if device == "cpu":
+        lengths = (1024,) if quick else (1024, 4096)
+        return [Point(1, n, 8, 32, causal, torch.float32) for n, causal in product(lengths, (False, True))]
+    dims, lengths = ((128,), (1024, 16384)) if quick else ((64, 128), LENGTHS)
+    return [
+        Point(max(1, TOKENS // n), n, WIDTH // d, d, causal, torch.bfloat16)
+        for d, n, causal in product(dims, lengths, (False, True))
+    ]
+
+
+def both_passes(point: Point, device: str, quick: bool) -> Iterator[Case]:
+    """A forward case and a backward case on the same random inputs."""
+    generator = torch.Generator(device).manual_seed(0)
+    shape = (point.batch, point.length, point.heads, point.dim)
+    draws = [torch.randn(shape, generator=generator, device=device, dtype=torch.float32) for _ in range(4)]
+    q, k, v, grad = (x.to(point.dtype) for x in draws)
+    kernels = contenders(point, device, quick)
+    exact = _Exact(q, k, v, grad, point.causal)
+    settings: dict[str, Any] = {"unit": "TFLOP/s"} | _effort(device, quick)
+    forward = {name: _contender(name, _forward(kernel, (q, k, v), point.causal)) for name, kernel in kernels.items()}
+    yield Case({"pass": "forward", **point.place}, forward, point.flops, check=exact.out, **settings)
+    backward = {
+        name: _contender(name, _backward(kernel, (q, k, v), grad, point.causal)) for name, kernel in kernels.items()
+    }
+    yield Case({"pass": "backward", **point.place}, backward, 2.5 * point.flops, check=exact.gradients, **settings)
+
+
+def _effort(device: str, quick: bool) -> dict[str, Any]:
+    if device == "cpu":
+        return {"launches": 9, "budget_s": 6.0}
+    return {"launches": 25, "budget_s": 0.8}
+
+
+def contenders(point: Point, device: str, quick: bool) -> dict[str, Attention]:
+    slow = device != "cpu" and point.length > LONGEST_SLOW
+    kernels = {
+        name: _ours(name) for name in IMPLEMENTATIONS if name not in NOT_RACED and not (slow and name == "tiled")
+    }
+    if not slow:
+        kernels["eager"] = _peers.eager
+    kernels |= _peers.sdpa_peers(device)
+    if device != "cpu" and not quick and point.length in FLEX_LENGTHS:
+        kernels["flex"] = _peers.flex()
+    if device != "cpu" and (cute := _peers.flash_attn_4()):
+        kernels["flash-attn-4"] = cute
+    return kernels
+
+
+def _ours(name: str) -> Attention:
+    def run(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
+        return attention(q, k, v, causal=causal, impl=name)
+
+    return run
+
+
+def _contender(name: str, run: Callable[[], Any]) -> Contender:
+    ours = name in IMPLEMENTATIONS
+    return Contender(run, ours, "" if ours else _peers.version(name))
+
+
+def _forward(kernel: Attention, qkv: tuple[Tensor, ...], causal: bool) -> Callable[[], Tensor]:
+    def run() -> Tensor:
+        with torch.no_grad():
+            return kernel(qkv[0], qkv[1], qkv[2], causal)
+
+    return run
+
+
+def _backward(
+    kernel: Attention, qkv: tuple[Tensor, ...], grad: Tensor, causal: bool
+) -> Callable[[], tuple[Tensor, ...]]:
+    """The backward pass alone: the graph is made at the first call and kept."""
+    leaves = [x.detach().requires_grad_() for x in qkv]
+    made: list[Tensor] = []
+
+    def run() -> tuple[Tensor, ...]:
+        if not made:
+            made.append(kernel(leaves[0], leaves[1], leaves[2], causal))
+        return torch.autograd.grad(made[0], leaves, grad, retain_graph=True)
+
+    return run
+
+
+class _Exact:
+    """Output and gradients of the first batch and head (heads do not mix) in float64, computed once when asked for."""
+
+    def __init__(self, q: Tensor, k: Tensor, v: Tensor, grad: Tensor, causal: bool):
+        self.inputs, self.grad, self.causal = (q, k, v), grad, causal
+        self._found: tuple[Tensor, ...] | None = None
+
+    def out(self, found: Tensor) -> float:
+        return relative_error(found[:1, :, :1], self._exact()[0])
+
+    def gradients(self, found: tuple[Tensor, ...]) -> float:
+        """The largest of the three."""
+        return max(relative_error(x[:1, :, :1], y) for x, y in zip(found, self._exact()[1:]))
+
+    def _exact(self) -> tuple[Tensor, ...]:
+        if self._found is None:
+            leaves = [x[:1, :, :1].double().requires_grad_() for x in self.inputs]
+            out = attention(*leaves, causal=self.causal, impl="reference")
+            grads = torch.autograd.grad(out, leaves, self.grad[:1, :, :1].double())
+            self._found = (out.detach(), *grads)
+        return self._found
