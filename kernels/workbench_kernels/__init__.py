@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workbench_kernels.cost import Cost, predicted_cost
+    from workbench_kernels.decode import decode_attention, paged_attention
     from workbench_kernels.maps import (
         attention_mass,
         attention_region,
@@ -26,6 +27,8 @@ _LAZY = {
     "attention_mass": "workbench_kernels.maps.api",
     "attention_region": "workbench_kernels.maps.api",
     "attention_statistics": "workbench_kernels.maps.api",
+    "decode_attention": "workbench_kernels.decode.api",
+    "paged_attention": "workbench_kernels.decode.api",
     "pooled_attention": "workbench_kernels.maps.api",
     "predicted_cost": "workbench_kernels.cost",
     "row_lse": "workbench_kernels.maps.api",
@@ -37,6 +40,8 @@ __all__ = [
     "attention_mass",
     "attention_region",
     "attention_statistics",
+    "decode_attention",
+    "paged_attention",
     "pooled_attention",
     "predicted_cost",
     "row_lse",

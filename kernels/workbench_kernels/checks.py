@@ -74,3 +74,14 @@ def choice(name: str, value: str, legal: tuple[str, ...]) -> str:
     if value not in legal:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, legal))}, got {value!r}")
     return value
+
+
+def sinks(logits: Tensor | None, q: Tensor) -> None:
+    """(H,) floating-point logits on q's device."""
+    if logits is None:
+        return
+    if tuple(logits.shape) != (q.shape[2],) or not logits.dtype.is_floating_point:
+        got = f"{logits.dtype} {tuple(logits.shape)}"
+        raise ValueError(f"sinks must be floating point of shape (heads,) = ({q.shape[2]},), got {got}")
+    if logits.device != q.device:
+        raise ValueError(f"sinks is on {logits.device} but q is on {q.device}")
