@@ -108,8 +108,9 @@ def _case(case: Case, device: str, limits: dict[str, Any]) -> list[dict[str, Any
 
     calls = {name: contender.run for name, contender in case.contenders.items()}
     times = timing.race(calls, device=device, launches=case.launches, budget_s=case.budget_s)
-    peers = [t.median_ms for t in times.itertuples() if not case.contenders[t.item].ours and t.launches]
-    rows = [_row(case, time, min(peers, default=math.nan), limits) for time in times.itertuples(index=False)]
+    measured: list[dict[str, Any]] = [{**row} for row in times.to_dict("records")]
+    peers = [t["median_ms"] for t in measured if not case.contenders[t["item"]].ours and t["launches"]]
+    rows = [_row(case, time, min(peers, default=math.nan), limits) for time in measured]
     gc.collect()
     if device != "cpu":
         import torch
@@ -118,17 +119,17 @@ def _case(case: Case, device: str, limits: dict[str, Any]) -> list[dict[str, Any
     return rows
 
 
-def _row(case: Case, time: Any, best_peer: float, limits: dict[str, Any]) -> dict[str, Any]:
-    contender = case.contenders[time.item]
-    rate = case.work / (time.median_ms * 1e-3) / 1e12
+def _row(case: Case, time: dict[str, Any], best_peer: float, limits: dict[str, Any]) -> dict[str, Any]:
+    contender = case.contenders[time["item"]]
+    rate = case.work / (time["median_ms"] * 1e-3) / 1e12
     ceiling = limits[CEILINGS[case.unit]]
-    error, failure = (math.nan, time.error) if time.error else _error(case, contender.run)
+    error, failure = (math.nan, time["error"]) if time["error"] else _error(case, contender.run)
     return {
         **case.place,
-        **{"item": time.item, "ours": contender.ours},
-        **{"median_ms": time.median_ms, "q25_ms": time.q25_ms, "q75_ms": time.q75_ms, "launches": time.launches},
+        **{"item": time["item"], "ours": contender.ours},
+        **{name: time[name] for name in ("median_ms", "q25_ms", "q75_ms", "launches")},
         **{"rate": rate, "unit": case.unit, "error": error},
-        **{"to_best_peer": best_peer / time.median_ms, "to_ceiling": rate / ceiling, "ceiling": ceiling},
+        **{"to_best_peer": best_peer / time["median_ms"], "to_ceiling": rate / ceiling, "ceiling": ceiling},
         **{"sm_mhz": limits["sm_mhz"], "version": contender.version, "failure": failure},
     }
 

@@ -75,10 +75,11 @@ def points(device: str, quick: bool) -> list[Point]:
     if device == "cpu":
         lengths = (1024,) if quick else (1024, 4096)
         return [Point(1, n, 8, 32, causal, torch.float32) for n, causal in product(lengths, (False, True))]
-    dims, lengths = ((128,), (1024, 16384)) if quick else ((64, 128), LENGTHS)
+    dims: tuple[int, ...] = (128,) if quick else (64, 128)
+    gpu_lengths = (1024, 16384) if quick else LENGTHS
     return [
         Point(max(1, TOKENS // n), n, WIDTH // d, d, causal, torch.bfloat16)
-        for d, n, causal in product(dims, lengths, (False, True))
+        for d, n, causal in product(dims, gpu_lengths, (False, True))
     ]
 
 

@@ -6,6 +6,7 @@ really reads, and the ceiling is a device copy (read + write) of the same run. A
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -78,8 +79,11 @@ def case(point: Point, device: str) -> Case:
     contenders |= {name: Contender(run, version=_peers.version(name)) for name, run in peers(q, k, v, lengths).items()}
     exact = decode_attention(*(x[:1].double() for x in (q, k, v)), lengths=lengths[:1], impl="reference")
     moved = 2 * int(lengths.sum()) * point.kv_heads * point.dim * q.element_size()
-    effort = {"launches": 9, "budget_s": 3.0} if device == "cpu" else {"launches": 30, "budget_s": 1.5}
-    check = lambda found: relative_error(found[:1], exact)  # noqa: E731
+    effort: dict[str, Any] = {"launches": 9, "budget_s": 3.0} if device == "cpu" else {"launches": 30, "budget_s": 1.5}
+
+    def check(found: Tensor) -> float:
+        return relative_error(found[:1], exact)
+
     return Case(point.place, contenders, float(moved), "TB/s", check, **effort)
 
 
@@ -135,7 +139,7 @@ def peers(q: Tensor, k: Tensor, v: Tensor, lengths: Tensor) -> dict[str, Callabl
     found: dict[str, Callable[[], Tensor]] = {}
     if bool((lengths == k.shape[1]).all()):
         for name, attend in _peers.sdpa_peers(q.device).items():
-            found[name] = lambda attend=attend: attend(q, k, v, False)
+            found[name] = functools.partial(attend, q, k, v, False)
     if q.device.type == "cuda" and (library := _peers.flashinfer()):
         found["flashinfer"] = _flashinfer(library, q, k, v, lengths)
     return found

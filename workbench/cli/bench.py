@@ -53,10 +53,11 @@ def bench(
 
 def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
     """NaN has no spelling in JSON: what was not measured is null."""
-    return [
-        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
-        for row in frame.to_dict("records")
-    ]
+    return [{str(key): _or_null(value) for key, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _or_null(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _show(title: str, frame: pd.DataFrame) -> None:
@@ -67,7 +68,7 @@ def _show(title: str, frame: pd.DataFrame) -> None:
         out.print(f"[bold]{escape(title)}[/bold] · ceiling {ceiling:.3g} {unit}{clock}")
         out.print(_rates(frame[frame["unit"] == unit], unit))
     out.print(_details(frame))
-    for text in sorted({f"{row.item}: {row.failure}" for row in frame.itertuples() if row.failure}):
+    for text in sorted({f"{row['item']}: {row['failure']}" for row in frame.to_dict("records") if row["failure"]}):
         out.print(f"[yellow]{escape(text)}[/yellow]", soft_wrap=True)
 
 
@@ -83,12 +84,12 @@ def _varying(frame: pd.DataFrame) -> list[str]:
 def _rates(frame: pd.DataFrame, unit: str) -> Table:
     """One line a case, one column a contender, the fastest in bold."""
     places, items = _varying(frame), list(dict.fromkeys(frame["item"]))
-    table = _table([*places, *(f"{item}" for item in items)], caption=f"{unit}; bold: the fastest of its line")
+    table = _table([*places, *map(str, items)], caption=f"{unit}; bold: the fastest of its line")
     for place, rows in frame.groupby(places, sort=False):
-        rates = dict(zip(rows["item"], rows["rate"]))
+        rates = {str(item): float(rate) for item, rate in zip(rows["item"], rows["rate"])}
         best = max((rate for rate in rates.values() if rate == rate), default=math.nan)
         cells = [_rate(rates.get(item, math.nan), best) for item in items]
-        table.add_row(*(_cell(part) for part in place), *cells)
+        table.add_row(*map(_cell, place), *cells)
     return table
 
 
@@ -104,12 +105,13 @@ def _details(frame: pd.DataFrame) -> Table:
     table = _table([*places, "item", *names])
     for place, rows in frame.groupby(places, sort=False):
         peers = rows[~rows["ours"] & rows["median_ms"].notna()]
-        best = peers.loc[peers["median_ms"].idxmin()] if len(peers) else None
-        for row in rows[rows["ours"] & rows["median_ms"].notna()].itertuples():
-            rival = ("–", "–") if best is None else (str(best["item"]), f"{best['error']:.1e}")
-            numbers = [f"{row.median_ms:.4g}", f"{row.q25_ms:.4g}..{row.q75_ms:.4g}", f"{row.error:.1e}"]
-            ratios = [f"{row.to_best_peer:.2f}", f"{row.to_ceiling:.2f}"]
-            table.add_row(*(_cell(part) for part in place), escape(row.item), *numbers, *rival, *ratios)
+        best = peers.sort_values("median_ms").to_dict("records")[:1]
+        rival = [text for row in best for text in (escape(row["item"]), f"{row['error']:.1e}")] or ["–", "–"]
+        for row in rows[rows["ours"] & rows["median_ms"].notna()].to_dict("records"):
+            quartiles = f"{row['q25_ms']:.4g}..{row['q75_ms']:.4g}"
+            numbers = [f"{row['median_ms']:.4g}", quartiles, f"{row['error']:.1e}"]
+            ratios = [f"{row['to_best_peer']:.2f}", f"{row['to_ceiling']:.2f}"]
+            table.add_row(*map(_cell, place), escape(row["item"]), *numbers, *rival, *ratios)
     return table
 
 

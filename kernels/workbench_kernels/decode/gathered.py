@@ -5,6 +5,8 @@ Bottom-right causal attention over exactly the valid tokens; what else the cache
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,6 @@ prefill = decode
 
 
 def _sequence(problem: Problem, q: Tensor, k: Tensor, v: Tensor, impl: str) -> tuple[Tensor, Tensor]:
-    words = {"scale": problem.scale, "window": problem.window, "softcap": problem.softcap, "sinks": problem.sinks}
+    words: dict[str, Any] = {name: getattr(problem, name) for name in ("scale", "window", "softcap", "sinks")}
     with torch.no_grad():
         return attention(q, k, v, causal=True, return_lse=True, impl=impl, **words)

@@ -10,6 +10,7 @@ import torch
 import triton
 from torch import Tensor
 
+from workbench_kernels.decode.parts import parts
 from workbench_kernels.decode.prefill import prefill_kernel
 from workbench_kernels.decode.problem import Problem
 from workbench_kernels.decode.split import merge_kernel, split_kernel
@@ -18,9 +19,9 @@ from workbench_kernels.decode.view import CacheView
 
 _ADDRESS = {"contiguous": CONTIGUOUS, "slots": SLOTS, "blocks": BLOCKS}
 LOG2_E = 1.4426950408889634
-#: Tiles of work that starting a program and merging its part cost, in the choice of parts.
-_START_TILES = 2
-_MOST_PARTS = 256
+TILE_BYTES = 16 << 10
+#: What Triton did until 3.9 when it was not told.
+_OPTIONS = {"enable_fp_fusion": True}
 
 
 @dataclass(frozen=True)
@@ -34,18 +35,17 @@ class Config:
     block_m: int = 128
 
 
-def decode_config(dim: int, element_bytes: int, rows: int) -> Config:
-    """Frozen from measurements; see ``kernels/notes/decode.md``."""
-    wide = triton.next_power_of_2(dim) * element_bytes  # bytes of a key
-    if wide > 512:
-        return Config(16, 4, 2)
-    if wide > 256:
-        return Config(32, 4, 3)
-    return Config(64, 4, 3)
+def decode_config(dim: int, element_bytes: int) -> Config:
+    """Tiles of 16 KB of keys, two stages on their way and two programs a multiprocessor: 128 KB in flight on each.
+
+    Frozen from measurements; see ``kernels/notes/decode.md``.
+    """
+    key_bytes = _wide(dim) * element_bytes
+    return Config(max(16, min(128, TILE_BYTES // key_bytes)), 8 if key_bytes >= 512 and element_bytes == 4 else 4, 3)
 
 
 def prefill_config(dim: int, element_bytes: int) -> Config:
-    wide = triton.next_power_of_2(dim) * element_bytes
+    wide = _wide(dim) * element_bytes
     if element_bytes == 4:
         return Config(32, 4, 2, block_m=32 if wide > 512 else 64)
     if wide > 256:
@@ -58,34 +58,20 @@ def multiprocessors(device: torch.device) -> int:
     return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
 
 
-def parts(tiles: int, keys: int, block_n: int, slots: int) -> int:
-    """Parts a sequence is cut into, so that waves of ``slots`` programs are full and none is too short.
-
-    A wave takes as long as its programs: their tiles of keys and a start-up worth ``_START_TILES``. The fewest parts
-    of the shortest total win.
-    """
-    blocks = max(1, triton.cdiv(keys, block_n))
-
-    def cost(count: int) -> int:
-        return triton.cdiv(tiles * count, slots) * (triton.cdiv(blocks, count) + _START_TILES)
-
-    return min(range(1, min(blocks, _MOST_PARTS) + 1), key=lambda count: (cost(count), count))
-
-
 def decode(problem: Problem, q: Tensor, view: CacheView, _: str = "triton", config: Config | None = None) -> Any:
     """Returns out (B, Q, H, D) in q's dtype and lse (B, Q, H) float32."""
     batch, queries, heads, dim = q.shape
     kv_heads = view.k.shape[2]
     rows = queries * heads // kv_heads
-    config = config or decode_config(dim, q.element_size(), rows)
-    block_m = max(16, min(64, triton.next_power_of_2(rows)))
+    config = config or decode_config(dim, q.element_size())
+    block_m = max(16, min(16 if q.element_size() == 4 else 64, triton.next_power_of_2(rows)))
     block_n = config.block_n
     tiles = batch * kv_heads * triton.cdiv(rows, block_m)
     out, lse = _results(q)
     if batch == 0:
         return out, lse
     keys = min(view.capacity, (problem.window or view.capacity) + queries + block_n)
-    count = problem.splits or _parts(tiles, keys, block_n, multiprocessors(q.device) * config.per_sm)
+    count = problem.splits or parts(tiles, keys, block_n, multiprocessors(q.device) * config.per_sm)
     # The parts' outputs and (maximum, sum), without a fill: an empty part is known by its maximum.
     part = q.new_empty((batch * kv_heads * count * rows * dim if count > 1 else 1,), dtype=torch.float32)
     stats = q.new_empty((batch * kv_heads * count * rows * 2 if count > 1 else 1,), dtype=torch.float32)
@@ -101,6 +87,7 @@ def decode(problem: Problem, q: Tensor, view: CacheView, _: str = "triton", conf
         ONE_PART=count == 1,
         num_warps=config.warps,
         num_stages=config.stages,
+        **_OPTIONS,
     )
     if count > 1:
         merge_kernel[(batch * kv_heads * rows,)](
@@ -109,11 +96,9 @@ def decode(problem: Problem, q: Tensor, view: CacheView, _: str = "triton", conf
             BLOCK_P=max(2, min(32, triton.next_power_of_2(count))),
             SINKS=problem.sinks is not None,
             num_warps=4,
+            **_OPTIONS,
         )
     return out, lse
-
-
-_parts = functools.cache(parts)
 
 
 def prefill(problem: Problem, q: Tensor, view: CacheView, _: str = "triton", config: Config | None = None) -> Any:
@@ -135,6 +120,7 @@ def prefill(problem: Problem, q: Tensor, view: CacheView, _: str = "triton", con
         BLOCK_N=config.block_n,
         num_warps=config.warps if block_m >= 64 else 4,
         num_stages=config.stages,
+        **_OPTIONS,
     )
     return out, lse
 
