@@ -108,7 +108,9 @@ def _case(case: Case, device: str, limits: dict[str, Any]) -> list[dict[str, Any
 
     calls = {name: contender.run for name, contender in case.contenders.items()}
     times = timing.race(calls, device=device, launches=case.launches, budget_s=case.budget_s)
-    measured: list[dict[str, Any]] = [{**row} for row in times.to_dict("records")]
+    measured: list[dict[str, Any]] = [
+        dict(zip(timing.COLUMNS, row)) for row in times[list(timing.COLUMNS)].itertuples(index=False)
+    ]
     peers = [t["median_ms"] for t in measured if not case.contenders[t["item"]].ours and t["launches"]]
     rows = [_row(case, time, min(peers, default=math.nan), limits) for time in measured]
     gc.collect()
