@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 #: Logits are kept in a trace up to this size; beyond it only surprise and entropy are.
 KEEP_LOGITS_BYTES = 64 << 20
-#: Logits of a long input are computed this many bytes at a time.
-CHUNK_BYTES = 32 << 20
+#: Logits of a long input are computed this many bytes at a time; a GPU needs larger pieces to be busy.
+CHUNK_BYTES, CUDA_CHUNK_BYTES = 32 << 20, 256 << 20
 
 
 @dataclass
@@ -65,7 +65,8 @@ def _in_chunks(loaded: LoadedModel, trunk: nn.Module, inputs: dict, mask: Tensor
 
 def _step(loaded: LoadedModel, ids: Tensor) -> int:
     """Positions whose logits fit into a chunk."""
-    return max(1, CHUNK_BYTES // (4 * len(ids) * loaded.vocab_size))
+    size = CUDA_CHUNK_BYTES if ids.is_cuda else CHUNK_BYTES
+    return max(1, size // (4 * len(ids) * loaded.vocab_size))
 
 
 def _hidden(output: Any, wanted: bool) -> tuple[Tensor, ...]:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 class LayerTrace:
     """One attention layer of a trace, after rotary embedding and query/key norms.
 
-    q (B, Nq, H, D), k (B, Nk, Hkv, D), v like k or None, lse (B, Nq, H) natural log with learned sinks in it.
-    ``key_padding`` (B, Nk) bool, True = real. ``mask`` is a full matrix only for patterns that causal, window and
+    q (B, Nq, H, D), k (B, Nk, Hkv, D), v like k or None, ``lse`` (B, Nq, H) natural log with learned sinks in it: what
+    the kernel left (``kernel_lse``), or computed from q and k when it is first asked for. ``key_padding`` (B, Nk) bool, True = real. ``mask`` is a full matrix only for patterns that causal, window and
     padding cannot say. ``key_positions`` (B, Nk): where in the stream each key stands (memory slots may skip).
     """
 
@@ -32,7 +32,7 @@ class LayerTrace:
     q: Tensor
     k: Tensor
     v: Tensor | None
-    lse: Tensor
+    kernel_lse: Tensor | None
     scale: float
     causal: bool
     window: int | None
@@ -45,6 +45,16 @@ class LayerTrace:
     @property
     def heads(self) -> int:
         return self.q.shape[2]
+
+    @property
+    def lse(self) -> Tensor:
+        if self.kernel_lse is None:
+            from workbench_kernels import row_lse
+
+            masks = {"causal": self.causal, "window": self.window, "key_padding": self.key_padding, "mask": self.mask}
+            words: dict[str, Any] = {"scale": self.scale, "softcap": self.softcap, "sinks": self.sinks, **masks}
+            self.kernel_lse = row_lse(self.q, self.k, **words)
+        return self.kernel_lse
 
     def masks(self, batch: int) -> dict[str, Any]:
         """The keyword arguments of the microscope's functions for one row of the batch."""
@@ -62,7 +72,7 @@ class LayerTrace:
         return self.q[batch : batch + 1], self.k[batch : batch + 1], self.lse[batch : batch + 1]
 
     def tensors(self) -> Iterator[Tensor]:
-        for value in (self.q, self.k, self.v, self.lse, self.key_padding, self.mask):
+        for value in (self.q, self.k, self.v, self.kernel_lse, self.key_padding, self.mask):
             if value is not None:
                 yield value
 

@@ -38,8 +38,8 @@ def trace(
 ) -> Trace:
     """One forward pass of ``text`` (text, texts, ids, or a dict with a mask) and all it left behind.
 
-    It runs under the current kernel; where that gives no log-sum-exp (eager, sdpa with padding) it is computed from Q
-    and K in linear memory. If a memory is in use and holds tokens, the text is read as the continuation of its stream,
+    It runs under the current kernel; where that gives no log-sum-exp (eager, sdpa on a GPU or with padding) a layer's is
+    computed from Q and K, in linear memory, when that layer is first looked at. If a memory is in use and holds tokens, the text is read as the continuation of its stream,
     so the keys are the memory's slots and then the text's own; the memory is put back to what it was.
 
     Args:
@@ -141,19 +141,13 @@ def _key_positions(call: Call, memory: Any) -> Tensor:
 
 
 def _layer(index: int, call: Call, values: bool, memory: Any) -> LayerTrace:
-    from workbench_kernels import row_lse
-
     plan = call.plan
-    masks = {"causal": plan.causal, "window": plan.window, "key_padding": plan.padding, "mask": plan.dense}
-    lse = call.lse
-    if lse is None:
-        lse = row_lse(call.q, call.k, scale=call.scale, softcap=call.softcap, sinks=call.sinks, **masks)
     return LayerTrace(
         index=index,
         q=call.q,
         k=call.k,
         v=call.v if values else None,
-        lse=lse,
+        kernel_lse=call.lse,
         scale=call.scale,
         causal=plan.causal,
         window=plan.window,

@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
-from workbench_kernels.maps.view import Looked
+from workbench_kernels.maps.problem import Bins, Look
+from workbench_kernels.maps.view import Looked, pack
 
 CELLS = 1 << 19  # elements of the working tile, 2 MiB of float32
 
 
-@dataclass(frozen=True)
-class Bins:
-    """``count`` bins that cover positions start..stop-1; bin b holds [edge b, edge b + 1)."""
-
-    start: int
-    stop: int
-    count: int
-
-    def edge(self, b: int) -> int:
-        return self.start + (b * (self.stop - self.start)) // self.count
-
-    @property
-    def width(self) -> int:
-        return -(-(self.stop - self.start) // self.count)
-
-    @property
-    def even(self) -> bool:
-        return (self.stop - self.start) % self.count == 0
-
-    def sizes(self) -> Tensor:
-        edges = torch.tensor([self.edge(b) for b in range(self.count + 1)])
-        return edges.diff()
-
-
-def pooled(looked: Looked, rows: Bins, cols: Bins, reduce: str) -> Tensor:
+def pooled(look: Look, rows: Bins, cols: Bins, reduce: str) -> Tensor:
     """(B, heads, R, C)."""
+    looked = pack(look)
     n = looked.q.shape[0]
     out = looked.q.new_zeros(n, rows.count, cols.count)
     bins_r, bins_c = _bins_per_tile(n, rows, cols)
@@ -45,7 +21,7 @@ def pooled(looked: Looked, rows: Bins, cols: Bins, reduce: str) -> Tensor:
     for r in range(0, rows.count, bins_r):
         r_stop = min(r + bins_r, rows.count)
         _row_of_tiles(looked, (rows, r, r_stop), (cols, bins_c), reduce, buffer, out)
-        looked.tell(r_stop, rows.count)
+        look.tell(r_stop, rows.count)
     if reduce == "mean":
         area = rows.sizes()[:, None] * cols.sizes()[None, :]
         out /= area.to(out)
@@ -65,7 +41,7 @@ def _row_of_tiles(
     row_bins, r, r_stop = rows
     col_bins, across = cols
     top, bottom = row_bins.edge(r), row_bins.edge(r_stop)
-    low, high = looked.masking.span(top, bottom)
+    low, high = looked.look.masking.span(top, bottom)
     for c in range(0, col_bins.count, across):
         c_stop = min(c + across, col_bins.count)
         left, right = col_bins.edge(c), col_bins.edge(c_stop)

@@ -1,0 +1,1 @@
+"""The maps as Triton kernels for CUDA cards: tiles of scores live in registers, nothing but results is written."""
