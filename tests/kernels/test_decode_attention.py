@@ -8,11 +8,8 @@ from typing import Any
 import decode_cases
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from workbench_kernels import attention, decode_attention, paged_attention
-from workbench_kernels.decode.parts import parts
 
 LENGTHS = [70, 0, 33, 1]
 
@@ -71,32 +68,6 @@ def test_an_empty_batch_is_an_empty_answer() -> None:
     out, lse = decode_attention(q, cache, cache, lengths=torch.zeros(0, dtype=torch.int32), return_lse=True)
     assert out.shape == q.shape
     assert lse.shape == (0, 1, 4)
-
-
-@given(
-    tiles=st.integers(1, 600),
-    keys=st.integers(0, 200_000),
-    block=st.sampled_from([16, 64, 128]),
-    slots=st.integers(1, 600),
-)
-@settings(max_examples=60, deadline=None)
-def test_parts_fill_the_card_and_never_exceed_the_tiles_of_a_sequence(tiles, keys, block, slots) -> None:
-    count = parts(tiles, keys, block, slots)
-    blocks = max(1, -(-keys // block))
-    assert 1 <= count <= blocks
-
-    def waves(c: int) -> int:
-        return -(-tiles * c // slots) * (-(-blocks // c) + 2)
-
-    assert waves(count) <= waves(1)
-    assert waves(count) <= waves(min(blocks, 8))
-
-
-def test_parts_by_hand() -> None:
-    """132 multiprocessors with two programs each; 16k tokens are 256 tiles of 64."""
-    assert parts(64, 16384, 64, 264) == 4  # 256 programs of 64 tiles: one wave
-    assert parts(512, 16384, 64, 264) == 1  # two waves either way
-    assert parts(8, 16384, 64, 264) == 32
 
 
 def cache(**changes: Any) -> dict[str, Any]:

@@ -69,7 +69,7 @@ MODES = {"CAPPED": False, "WINDOWED": False, "SINKS": False}
 def compiled(kernel: Any, dtype: str, constants: dict[str, Any], config: launch.Config) -> compile_kit.Needs:
     types = dict.fromkeys(kernel.arg_names, "i32") | POINTERS
     types |= dict.fromkeys(("q", "k", "v", "out"), f"*{dtype}")
-    odd = ("queries", "window", "pieces")
+    odd = ("queries", "window", "capacity", "batch", "shares")
     return compile_kit.compile_for_hopper(
         kernel, types, constants, odd, num_warps=config.warps, num_stages=config.stages
     )
@@ -81,9 +81,9 @@ def compiled(kernel: Any, dtype: str, constants: dict[str, Any], config: launch.
 def test_shipped_decode_configurations_fit_a_hopper_card(place: str, dtype: str, size: int, dim: int) -> None:
     address, page = PLACES[place]
     config = launch.decode_config(dim, size)
-    shape = {"QUERIES": 1, "GROUP": 4, "KV_HEADS": 8, "DIM": dim, "BLOCK_M": 16, "BLOCK_D": dim}
-    constants = {**shape, **MODES, "BLOCK_N": config.block_n, "ADDRESS": address, "PAGE": page, "ONE_PART": False}
-    needs = compiled(split.split_kernel, dtype, constants, config)
+    plan = launch._plan((8, 1, 32, dim), 8, 256, page, config, (address, False, False, False), None, 264, 64)
+    assert (plan.shares, plan.outputs) == (264, 8 * 32)
+    needs = compiled(split.split_kernel, dtype, plan.split, config)
     assert needs.stack == 0
     assert needs.shared * config.per_sm <= compile_kit.SHARED_MOST
     assert needs.registers * 32 * config.warps * config.per_sm <= 65536

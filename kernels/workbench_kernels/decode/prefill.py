@@ -42,7 +42,7 @@ def _walk(
     return top, total, acc
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["capacity", "window", "queries"])
 def prefill_kernel(
     q, k, v, out, lse, lengths, where, sinks,
     factor, cap, capacity, window, queries,
