@@ -27,9 +27,13 @@ def tensor_bshd(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def no_nan(name: str, x: Tensor) -> None:
-    """Refuse NaN on the CPU; on a GPU the check would stall the queue, so there it is left to the caller."""
-    if x.device.type == "cpu" and not torch.isfinite(x.detach().sum(dtype=torch.float32)) and torch.isnan(x).any():
+def no_nan(name: str, x: Tensor, *, everywhere: bool = False) -> None:
+    """Refuse NaN on the CPU; on a GPU the check would stall the queue, so there it waits to be asked for."""
+    if (
+        (everywhere or x.device.type == "cpu")
+        and not torch.isfinite(x.detach().sum(dtype=torch.float32))
+        and torch.isnan(x).any()
+    ):
         where = torch.isnan(x).nonzero()[0].tolist()
         raise ValueError(f"{name} holds NaN, first at (batch, position, head, dim) = {tuple(where)}")
 
@@ -41,7 +45,8 @@ def same_kind(name: str, x: Tensor, q: Tensor) -> None:
         raise ValueError(f"{name} is on {x.device} but q is on {q.device}; all of q, k, v need one device")
 
 
-def queries_and_keys(q: Tensor, k: Tensor) -> None:
+def queries_and_keys(q: Tensor, k: Tensor, *, nan: bool = False) -> None:
+    """``nan``: look for NaN on a GPU as well."""
     tensor_bshd("q", q)
     tensor_bshd("k", k)
     same_kind("k", k, q)
@@ -51,18 +56,18 @@ def queries_and_keys(q: Tensor, k: Tensor) -> None:
         raise ValueError(f"k has head dim {k.shape[3]} but q has head dim {q.shape[3]}")
     if q.shape[2] % k.shape[2]:
         raise ValueError(f"k has {k.shape[2]} heads, which does not divide the {q.shape[2]} heads of q")
-    no_nan("q", q)
-    no_nan("k", k)
+    no_nan("q", q, everywhere=nan)
+    no_nan("k", k, everywhere=nan)
 
 
-def values(v: Tensor, q: Tensor, k: Tensor) -> None:
+def values(v: Tensor, q: Tensor, k: Tensor, *, nan: bool = False) -> None:
     tensor_bshd("v", v)
     same_kind("v", v, q)
     if v.shape[:3] != k.shape[:3]:
         raise ValueError(
             f"v has shape {tuple(v.shape)}, its first three dimensions must be those of k: {tuple(k.shape)}"
         )
-    no_nan("v", v)
+    no_nan("v", v, everywhere=nan)
 
 
 def positive(name: str, value: float | int | None) -> None:

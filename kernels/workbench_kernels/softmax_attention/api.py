@@ -12,11 +12,19 @@ from workbench_kernels import checks
 from workbench_kernels.masking import masking
 from workbench_kernels.softmax_attention.problem import Problem
 
-#: name -> module; a module is imported when it is first asked for.
+#: name -> module with ``attention(problem, q, k, v, sinks)`` and ``refuses(...)`` (why it cannot take a call, or None);
+#: a module is imported when it is first asked for.
 IMPLEMENTATIONS = {
     "reference": "workbench_kernels.softmax_attention.reference",
     "tiled": "workbench_kernels.softmax_attention.tiled",
+    "triton": "workbench_kernels.softmax_attention.portable.flash2",
+    "triton-v1": "workbench_kernels.softmax_attention.portable.flash1",
+    "hopper": "workbench_kernels.softmax_attention.hopper",
 }
+#: Who is asked, in this order, by ``impl="auto"``; the last one takes everything.
+AUTO = {"cuda": ("hopper", "triton", "tiled", "reference")}
+AUTO_ELSEWHERE = ("tiled", "reference")
+LARGEST_SEED = 2**33  # the dropout hash multiplies it into 64 bits
 
 
 def attention(
@@ -36,6 +44,8 @@ def attention(
     dropout: float = 0.0,
     seed: int = 0,
     return_lse: bool = False,
+    deterministic: bool = True,
+    check_nan: bool = False,
     impl: str = "auto",
 ) -> Any:
     """Exact softmax attention, ``softmax(scale * q k^T + masks) v``, with grouped key/value heads.
@@ -54,23 +64,32 @@ def attention(
         block_mask: bool (T_r, T_c) or (B|1, H|1, T_r, T_c), one entry per ``block_size`` tile; dead tiles are skipped.
         block_size: (rows, columns) of a tile. Required with ``block_mask``; alone it sets the tile of ``impl="tiled"``.
         dropout: probability of dropping a weight after the softmax; the draw is a hash of ``seed`` and the position.
-        impl: "auto", "reference" (plain torch, the specification) or "tiled" (FlashAttention order, memory linear
-            in N, forward and backward).
+        deterministic: the same inputs give the same bits, gradients included. False allows an implementation to add
+            up gradients in whatever order they come (only where it has such a path).
+        check_nan: look for NaN in q, k and v and say where the first one is. On the CPU this is always done; on a
+            GPU it waits for the queue, so it is done on request.
+        impl: "auto" picks by device, card and call; otherwise "reference" (plain torch, the specification), "tiled"
+            (torch, FlashAttention order, memory linear in N), "triton" (any CUDA card, head dim up to 256),
+            "triton-v1" (the first FlashAttention's loop order, for comparison) or "hopper" (compute capability 9.0).
 
     Returns:
         out (B, Nq, H, Dv) in q's dtype; with ``return_lse`` also lse (B, Nq, H), natural log, float32 (float64 for
         float64 inputs), sinks included. A query that sees nothing gets 0 and -inf, and finite (zero) gradients.
-        "reference" is differentiable through the lse and an additive mask, "tiled" through q, k, v and sinks only.
+        Every implementation is differentiable in q, k, v and (where it takes them) sinks; "reference", "triton" and
+        "hopper" through the lse as well, "reference" alone in an additive mask.
 
     Raises:
-        ValueError: naming the argument, what came and what is legal.
+        ValueError: naming the argument, what came and what is legal; with ``impl`` given, also why that
+            implementation cannot take the call.
     """
-    checks.queries_and_keys(q, k)
-    checks.values(v, q, k)
+    checks.queries_and_keys(q, k, nan=check_nan)
+    checks.values(v, q, k, nan=check_nan)
     checks.positive("softcap", softcap)
     _check_sinks(sinks, q)
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+    if abs(seed) >= LARGEST_SEED:
+        raise ValueError(f"seed must lie between -2^33 and 2^33, got {seed}")
     masks = masking(
         q,
         k,
@@ -81,26 +100,37 @@ def attention(
         block_mask=block_mask,
         block_size=block_size,
     )
-    problem = Problem(masks, softmax_scale(scale, q), softcap, dropout, seed)
-    chosen = import_module(IMPLEMENTATIONS[_pick(impl, mask)])
-    out, lse = chosen.attention(problem, q, k, v, sinks)
+    problem = Problem(masks, softmax_scale(scale, q), softcap, dropout, seed, deterministic)
+    chosen = IMPLEMENTATIONS[pick(problem, q, k, v, sinks, impl=impl)]
+    out, lse = import_module(chosen).attention(problem, q, k, v, sinks)
     return (out, lse) if return_lse else out
+
+
+def pick(problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *, impl: str = "auto") -> str:
+    """The implementation that takes a call; raises ``ValueError`` when the one asked for by name cannot."""
+    checks.choice("impl", impl, ("auto", *IMPLEMENTATIONS))
+    call = (problem, q, k, v, sinks)
+    if impl == "auto":
+        return next(name for name in AUTO.get(q.device.type, AUTO_ELSEWHERE) if refusal(name, *call) is None)
+    reason = refusal(impl, *call)
+    if reason is not None:
+        raise ValueError(f"{reason} (impl={impl!r}; 'auto' picks an implementation that takes this call)")
+    return impl
+
+
+def refusal(name: str, problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None) -> str | None:
+    """Why an implementation cannot take a call, or ``None``; a missing package is such a reason."""
+    try:
+        module = import_module(IMPLEMENTATIONS[name])
+    except ImportError as missing:
+        return f"impl {name!r} cannot be imported here: {missing}"
+    return module.refuses(problem, q, k, v, sinks)
 
 
 def softmax_scale(scale: float | None, q: Tensor) -> float:
     if scale is not None and not math.isfinite(scale):
         raise ValueError(f"scale must be finite or None for 1 / sqrt(head dim), got {scale}")
     return float(q.shape[-1] ** -0.5 if scale is None else scale)
-
-
-def _pick(impl: str, mask: Tensor | None) -> str:
-    checks.choice("impl", impl, ("auto", *IMPLEMENTATIONS))
-    trains_mask = mask is not None and mask.requires_grad
-    if impl == "tiled" and trains_mask:
-        raise ValueError("mask requires a gradient, which impl='tiled' does not give; use impl='reference'")
-    if impl != "auto":
-        return impl
-    return "reference" if trains_mask else "tiled"
 
 
 def _check_sinks(sinks: Tensor | None, q: Tensor) -> None:

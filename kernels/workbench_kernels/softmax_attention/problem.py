@@ -19,6 +19,7 @@ class Problem:
     softcap: float | None = None
     dropout: float = 0.0
     seed: int = 0
+    deterministic: bool = True
 
 
 def accumulator(dtype: torch.dtype) -> torch.dtype:

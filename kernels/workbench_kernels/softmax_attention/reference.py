@@ -33,6 +33,10 @@ def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor |
     return rearrange(out, "b i n g d -> b i (n g) d").to(q.dtype), rearrange(lse, "b h i 1 -> b i h")
 
 
+def refuses(problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None) -> None:
+    """It takes every call that memory takes."""
+
+
 def _scores(problem: Problem, q: Tensor, k: Tensor) -> Tensor:
     """(B, H, Nq, Nk): scaled, soft-capped, biased, then -inf where a query may not see a key."""
     grouped = rearrange(q * problem.scale, "b i (n g) d -> b i n g d", n=k.shape[2])

@@ -24,6 +24,14 @@ def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor |
     return out, lse
 
 
+def refuses(problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None) -> str | None:
+    """Why this implementation cannot take the call; None = it can."""
+    bias = problem.masking.bias
+    if bias is not None and bias.requires_grad:
+        return "mask requires a gradient, which only impl='reference' gives"
+    return None
+
+
 class _TiledAttention(torch.autograd.Function):
     @staticmethod
     def forward(  # type: ignore[override]
