@@ -112,12 +112,12 @@ def decode(problem: Problem, q: Tensor, view: CacheView, _: str = "triton", conf
     config = config or decode_config(q.shape[3], q.element_size())
     keys = min(view.capacity, (problem.window or view.capacity) + q.shape[1] + config.block_n)
     plan = _plan(
-        *(tuple(q.shape), view.k.shape[2], max(1, triton.cdiv(keys, config.block_n)), _page(view), config),
+        *(tuple(q.shape), view.k.shape[2], max(1, -(-keys // config.block_n)), _page(view), config),
         *(_flags(problem, view), problem.splits, multiprocessors(q.device) * config.per_sm),
         _MOST_ROWS[q.element_size()],
     )
-    part = q.new_empty((plan.pieces, q.shape[3]), dtype=torch.float32)
-    stats = q.new_empty((plan.pieces, 2), dtype=torch.float32)
+    scratch = q.new_empty(plan.pieces * (q.shape[3] + 2), dtype=torch.float32)
+    part, stats = scratch[: plan.pieces * q.shape[3]], scratch[plan.pieces * q.shape[3] :]
     factor, cap, capacity, window, *strides = _numbers(problem, q, view, out)
     sizes = (q.shape[0], capacity, window)
     args = (q, view.k, view.v, part, stats, view.lengths, _where(view), factor, cap, *sizes, *strides[:9], strides[12])
