@@ -1,6 +1,6 @@
 """Recorded runs, one CSV a paper: ``datasets/recorded/<slug>.csv``, or ``<slug>.csv.gz`` where there are many rows.
 
-``workbench run --record`` is the only writer.
+``workbench run --record`` is the only writer; ``workbench bench NAME --record`` writes ``bench-NAME`` in the same form.
 
 Every row carries its provenance (study, scale, seed, device, libraries, code, date, wall_seconds).
 ``WORKBENCH_RECORDED`` names another folder to write to and to read first, for runs that are not to be shipped.
@@ -53,7 +53,8 @@ def load(slug: str, scale: str = "full") -> pd.DataFrame:
     import pandas as pd
 
     if not exists(slug):
-        check_slug(slug)
+        if not slug.startswith("bench-"):
+            check_slug(slug)
         return pd.DataFrame()
     frame = pd.read_csv(path(slug), low_memory=False)
     rows = frame.loc[frame["scale"].astype(str) == scale]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,7 +108,9 @@ def _case(case: Case, device: str, limits: dict[str, Any]) -> list[dict[str, Any
     from workbench.systems import timing
 
     calls = {name: contender.run for name, contender in case.contenders.items()}
-    times = timing.race(calls, device=device, launches=case.launches, budget_s=case.budget_s)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns at length before it says in an error what a back end cannot do
+        times = timing.race(calls, device=device, launches=case.launches, budget_s=case.budget_s)
     measured: list[dict[str, Any]] = [
         dict(zip(timing.COLUMNS, row)) for row in times[list(timing.COLUMNS)].itertuples(index=False)
     ]

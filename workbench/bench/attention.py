@@ -103,7 +103,7 @@ def both_passes(point: Point, device: str, quick: bool) -> Iterator[Case]:
 def _effort(device: str, quick: bool) -> dict[str, Any]:
     if device == "cpu":
         return {"launches": 9, "budget_s": 6.0}
-    return {"launches": 25, "budget_s": 0.8}
+    return {"launches": 25, "budget_s": 0.6}
 
 
 def contenders(point: Point, device: str, quick: bool) -> dict[str, Attention]:
