@@ -49,7 +49,7 @@ def race(
         device: where the contenders compute. CUDA: events around each launch; a CPU: the wall clock.
         warmup: launches before the first timed one (the first of them compiles).
         launches: timed launches of each contender.
-        flush_l2: on CUDA, overwrite 256 MB before each launch, so that inputs come from memory. The flush also gives
+        flush_l2: on CUDA, read 256 MB before each launch, so that inputs come from memory. The flush also gives
             the queue a head start: as many as it takes to hide the time Python needs to launch the contender.
         budget_s: seconds for the warm-up after the first launch and the timed launches of all contenders together,
             in equal shares. One whose launches do not fit its share sits out some rounds, but has at least 3. The
@@ -137,24 +137,29 @@ class _CudaClock:
 
     def __init__(self, device: torch.device, flush: bool):
         self.device = device
-        self.buffer = torch.empty(FLUSH_BYTES if flush else 0, dtype=torch.int8, device=device)
+        self.buffer = torch.zeros(FLUSH_BYTES // 4 if flush else 0, device=device)
+        self.dropped = torch.empty((), device=device)
 
     def sample(self, run: Contender, head_start: int) -> Callable[[], float]:
         with torch.cuda.device(self.device):
             start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             for _ in range(head_start if len(self.buffer) else 0):
-                self.buffer.zero_()
+                self.flush()
             start.record()
             run()
             end.record()
         return lambda: start.elapsed_time(end)
+
+    def flush(self) -> None:
+        """Read, not write: written lines would be moved to memory while the contender runs, at its expense."""
+        torch.sum(self.buffer, 0, out=self.dropped)
 
     def head_start(self, run: Contender) -> int:
         """The slower of two launches on an empty queue, in units of a flush (about 0.1 ms)."""
         if not len(self.buffer):
             return 1
         launch = max(self._launch_ms(run) for _ in range(2))
-        flush = self.sample(self.buffer.zero_, 1)
+        flush = self.sample(self.flush, 1)
         self.wait()
         return max(1, min(_MOST_FLUSHES, math.ceil(launch / max(flush(), 1e-3))))
 
