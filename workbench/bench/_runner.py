@@ -91,14 +91,14 @@ def _limits(device: str) -> dict[str, Any]:
 
 
 def _busy(device: str) -> Any:
-    """A call that queues about half a second of matrix products and returns at once."""
+    """A call that queues about a second of matrix products and returns at once."""
     import torch
 
     a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
     product = torch.empty_like(a)
 
     def queue() -> None:
-        for _ in range(300):
+        for _ in range(600):
             torch.mm(a, a, out=product)
 
     return queue

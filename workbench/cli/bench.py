@@ -6,13 +6,18 @@ import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from workbench.cli.output import emit, examples, note, out
+from workbench.cli.output import emit, examples, note
 
 if TYPE_CHECKING:
     import pandas as pd
+
+
+#: Columns of a table: a row that is cut off helps nobody, however narrow the terminal.
+_WIDE = 240
 
 
 def add_to(app: typer.Typer) -> None:
@@ -61,6 +66,7 @@ def _or_null(value: Any) -> Any:
 
 
 def _show(title: str, frame: pd.DataFrame) -> None:
+    out = Console(highlight=False, width=_WIDE)
     first = frame.iloc[0]
     clock = "" if math.isnan(first["sm_mhz"]) else f", {first['sm_mhz']:.0f} MHz under load"
     for unit in frame["unit"].unique():
@@ -77,8 +83,14 @@ def _place_columns(frame: pd.DataFrame) -> list[str]:
 
 
 def _varying(frame: pd.DataFrame) -> list[str]:
-    columns = _place_columns(frame)
-    return [name for name in columns if frame[name].nunique() > 1] or columns[:1]
+    """The fewest columns that tell the cases apart: what follows from the others is left out."""
+    kept = columns = _place_columns(frame)
+    cases = len(frame[columns].drop_duplicates())
+    for name in reversed(columns):
+        fewer = [other for other in kept if other != name]
+        if fewer and len(frame[fewer].drop_duplicates()) == cases:
+            kept = fewer
+    return kept
 
 
 def _rates(frame: pd.DataFrame, unit: str) -> Table:
