@@ -24,7 +24,7 @@ def test_every_kernel_gives_the_same_logits(model: wb.LoadedModel) -> None:
     assert table["same_tokens"].all()
 
 
-@pytest.mark.parametrize("kernel", ["eager", "sdpa", "flash-attention"])
+@pytest.mark.parametrize("kernel", ["eager", "sdpa", "flash-attention", "flash-attention-2"])
 def test_a_region_of_the_trace_equals_eager_attention(model: wb.LoadedModel, kernel: str) -> None:
     with model.use(attention="eager"):
         ids = model.encode(TEXT)

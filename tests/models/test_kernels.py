@@ -10,7 +10,7 @@ from transformers import DynamicCache
 from workbench.errors import KernelUnsupported, ModelError
 from workbench.models.attention import KERNELS, tensor_kernel
 
-NAMES = ["eager", "sdpa", "flash-attention"]
+NAMES = ["eager", "sdpa", "flash-attention", "flash-attention-2"]
 CANNOT = {("sdpa", "gemma2"), ("sdpa", "gpt-oss")}
 PAIRS = [(kernel, family) for family in FAMILIES for kernel in NAMES if (kernel, family) not in CANNOT]
 TOLERANCE = {"atol": 2e-5, "rtol": 2e-5}

@@ -167,7 +167,7 @@ def test_recording_does_not_change_the_pass(kernel, family, loaded):
         assert torch.equal(model.trace(ids).logits, model.model(ids, use_cache=False).logits)
 
 
-@pytest.mark.parametrize("kernel", ["eager", "sdpa", "flash-attention"])
+@pytest.mark.parametrize("kernel", ["eager", "sdpa", "flash-attention", "flash-attention-2"])
 @pytest.mark.parametrize("dtype", ["bfloat16", "float64"])
 def test_other_precisions(kernel, dtype, family_folder):
     from workbench.models import load
@@ -323,3 +323,16 @@ def test_wrong_layers_heads_rows(llama):
         trace.map(0, 0, reduce="median")
     with pytest.raises(UnknownName):
         llama.use(attention="no")
+
+
+def test_a_row_lse_that_the_kernel_did_not_leave_is_computed_when_its_layer_is_looked_at(llama):
+    with llama.use(attention="flash-attention"):
+        expected = llama.trace(TEXTS[0]).layers[1].lse
+    with llama.use(attention="eager"):
+        trace = llama.trace(TEXTS[0])
+    before = trace.nbytes()
+    assert all(layer.kernel_lse is None for layer in trace.layers)
+    trace.map(1, size=4)
+    assert trace.layers[0].kernel_lse is None
+    torch.testing.assert_close(trace.layers[1].kernel_lse, expected, **TOLERANCE)
+    assert trace.nbytes() == before + expected.numel() * 4

@@ -43,7 +43,7 @@ def test_only_the_tab_that_is_seen_is_computed(app):
     assert app.session.model.attention == "flash-attention"
 
 
-@pytest.mark.parametrize("kernel", ["eager", "sdpa", "flash-attention"])
+@pytest.mark.parametrize("kernel", ["eager", "sdpa", "flash-attention", "flash-attention-2"])
 def test_a_kernel_swap_reaches_the_model_and_the_trace(app, kernel):
     app.state.kernel = kernel
     assert app.session.model.attention == kernel == app.session.trace.attention == app.controls.kernel.value

@@ -179,7 +179,7 @@ def _recorded(
     return out, weights
 
 
-# -- the three kernels that every model meets -------------------------------------------------------------------------
+# -- the kernels that every model meets -------------------------------------------------------------------------------
 
 
 def _eager(module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
@@ -228,9 +228,17 @@ def _sdpa_mask(**call: Any) -> Tensor | None:
 
 
 def _flash(*tensors: Tensor, **words: Any) -> Any:
+    """FlashAttention: on a GPU its own loop order where that kernel can take the call, else tiles in torch."""
     from workbench_kernels import attention
 
-    return attention(*tensors, impl="tiled", **words)
+    return attention(*tensors, impl=("triton-v1", "tiled") if tensors[0].is_cuda else "tiled", **words)
+
+
+def _flash2(*tensors: Tensor, **words: Any) -> Any:
+    """FlashAttention-2: the fastest implementation there is for this device, card and call."""
+    from workbench_kernels import attention
+
+    return attention(*tensors, **words)
 
 
 KERNELS.register("eager")(AttentionKernel("eager", _eager, _eager_mask, frozenset(FEATURES), native="eager"))
@@ -238,3 +246,4 @@ KERNELS.register("sdpa")(
     AttentionKernel("sdpa", _sdpa, _sdpa_mask, frozenset(FEATURES) - {"softcap", "sinks"}, with_lse=_sdpa_with_lse)
 )
 KERNELS.register("flash-attention")(tensor_kernel("flash-attention", _flash))
+KERNELS.register("flash-attention-2")(tensor_kernel("flash-attention-2", _flash2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
@@ -46,7 +47,7 @@ def attention(
     return_lse: bool = False,
     deterministic: bool = True,
     check_nan: bool = False,
-    impl: str = "auto",
+    impl: str | Sequence[str] = "auto",
 ) -> Any:
     """Exact softmax attention, ``softmax(scale * q k^T + masks) v``, with grouped key/value heads.
 
@@ -71,6 +72,7 @@ def attention(
         impl: "auto" picks by device, card and call; otherwise "reference" (plain torch, the specification), "tiled"
             (torch, FlashAttention order, memory linear in N), "triton" (any CUDA card, head dim up to 256),
             "triton-v1" (the first FlashAttention's loop order, for comparison) or "hopper" (compute capability 9.0).
+            Several names are tried in their order.
 
     Returns:
         out (B, Nq, H, Dv) in q's dtype; with ``return_lse`` also lse (B, Nq, H), natural log, float32 (float64 for
@@ -106,16 +108,22 @@ def attention(
     return (out, lse) if return_lse else out
 
 
-def pick(problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *, impl: str = "auto") -> str:
-    """The implementation that takes a call; raises ``ValueError`` when the one asked for by name cannot."""
-    checks.choice("impl", impl, ("auto", *IMPLEMENTATIONS))
-    call = (problem, q, k, v, sinks)
-    if impl == "auto":
-        return next(name for name in AUTO.get(q.device.type, AUTO_ELSEWHERE) if refusal(name, *call) is None)
-    reason = refusal(impl, *call)
-    if reason is not None:
-        raise ValueError(f"{reason} (impl={impl!r}; 'auto' picks an implementation that takes this call)")
-    return impl
+def pick(
+    problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *, impl: str | Sequence[str] = "auto"
+) -> str:
+    """The implementation that takes a call; raises ``ValueError`` when none of those asked for by name can."""
+    names = (impl,) if isinstance(impl, str) else tuple(impl)
+    for name in names or ("",):
+        checks.choice("impl", name, ("auto", *IMPLEMENTATIONS))
+    if names == ("auto",):
+        names = AUTO.get(q.device.type, AUTO_ELSEWHERE)
+    reasons = {}
+    for name in names:
+        reasons[name] = refusal(name, problem, q, k, v, sinks)
+        if reasons[name] is None:
+            return name
+    told = "; ".join(f"{reason} (impl={name!r})" for name, reason in reasons.items())
+    raise ValueError(f"{told}; 'auto' picks an implementation that takes this call")
 
 
 def refusal(name: str, problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None) -> str | None:
