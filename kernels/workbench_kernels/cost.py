@@ -14,6 +14,11 @@ KINDS = ("attention", "map", "region", "statistics", "mass")
 #: Passes over one score cell beside its matrix products, in units of the probe's (score product + exp2 + pooling).
 _WORK = {"attention": 1.6, "map": 1.0, "region": 0.8, "statistics": 12.0, "mass": 0.9}
 _TILE_BYTES = 4 << 20
+#: On CUDA, what one score cell costs beside its products (exp2, sums, loads that wait), as operations of a matrix
+#: product of that card; from the measured times in kernels/notes/maps.md.
+_CUDA_WORK = {"attention": 340.0, "map": 200.0, "region": 2000.0, "statistics": 1000.0, "mass": 200.0}
+#: Least time of a call on CUDA: launches and small helpers.
+_CUDA_CALL_S = 1e-4
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,8 @@ def predicted_cost(
     """Predict one call of ``attention``, a pooled "map", a "region" (queries x keys cells), "statistics" or "mass".
 
     A region is computed in full (no causal saving). The time is scaled from a probe of a few milliseconds that runs
-    once per process and device; other processes on the machine make it late, not wrong in bytes.
+    once per process and device: a tile on a CPU, a matrix product on CUDA, where the fast kernels are assumed (not what
+    falls to torch: float64, full mask matrices). Other processes on the machine make it late, not wrong in bytes.
     """
     checks.choice("kind", kind, KINDS)
     for name, value in (
@@ -55,10 +61,15 @@ def predicted_cost(
         checks.positive(name, value)
     cells = batch * heads * _cells(queries, keys, causal and kind not in ("region", "mass"))
     products = 4.0 if kind == "attention" else 2.0
-    seconds = cells * _seconds_per_cell(str(device)) * _WORK[kind] * (0.5 + head_dim / 64)
-    return Cost(
-        products * cells * head_dim, _bytes(kind, batch, queries, keys, heads, head_dim, kv_heads, shape), seconds
-    )
+    fast = torch.device(device).type == "cuda" and dtype != torch.float64
+    if fast:
+        work = cells * (products * head_dim + _CUDA_WORK[kind])
+        seconds = _CUDA_CALL_S + work / _products_per_second(str(device), dtype)
+    else:
+        seconds = cells * _seconds_per_cell(str(device)) * _WORK[kind] * (0.5 + head_dim / 64)
+    held = 4 * batch * heads * _result(kind, queries, keys, head_dim, shape)
+    held += 0 if fast else _TILE_BYTES + _packed(batch, queries, keys, heads, head_dim, kv_heads)
+    return Cost(products * cells * head_dim, held, seconds)
 
 
 def _cells(queries: int, keys: int, causal: bool) -> float:
@@ -69,19 +80,20 @@ def _cells(queries: int, keys: int, causal: bool) -> float:
     return seen * (keys - seen) + seen * (seen + 1) / 2
 
 
-def _bytes(
-    kind: str, batch: int, queries: int, keys: int, heads: int, dim: int, kv_heads: int | None, shape: tuple[int, int]
-) -> int:
-    """Packed float32 copies of queries and keys, one working tile, and the result."""
-    packed = 4 * batch * (heads * queries + (kv_heads or heads) * keys) * (dim + 1)
-    result = {
+def _packed(batch: int, queries: int, keys: int, heads: int, dim: int, kv_heads: int | None) -> int:
+    """Bytes of the float32 copies of queries and keys that the torch path makes."""
+    return 4 * batch * (heads * queries + (kv_heads or heads) * keys) * (dim + 1)
+
+
+def _result(kind: str, queries: int, keys: int, dim: int, shape: tuple[int, int]) -> int:
+    """Numbers of one head's result, and what is sorted on the way to it."""
+    return {
         "attention": queries * (dim + 1),
         "map": min(queries, shape[0]) * min(keys, shape[1]),
         "region": queries * keys,
-        "statistics": queries * 40,
+        "statistics": queries * 80,
         "mass": queries,
     }[kind]
-    return packed + _TILE_BYTES + 4 * batch * heads * result
 
 
 @functools.cache
@@ -97,3 +109,21 @@ def _seconds_per_cell(device: str) -> float:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - start)
     return best / tile.numel()
+
+
+@functools.cache
+def _products_per_second(device: str, dtype: torch.dtype) -> float:
+    """Operations a second of a matrix product of this card; the maps' float32 products are made of three."""
+    size = 4096
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    product = torch.empty_like(a)
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    best = float("inf")
+    with torch.cuda.device(device):
+        for _ in range(6):
+            start.record()
+            torch.mm(a, b, out=product)
+            end.record()
+            torch.cuda.synchronize()
+            best = min(best, start.elapsed_time(end) * 1e-3)
+    return 2.0 * size**3 / best

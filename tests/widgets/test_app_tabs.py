@@ -318,3 +318,21 @@ def test_a_click_on_another_layer_and_head_is_one_choice(app):
     drawn = [line for line in app.code.lines if line.startswith("trace.map(")]
     assert drawn[-1].startswith("trace.map(2, 3")
     assert not [line for line in drawn if line.startswith("trace.map(2, 0")]
+
+
+def test_a_slow_map_shows_how_far_it_is(app, monkeypatch):
+    """The bar under the canvas moves while a map that is predicted to take long is computed, and is gone afterwards."""
+    monkeypatch.setattr("workbench.widgets.app_tabs_maps.held_out", lambda n: "It was a dark night. " * (n // 20))
+    monkeypatch.setattr("workbench.widgets.app_tabs_maps.SHOW_AFTER_SECONDS", 0.0)
+    visit(app, "microscope")
+    microscope = app.tabs["microscope"]
+    microscope.source.value = 4096
+    microscope.show.click()
+    seen = []
+    app.status.observe(lambda change: seen.append((app.status.message, change.new)), "fraction")
+    microscope.map.tile((0, 4096), (0, 4096), (64, 64))
+    moving = [fraction for message, fraction in seen if message.startswith("a map, predicted")]
+    assert moving == sorted(moving)
+    assert moving[-1] == 1.0
+    assert len(moving) > 3
+    assert (app.status.message, app.status.fraction) == ("", -1.0)

@@ -24,8 +24,9 @@ class LayerTrace:
     """One attention layer of a trace, after rotary embedding and query/key norms.
 
     q (B, Nq, H, D), k (B, Nk, Hkv, D), v like k or None, ``lse`` (B, Nq, H) natural log with learned sinks in it: what
-    the kernel left (``kernel_lse``), or computed from q and k when it is first asked for. ``key_padding`` (B, Nk) bool, True = real. ``mask`` is a full matrix only for patterns that causal, window and
-    padding cannot say. ``key_positions`` (B, Nk): where in the stream each key stands (memory slots may skip).
+    the kernel left (``kernel_lse``), or computed from q and k when it is first asked for. ``key_padding`` (B, Nk) bool,
+    True = real. ``mask`` is a full matrix only for patterns that causal, window and padding cannot say.
+    ``key_positions`` (B, Nk): where in the stream each key stands (memory slots may skip).
     """
 
     index: int
@@ -251,6 +252,7 @@ class Trace:
             keys=keys if cols is None else len(range(*cols.indices(keys))),
             heads=len(self._heads(at, head)),
             head_dim=at.q.shape[3],
+            kv_heads=at.k.shape[2] if head is None else 1,
             dtype=at.q.dtype,
             causal=at.causal,
             shape=(size, size),

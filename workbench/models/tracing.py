@@ -38,9 +38,10 @@ def trace(
 ) -> Trace:
     """One forward pass of ``text`` (text, texts, ids, or a dict with a mask) and all it left behind.
 
-    It runs under the current kernel; where that gives no log-sum-exp (eager, sdpa on a GPU or with padding) a layer's is
-    computed from Q and K, in linear memory, when that layer is first looked at. If a memory is in use and holds tokens, the text is read as the continuation of its stream,
-    so the keys are the memory's slots and then the text's own; the memory is put back to what it was.
+    It runs under the current kernel; where that gives no log-sum-exp (eager, sdpa on a GPU or with padding) a layer's
+    is computed from Q and K, in linear memory, when that layer is first looked at. If a memory is in use and holds
+    tokens, the text is read as the continuation of its stream, so the keys are the memory's slots and then the text's
+    own; the memory is put back to what it was.
 
     Args:
         hidden: keep the hidden states. values: keep V. layers: record only these (default all).
@@ -186,10 +187,11 @@ def trace_cost(loaded: LoadedModel, tokens: int, *, batch: int = 1, hidden: bool
         heads=loaded.n_heads,
         head_dim=loaded.head_dim,
         kv_heads=loaded.n_kv_heads,
+        dtype=loaded.dtype,
         causal=loaded.is_decoder,
         device=loaded.device,
     )
-    passes = 2.0 if loaded.attention == "eager" else 1.0  # eager runs a second time for the LSE
+    passes = 2.0 if loaded.attention == "eager" else 1.0  # eager's products, masks and softmax are passes of their own
     products = 2.0 * batch * tokens * loaded.n_parameters
     held = batch * tokens * _bytes_per_token(loaded, hidden, values)
     speed = one.flops / max(one.seconds, 1e-9)

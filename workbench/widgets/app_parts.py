@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,6 +120,15 @@ class StatusStrip(anywidget.AnyWidget):
                 self.error = f"{type(error).__name__} while {what}: {error}"
             finally:
                 self.message, self.fraction = "", -1.0
+
+    @contextlib.contextmanager
+    def counting(self, what: str) -> Iterator[Callable[[float], None]]:
+        """A bar under something that shows its own errors: the function to call with the fraction done."""
+        self.message, self.fraction = f"{what} …", 0.02
+        try:
+            yield lambda done: self.set_trait("fraction", float(done))
+        finally:
+            self.message, self.fraction = "", -1.0
 
 
 class CodeStrip(anywidget.AnyWidget):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets as w
@@ -23,16 +25,20 @@ THUMB, ALL_LAYERS_CELLS = 40, 48 * 1024**2
 MEAN_OF_HEADS = "mean"
 POOLINGS = [("mean of a cell's pairs", "mean"), ("largest of a cell's pairs", "max")]
 LENGTHS = (512, 1024, 2048, 4096, 8192, 16384)
+#: Lengths offered beside these where the model is on a GPU.
+GPU_LENGTHS = (32768, 65536, 131072)
+#: A map that is predicted to take longer shows a bar.
+SHOW_AFTER_SECONDS = 2.0
 
 
 def show_attention(tab: Tab, trace: Trace, layer: int, head: int | None) -> None:
     """Put one head (None: the mean over heads) of a trace on the tab's canvas."""
     tokens, reduce, model = trace.tokens[0], tab.state.reduce, tab.session.model
-    exact = trace_source(trace, layer, head, reduce=reduce)
 
     def source(rows: slice, cols: slice, max_shape: tuple[int, int]) -> np.ndarray:
-        with calm(model, len(tokens)):
-            return exact(rows, cols, max_shape)
+        seconds = trace.cost("map", layer=layer, head=head, rows=rows, cols=cols).seconds
+        with calm(model, len(tokens)), counted(tab, seconds) as progress:
+            return trace_source(trace, layer, head, reduce=reduce, progress=progress)(rows, cols, max_shape)
 
     who = "mean of all heads" if head is None else f"head {head}"
     tab.map.update(
@@ -43,6 +49,16 @@ def show_attention(tab: Tab, trace: Trace, layer: int, head: int | None) -> None
         pooling=reduce,
         title=f"Layer {layer}, {who}",
     )
+
+
+@contextlib.contextmanager
+def counted(tab: Tab, seconds: float) -> Iterator[Any]:
+    """A progress callback for a map that is predicted to take over two seconds, else None."""
+    if seconds <= SHOW_AFTER_SECONDS:
+        yield None
+        return
+    with tab.app.status.counting(f"a map, predicted {seconds_text(seconds)}") as tell:
+        yield tell
 
 
 def canvas(**traits: Any) -> MatrixView:
@@ -126,7 +142,7 @@ class MicroscopeTab(Tab):
         self.source = dropdown(
             "Source",
             "what the microscope reads",
-            [("the text above", 0), *((f"a held-out book, {n:,} tokens", n) for n in LENGTHS)],
+            sources(LENGTHS),
             0,
             "280px",
         )
@@ -154,6 +170,9 @@ class MicroscopeTab(Tab):
 
     def draw(self) -> None:
         model, state = self.session.need_model(), self.state
+        longer = GPU_LENGTHS if model.device.type == "cuda" else ()
+        offered = sources((*LENGTHS, *longer))
+        offer(self.source, self.source.value if self.source.value in dict(offered).values() else 0, offered)
         heads = [*((str(head), head) for head in range(model.n_heads)), ("mean of all", MEAN_OF_HEADS)]
         offer(self.layer, state.layer, range(model.n_layers))
         offer(self.head, MEAN_OF_HEADS if self._mean else state.head, heads)
@@ -177,7 +196,17 @@ class MicroscopeTab(Tab):
         n = self.source.value or len(self.session.tokens())
         heads = model.n_heads if self._mean else 1
         reading = trace_cost(model, n, hidden=False)
-        one = predicted_cost("map", batch=1, queries=n, keys=n, heads=heads, head_dim=model.head_dim)
+        one = predicted_cost(
+            "map",
+            batch=1,
+            queries=n,
+            keys=n,
+            heads=heads,
+            head_dim=model.head_dim,
+            kv_heads=min(heads, model.n_kv_heads),
+            dtype=model.dtype,
+            device=model.device,
+        )
         self.cost.value = (
             f"{n:,} tokens. Predicted: reading them {seconds_text(reading.seconds)} and {bytes_text(reading.bytes)}, "
             f"then one map {seconds_text(one.seconds)} and {bytes_text(one.bytes)} "
@@ -209,6 +238,11 @@ class MicroscopeTab(Tab):
 
     def static(self) -> str:
         return img(self.map.figure(ratio=1.0), "attention map of the microscope") if self._trace is not None else ""
+
+
+def sources(lengths: Sequence[int]) -> list[tuple[str, int]]:
+    """What the microscope can read: (words, tokens of a held-out book, 0 for the app's text)."""
+    return [("the text above", 0), *((f"a held-out book, {n:,} tokens", n) for n in lengths)]
 
 
 def fraction_of(status: Any) -> Any:

@@ -332,18 +332,20 @@ def _pool(cells: np.ndarray, axis: int, most: int, pooling: str) -> np.ndarray:
 
 
 def trace_source(
-    trace: Any, layer: int, head: int | None = None, *, reduce: str = "mean", batch: int = 0
+    trace: Any, layer: int, head: int | None = None, *, reduce: str = "mean", batch: int = 0, progress: Any = None
 ) -> TileSource:
     """A tile source over the attention of one traced layer: pooled maps from afar, exact probabilities when close.
 
-    ``head=None`` is the mean over heads. Nothing N x N is ever stored: each tile is computed from Q, K and LSE.
+    ``head=None`` is the mean over heads. Nothing N x N is ever stored: each tile is computed from Q, K and LSE, on the
+    model's device. ``progress`` is called with the fraction of a pooled map that is done.
     """
 
     def source(rows: slice, cols: slice, max_shape: tuple[int, int]) -> np.ndarray:
         if rows.stop - rows.start <= max_shape[0] and cols.stop - cols.start <= max_shape[1]:
             return _plane(trace.region(layer, head, rows, cols, batch=batch))
         size = _pooled_size(rows.stop - rows.start, cols.stop - cols.start, max_shape)
-        return _plane(trace.map(layer, head, size=size, reduce=reduce, rows=rows, cols=cols, batch=batch))
+        words = {"reduce": reduce, "rows": rows, "cols": cols, "batch": batch, "progress": progress}
+        return _plane(trace.map(layer, head, size=size, **words))
 
     return source
 
@@ -355,8 +357,10 @@ def _pooled_size(height: int, width: int, most: tuple[int, int]) -> int:
 
 
 def _plane(values: Any) -> np.ndarray:
-    """(..., R, C) to (R, C): the mean over every leading axis (batch, heads)."""
-    array = values.detach().float().cpu().numpy() if hasattr(values, "detach") else np.asarray(values, dtype=float)
+    """(..., R, C) to (R, C): the mean over every leading axis (batch, heads), taken where the values are."""
+    if hasattr(values, "detach"):
+        return values.detach().float().reshape(-1, *values.shape[-2:]).mean(0).cpu().numpy()
+    array = np.asarray(values, dtype=float)
     return array.reshape(-1, *array.shape[-2:]).mean(axis=0)
 
 
