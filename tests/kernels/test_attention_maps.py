@@ -83,11 +83,35 @@ def test_statistics_are_those_of_the_dense_map(look):
     real = words.get("key_padding", torch.ones(q.shape[0], k.shape[1], dtype=torch.bool))
     first = real & (real.cumsum(1) <= 2)
     torch.testing.assert_close(found["sink_mass"], (dense * first[:, None, None]).sum(-1))
-    i, j = torch.arange(q.shape[1])[:, None] + k.shape[1] - q.shape[1], torch.arange(k.shape[1])[None]
-    which = torch.bucketize((i - j).abs(), distance_edges(k.shape[1]), right=True) - 1
+    distances_are_those_of(dense, found)
+
+
+def distances_are_those_of(dense: torch.Tensor, found: dict[str, torch.Tensor]) -> None:
+    queries, keys = dense.shape[2:]
+    away = (torch.arange(queries)[:, None] + keys - queries - torch.arange(keys)[None]).abs()
+    torch.testing.assert_close(found["mean_distance"] * found["mass"], (dense * away).sum(-1))
+    which = torch.bucketize(away, distance_edges(keys), right=True) - 1
     for b in range(len(found["distance_edges"])):
         expected = (dense * (which == b)).sum(-1).mean(-1)
         torch.testing.assert_close(found["distance_profile"][..., b], expected)
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(40, 3000), (3000, 40), (300, 1700)])
+def test_distances_far_from_the_diagonal(queries, keys):
+    """Long enough that most tiles lie where a tile meets at most one power of two."""
+    q, k = torch.randn(1, queries, 2, 8, dtype=torch.float64), torch.randn(1, keys, 1, 8, dtype=torch.float64)
+    words = {"causal": queries < keys}
+    lse = row_lse(q, k, **words)
+    distances_are_those_of(attention_region(q, k, lse, **words), attention_statistics(q, k, lse, **words))
+
+
+def test_rows_that_see_few_keys_name_no_others():
+    q = torch.randn(1, 6, 1, 8)
+    found = attention_statistics(q, q, row_lse(q, q), topk=4)
+    assert found["top_keys"][0, 0, 0].tolist() == [0, -1, -1, -1]
+    assert sorted(found["top_keys"][0, 0, 2].tolist()) == [-1, 0, 1, 2]
+    assert found["top_probs"][0, 0, 0].tolist() == pytest.approx([1.0, 0.0, 0.0, 0.0])
+    assert found["mean_distance"][0, 0, 0] == 0
 
 
 def test_a_part_of_the_map_at_full_resolution():

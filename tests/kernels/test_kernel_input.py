@@ -80,6 +80,8 @@ def test_attention_names_the_argument(name, make):
         ("reduce", lambda q, k, lse: pooled_attention(q, k, lse, reduce="median")),
         ("rows", lambda q, k, lse: pooled_attention(q, k, lse, rows=slice(0, 6, 2))),
         ("topk", lambda q, k, lse: attention_statistics(q, k, lse, topk=0)),
+        ("sink_keys", lambda q, k, lse: attention_statistics(q, k, lse, sink_keys=-1)),
+        ("impl", lambda q, k, lse: pooled_attention(q, k, lse, impl="dense")),
         ("kind", lambda *x: predicted_cost("maps", batch=1, queries=1, keys=1, heads=1, head_dim=8)),
         ("keys", lambda *x: predicted_cost("map", batch=1, queries=1, keys=0, heads=1, head_dim=8)),
     ],

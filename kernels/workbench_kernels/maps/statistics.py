@@ -11,8 +11,6 @@ from workbench_kernels.maps.problem import Look, distance_edges
 from workbench_kernels.maps.view import Looked, pack
 
 CELLS = 1 << 19
-#: A tile's keys are searched in this many interleaved parts: only the parts with the largest maxima are looked into.
-PARTS = 8
 LN_2 = math.log(2.0)
 
 
@@ -53,7 +51,8 @@ def _rows(looked: Looked, rows: slice, width: int, edges: Tensor, sinks: Tensor,
         probs = torch.exp2(log2)
         out["mass"].add_(probs.sum(-1))
         out["entropy"].sub_(torch.mul(probs, log2.clamp_(min=-1e30)).sum(-1) * LN_2)
-        out["sink_mass"].add_(looked.unpack(probs).mul(sinks[:, None, None, cols]).sum(-1).flatten(0, 1))
+        if bool(sinks[:, cols].any()):
+            out["sink_mass"].add_(looked.unpack(probs).mul(sinks[:, None, None, cols]).sum(-1).flatten(0, 1))
         _add_distances(out["profile"], out["mean_distance"], probs, looked.look, rows, cols, edges)
         _merge_top(out["top_probs"], out["top_keys"], probs, start)
 
@@ -66,30 +65,22 @@ def _add_distances(
     i = torch.arange(rows.start, rows.stop, device=device)[:, None] + look.masking.offset
     away = (i - torch.arange(cols.start, cols.stop, device=device)[None, :]).abs()
     total.add_((probs * away.to(probs.dtype)).sum(-1))
-    which = torch.bucketize(away, edges.to(device), right=True) - 1
-    profile.scatter_add_(2, which[None].expand(probs.shape), probs)
+    nearest = max(rows.start + look.masking.offset - cols.stop + 1, cols.start - rows.stop - look.masking.offset + 1, 0)
+    if nearest < probs.shape[-2] + probs.shape[-1]:
+        which = torch.bucketize(away, edges.to(device), right=True) - 1
+        profile.scatter_add_(2, which[None].expand(probs.shape), probs)
+        return
+    power = nearest.bit_length()  # a tile this far off meets at most one power of two, the next one
+    closer = torch.where(away < 1 << power, probs, 0.0).sum(-1)
+    profile[..., power] += closer
+    if power + 1 < profile.shape[-1]:
+        profile[..., power + 1] += probs.sum(-1) - closer
 
 
 def _merge_top(best: Tensor, where: Tensor, probs: Tensor, start: int) -> None:
     """Fold a tile's strongest keys into the running ones."""
-    value, index = _candidates(probs, best.shape[-1])
+    value, index = probs.topk(min(best.shape[-1], probs.shape[-1]), dim=-1)
     both, keys = torch.cat([best, value], -1), torch.cat([where, index + start], -1)
     value, index = both.topk(best.shape[-1], dim=-1)
     best.copy_(value)
     where.copy_(keys.gather(-1, index))
-
-
-def _candidates(probs: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Values and columns among which the ``count`` largest of each row are.
-
-    The largest lie in those columns, taken ``PARTS`` apart, whose maxima are largest: ``topk``, the dearest pass by
-    far, sees an eighth of the cells.
-    """
-    columns = probs.shape[-1] // PARTS
-    if probs.shape[-1] % PARTS or columns <= count:
-        return probs.topk(min(count, probs.shape[-1]), dim=-1)
-    parts = probs.unflatten(-1, (PARTS, columns))
-    chosen = parts.amax(-2).topk(count, dim=-1).indices  # n r k
-    values = parts.gather(-1, chosen[..., None, :].expand(*chosen.shape[:-1], PARTS, count))
-    index = chosen[..., None, :] + columns * torch.arange(PARTS, device=probs.device)[:, None]
-    return values.flatten(-2), index.flatten(-2)
