@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from workbench_kernels import decode_attention, paged_attention
+from workbench_kernels import attention, decode_attention, paged_attention
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "kernels"))
 import decode_cases
@@ -120,6 +120,19 @@ def test_more_sequences_than_fit_one_share() -> None:
     """Three hundred short ragged sequences: shares cross from one into the next."""
     lengths = [int(n) for n in torch.randint(0, 90, (300,), generator=torch.Generator().manual_seed(2))]
     hold(*decode_cases.draw("paged-16", lengths, dim=64, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize("words", [{}, {"window": 50}, {"softcap": 8.0}], ids=str)
+def test_attention_of_a_few_queries_is_split(words: dict[str, Any]) -> None:
+    gen = torch.Generator().manual_seed(3)
+    shapes = [(2, 3, 8, 128), (2, 1500, 2, 128), (2, 1500, 2, 128)]
+    q, k, v = (torch.randn(shape, generator=gen).bfloat16() for shape in shapes)
+    exact = attention(q.double(), k.double(), v.double(), impl="reference", **words)
+    plain = attention(q, k, v, impl="reference", **words)
+    split = attention(q.cuda(), k.cuda(), v.cuda(), impl="split", **words)
+    assert torch.equal(split, attention(q.cuda(), k.cuda(), v.cuda(), **words))  # what "auto" picks
+    budget = 2 * (plain - exact).abs().max() + 4 * torch.finfo(q.dtype).eps * exact.abs().max()
+    assert (split.cpu() - exact).abs().max() <= budget
 
 
 def test_offsets_beyond_31_bits() -> None:

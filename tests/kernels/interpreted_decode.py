@@ -13,7 +13,7 @@ import decode_cases
 import numpy as np
 import torch
 
-from workbench_kernels import decode_attention, paged_attention
+from workbench_kernels import attention, decode_attention, paged_attention
 
 SMALL = {"heads": 4, "kv_heads": 2, "dim": 16}
 CASES = {
@@ -39,6 +39,23 @@ PREFILL = {
 }
 
 
+SPLIT = {
+    "split attention": {"queries": 1, "keys": 150},
+    "split attention, several queries": {"queries": 5, "keys": 70},
+    "split attention, one query, not causal": {"queries": 1, "keys": 70, "causal": False},
+    "split attention in a window": {"queries": 3, "keys": 70, "window": 20},
+}
+
+
+def split_errors(queries: int, keys: int, **words) -> list:
+    """``workbench_kernels.attention(impl="split")`` over strided keys."""
+    gen = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, h, n, 16, generator=gen).transpose(1, 2) for h, n in ((4, queries), (2, keys), (2, keys)))
+    exact = attention(q.double(), k.double(), v.double(), impl="reference", return_lse=True, **words)
+    found = attention(q, k, v, impl="split", return_lse=True, **words)
+    return [*(float((a.double() - b).abs().max()) for a, b in zip(found, exact)), True]
+
+
 def errors(layout: str, lengths: list[int], shape: dict, words: dict, call, **extra) -> list:
     q, k, v, where = decode_cases.draw(layout, lengths, **shape)
     words = {**words, **where, "return_lse": True}
@@ -60,6 +77,8 @@ def main() -> None:
             found[f"{name}, {splits} parts"] = errors(*case, decode_attention, splits=splits)
     found["parts by the device"] = errors(*CASES["paged-16"], decode_attention)
     found["more parts than keys"] = errors("contiguous", [5, 1], SMALL, {}, decode_attention, splits=40)
+    for name, words in SPLIT.items():
+        found[name] = split_errors(**words)
     for name, case in PREFILL.items():
         found[name] = errors(*case, paged_attention)
     json.dump(found, sys.stdout)

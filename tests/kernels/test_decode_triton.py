@@ -19,7 +19,7 @@ from workbench_kernels.decode import launch, prefill, split
 
 NAMES = [
     *(f"{name}, {splits} parts" for name in interpreted_decode.CASES for splits in (1, 3)),
-    *("parts by the device", "more parts than keys", *interpreted_decode.PREFILL),
+    *("parts by the device", "more parts than keys", *interpreted_decode.PREFILL, *interpreted_decode.SPLIT),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import import_module
 from typing import Any
 
@@ -126,7 +127,7 @@ def _problem(
 
 def _pick(impl: str, q: Tensor) -> str:
     checks.choice("impl", impl, ("auto", *IMPLEMENTATIONS))
-    reason = _no_triton(q) if impl in ("auto", "triton") else None
+    reason = no_triton(q) if impl in ("auto", "triton") else None
     if impl == "triton" and reason:
         raise ValueError(f"impl='triton' {reason}; use impl='tiled'")
     if impl == "auto":
@@ -134,7 +135,7 @@ def _pick(impl: str, q: Tensor) -> str:
     return impl
 
 
-def _no_triton(q: Tensor) -> str | None:
+def no_triton(q: Tensor) -> str | None:
     """Why the Triton kernels cannot take this call."""
     if q.dtype == torch.float64:
         return "has no float64"
@@ -145,6 +146,13 @@ def _no_triton(q: Tensor) -> str | None:
     interpreted = triton.knobs.runtime.interpret
     if q.device.type != "cuda" and not interpreted:
         return f"needs CUDA tensors, got {q.device}"
+    if q.device.type == "cuda" and _capability(q.device) < (8, 0):
+        return f"needs a card of compute capability 8.0 or later, got {_capability(q.device)}"
     if interpreted and q.dtype == torch.bfloat16:
         return "has no bfloat16 in Triton's interpreter"
     return None
+
+
+@functools.cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)

@@ -21,9 +21,10 @@ IMPLEMENTATIONS = {
     "triton": "workbench_kernels.softmax_attention.portable.flash2",
     "triton-v1": "workbench_kernels.softmax_attention.portable.flash1",
     "hopper": "workbench_kernels.softmax_attention.hopper",
+    "split": "workbench_kernels.softmax_attention.split",
 }
 #: Who is asked, in this order, by ``impl="auto"``; the last one takes everything.
-AUTO = {"cuda": ("hopper", "triton", "tiled", "reference")}
+AUTO = {"cuda": ("split", "hopper", "triton", "tiled", "reference")}
 AUTO_ELSEWHERE = ("tiled", "reference")
 LARGEST_SEED = 2**33  # the dropout hash multiplies it into 64 bits
 
@@ -71,7 +72,8 @@ def attention(
             GPU it waits for the queue, so it is done on request.
         impl: "auto" picks by device, card and call; otherwise "reference" (plain torch, the specification), "tiled"
             (torch, FlashAttention order, memory linear in N), "triton" (any CUDA card, head dim up to 256),
-            "triton-v1" (the first FlashAttention's loop order, for comparison) or "hopper" (compute capability 9.0).
+            "triton-v1" (the first FlashAttention's loop order, for comparison), "hopper" (compute capability 9.0) or
+            "split" (one to eight queries over many keys, no gradients).
             Several names are tried in their order.
 
     Returns:
