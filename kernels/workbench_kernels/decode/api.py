@@ -43,9 +43,10 @@ def decode_attention(
 ) -> Any:
     """Attention of the newest one to eight tokens of each sequence over its cache; no gradients.
 
-    The keys of a sequence are cut into parts that run in parallel and are merged afterwards (flash-decoding), and the
-    query heads that share a key head are the rows of one product, so keys and values are read once: 2 * length * Hkv
-    * D elements a sequence are the bytes that must move.
+    The keys of all sequences are cut into equal shares that run in parallel and are merged afterwards (flash-decoding),
+    and the query heads that share a key head are the rows of one product, so keys and values are read once: 2 * length
+    * Hkv * D elements a sequence are the bytes that must move. Lengths and tables are read on the card: a captured CUDA
+    graph serves a whole generation.
 
     Args:
         q: (B, Q, H, D), 1 <= Q <= 8: the last Q tokens of each sequence, already in the cache.
@@ -60,7 +61,8 @@ def decode_attention(
         softcap: scores become softcap * tanh(scores / softcap).
         sinks: (H,) logits that join the denominator only.
         impl: "auto", "reference" or "tiled" (plain torch: gather, then attend; float64 too), "triton" (CUDA).
-        splits: parts a sequence is cut into (Triton); by default from the number of multiprocessors.
+        splits: shares for each sequence and key head, on average (Triton); by default the card's multiprocessors say
+            how many shares there are in all.
         check: read what is inside lengths, slots and block_table and refuse what is out of range. By default only on
             a CPU, because on a GPU it waits for the queue; unchecked lengths are cut to the capacity there.
 
