@@ -43,11 +43,12 @@ def compile_for_hopper(
     source = ASTSource(kernel, signature=signature, constexprs=numbers, attrs=aligned)
     target = GPUTarget("cuda", 90, 32)
     made = triton.compile(source, target=target, options={"enable_fp_fusion": True, **options})
-    registers, stack = _usage(made.asm["cubin"])
+    registers, stack = usage(made.asm["cubin"])
     return Needs(made.metadata.shared, registers, stack, made.asm["ptx"])
 
 
-def _usage(cubin: bytes) -> tuple[int, int]:
+def usage(cubin: bytes) -> tuple[int, int]:
+    """(registers of a thread, bytes of its stack: what was spilled)."""
     import triton
 
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"

@@ -9,6 +9,7 @@ import torch
 import triton
 from torch import Tensor
 
+from workbench_kernels.launching import launch
 from workbench_kernels.softmax_attention.portable.configurations import Tiles
 from workbench_kernels.softmax_attention.portable.forward import forward_kernel
 from workbench_kernels.softmax_attention.problem import Problem
@@ -27,8 +28,14 @@ def capability(x: Tensor) -> tuple[int, int]:
 
 
 def start(kernel: Any, programs: int, tiles: Tiles, *arguments: Any, **constants: Any) -> None:
-    if programs:
-        kernel[(programs,)](*arguments, num_warps=tiles.warps, num_stages=tiles.stages, **constants)
+    """Run a kernel with a grid of that many programs (none: nothing to do)."""
+    if not programs:
+        return
+    if INTERPRETED:
+        kernel[(programs,)](*arguments, **constants)
+    else:
+        words = {"warps": tiles.warps, "stages": tiles.stages, "enable_fp_fusion": True}
+        launch(kernel, (programs, 1, 1), arguments, constants, **words)
 
 
 def refusal(problem: Problem, q: Tensor, k: Tensor, v: Tensor) -> str | None:
