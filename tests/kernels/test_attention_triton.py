@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -142,3 +143,19 @@ def test_a_call_that_triton_cannot_take_is_told_why() -> None:
         attention(q, k, v, impl=("triton", "tilled"))
     with pytest.raises(ValueError, match=r"^seed must lie"):
         attention(q, k, v, dropout=0.1, seed=2**40)
+
+
+def test_a_deterministic_call_does_not_train_through_gradients_of_varying_order(monkeypatch) -> None:
+    from workbench_kernels.softmax_attention import api, tiled
+
+    monkeypatch.setitem(api.IMPLEMENTATIONS, "hopper", tiled.__name__)  # one that takes calls here
+    problem, q, k, v = call(16, torch.float32)
+    assert api.refusal("hopper", problem, q, k, v, None) is None
+    q.requires_grad_()
+    assert str(api.refusal("hopper", problem, q, k, v, None)).startswith("deterministic")
+    assert api.refusal("hopper", replace(problem, deterministic=False), q, k, v, None) is None
+    with torch.no_grad():
+        assert api.refusal("hopper", problem, q, k, v, None) is None
+    with pytest.raises(ValueError, match=r"^deterministic"):
+        attention(q, k, v, impl="hopper", deterministic=True)
+    attention(q, k, v, impl="hopper")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from workbench_kernels import checks
@@ -26,6 +27,8 @@ IMPLEMENTATIONS = {
 #: Who is asked, in this order, by ``impl="auto"``; the last one takes everything.
 AUTO = {"cuda": ("split", "hopper", "triton", "tiled", "reference")}
 AUTO_ELSEWHERE = ("tiled", "reference")
+#: Whose backward pass adds up the gradient of q in no fixed order: not asked when the call has to be deterministic.
+UNORDERED = ("hopper",)
 LARGEST_SEED = 2**33  # the dropout hash multiplies it into 64 bits
 
 
@@ -46,7 +49,7 @@ def attention(
     dropout: float = 0.0,
     seed: int = 0,
     return_lse: bool = False,
-    deterministic: bool = True,
+    deterministic: bool | None = None,
     check_nan: bool = False,
     impl: str | Sequence[str] = "auto",
 ) -> Any:
@@ -66,8 +69,8 @@ def attention(
         block_mask: bool (T_r, T_c) or (B|1, H|1, T_r, T_c), one entry per ``block_size`` tile; dead tiles are skipped.
         block_size: (rows, columns) of a tile. Required with ``block_mask``; alone it sets the tile of ``impl="tiled"``.
         dropout: probability of dropping a weight after the softmax; the draw is a hash of ``seed`` and the position.
-        deterministic: the same inputs give the same bits, gradients included. False allows an implementation to add
-            up gradients in whatever order they come (only where it has such a path).
+        deterministic: the same inputs give the same bits, gradients included; None asks
+            ``torch.are_deterministic_algorithms_enabled()``. Only "hopper" adds up a gradient in varying order.
         check_nan: look for NaN in q, k and v and say where the first one is. On the CPU this is always done; on a
             GPU it waits for the queue, so it is done on request.
         impl: "auto" picks by device, card and call; otherwise "reference" (plain torch, the specification), "tiled"
@@ -104,6 +107,8 @@ def attention(
         block_mask=block_mask,
         block_size=block_size,
     )
+    if deterministic is None:
+        deterministic = torch.are_deterministic_algorithms_enabled()
     problem = Problem(masks, softmax_scale(scale, q), softcap, dropout, seed, deterministic)
     chosen = IMPLEMENTATIONS[pick(problem, q, k, v, sinks, impl=impl)]
     out, lse = import_module(chosen).attention(problem, q, k, v, sinks)
@@ -134,7 +139,11 @@ def refusal(name: str, problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks:
         module = import_module(IMPLEMENTATIONS[name])
     except ImportError as missing:
         return f"impl {name!r} cannot be imported here: {missing}"
-    return module.refuses(problem, q, k, v, sinks)
+    reason = module.refuses(problem, q, k, v, sinks)
+    trained = torch.is_grad_enabled() and any(x.requires_grad for x in (q, k, v))
+    if reason is None and name in UNORDERED and problem.deterministic and trained:
+        return "deterministic is set, but this backward pass adds up the gradient of q in no fixed order"
+    return reason
 
 
 def softmax_scale(scale: float | None, q: Tensor) -> float:
