@@ -16,9 +16,9 @@ _WORK = {"attention": 1.6, "map": 1.0, "region": 0.8, "statistics": 12.0, "mass"
 _TILE_BYTES = 4 << 20
 #: On CUDA, what one score cell costs beside its products (exp2, sums, loads that wait), as operations of a matrix
 #: product of that card; from the measured times in kernels/notes/maps.md.
-_CUDA_WORK = {"attention": 340.0, "map": 200.0, "region": 2000.0, "statistics": 1000.0, "mass": 200.0}
-#: Least time of a call on CUDA: launches and small helpers.
-_CUDA_CALL_S = 1e-4
+_CUDA_WORK = {"attention": 250.0, "map": 150.0, "region": 1000.0, "statistics": 1800.0, "mass": 500.0}
+#: Least time of a call on CUDA: launches, copies of edges, checks that read a number back.
+_CUDA_CALL_S = 2e-4
 
 
 @dataclass(frozen=True)

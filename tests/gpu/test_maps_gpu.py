@@ -36,7 +36,9 @@ CASES: dict[str, tuple[tuple[int, ...], torch.dtype, dict[str, Any]]] = {
     "one query bf16 128": ((2, 1, 777, 8, 2, 128), torch.bfloat16, {}),
 }
 #: Rows x columns of pooled maps: wide even and uneven bins, narrow ones, single cells, one bin.
-SHAPES = [(1, 1), (8, 8), (4, 3), (5, 7), (60, 50), (300, 9), (2000, 2000)]
+SHAPES = [(1, 1), (8, 8), (4, 3), (60, 50), (300, 9), (2000, 2000)]
+#: Those of them that are also compared by their maxima (each is a kernel to compile).
+BY_MAXIMUM = [(8, 8), (4, 3), (300, 9)]
 
 
 class Sample:
@@ -97,8 +99,9 @@ def sample(request: pytest.FixtureRequest) -> Sample:
 
 def test_pooled_maps(sample: Sample) -> None:
     for shape in SHAPES:
-        for reduce in ("sum", "max"):
-            sample.holds(pooled_attention, shape=shape, reduce=reduce)
+        sample.holds(pooled_attention, shape=shape, reduce="sum")
+    for shape in BY_MAXIMUM:
+        sample.holds(pooled_attention, shape=shape, reduce="max")
 
 
 def test_regions_and_mass(sample: Sample) -> None:

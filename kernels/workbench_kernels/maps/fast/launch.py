@@ -20,8 +20,8 @@ LOG2_E = 1.4426950408889634
 LONGEST = 1 << 24
 #: Strongest keys a row can keep in registers.
 MOST_KEPT = 64
-#: Programs that keep a card busy: a few a streaming multiprocessor.
-ENOUGH_PROGRAMS = 1056
+#: Programs that keep a card busy, unequal as causal masks make them: several a streaming multiprocessor.
+ENOUGH_PROGRAMS = 2112
 
 
 def refuses(look: Look, topk: int = 0) -> str | None:

@@ -130,7 +130,17 @@ def _strongest(look: Look, count: int) -> tuple[Tensor, Tensor]:
             *launch.tensors(look), scores, keys, *launch.numbers(look), row_tiles,
             TOP=kept, **launch.constants(look), **tile.words,
         )  # fmt: skip
-    scores, order = scores.sort(-1, descending=True)
-    probs = torch.exp2(scores[..., :count])
-    found = keys.gather(-1, order)[..., :count].long()
-    return probs, found.masked_fill(probs == 0, -1)
+    found = _per_row(look, kept, dtype=torch.int64)
+    for plane in zip(scores.flatten(0, 1), keys.flatten(0, 1), found.flatten(0, 1), strict=True):
+        _in_order(*plane)
+    return scores[..., :count], found[..., :count]
+
+
+def _in_order(scores: Tensor, keys: Tensor, found: Tensor) -> None:
+    """Log-2 probabilities of one head to probabilities, descending, in place; their keys into ``found``.
+
+    A head at a time, because sorting takes several times the memory of what is sorted.
+    """
+    ordered, order = scores.sort(-1, descending=True)
+    scores.copy_(ordered.exp2_())
+    found.copy_(keys.gather(-1, order)).masked_fill_(scores == 0, -1)
