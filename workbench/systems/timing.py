@@ -155,10 +155,10 @@ class _CudaClock:
         torch.sum(self.buffer, 0, out=self.dropped)
 
     def head_start(self, run: Contender) -> int:
-        """The slower of two launches on an empty queue, in units of a flush (about 0.1 ms)."""
+        """A launch on an empty queue, in units of a flush (about 0.1 ms)."""
         if not len(self.buffer):
             return 1
-        launch = max(self._launch_ms(run) for _ in range(2))
+        launch = self._launch_ms(run)
         flush = self.sample(self.flush, 1)
         self.wait()
         return max(1, min(_MOST_FLUSHES, math.ceil(launch / max(flush(), 1e-3))))
