@@ -28,6 +28,7 @@ CASES = {
     "wide window": ("contiguous", [150, 70], {**SMALL, "queries": 2}, {"window": 100}),
     "soft cap": ("slots", [70, 9], SMALL, {"softcap": 2.0}),
     "scale": ("contiguous", [70, 9], SMALL, {"scale": 0.7}),
+    "negative scale": ("contiguous", [70, 9], SMALL, {"scale": -0.7}),
     "sinks": ("paged-16", [70, 0], SMALL, {"sinks": torch.linspace(-1, 2, 4)}),
 }
 PREFILL = {
@@ -35,6 +36,9 @@ PREFILL = {
     "prefill over blocks": ("paged-16", [150, 33], {**SMALL, "queries": 70}, {}),
     "prefill over large blocks": ("paged-64", [150, 0], {**SMALL, "queries": 70}, {}),
     "prefill in a window": ("slots", [150, 90], {**SMALL, "queries": 70}, {"window": 20}),
+    "prefill with a negative scale": ("slots", [60, 5], {**SMALL, "queries": 20}, {"scale": -0.4}),
+    "prefill with scale 0": ("slots", [60, 5], {**SMALL, "queries": 20}, {"scale": 0.0}),
+    "prefill with a soft cap": ("paged-16", [60, 5], {**SMALL, "queries": 20}, {"softcap": 2.0}),
     "prefill with sinks": ("slots", [60, 5], {**SMALL, "queries": 20}, {"sinks": torch.linspace(-1, 2, 4)}),
 }
 

@@ -80,7 +80,7 @@ def compiled(kernel: Any, dtype: str, constants: dict[str, Any], config: launch.
 @pytest.mark.parametrize("dim", [64, 128, 256])
 def test_shipped_decode_configurations_fit_a_hopper_card(place: str, dtype: str, size: int, dim: int) -> None:
     address, page = PLACES[place]
-    config = launch.decode_config(dim, size)
+    config = launch.decode_config(dim, size, early=True)
     plan = launch._plan((8, 1, 32, dim), 8, 256, page, config, (address, False, False, False), None, 264, 64)
     assert (plan.shares, plan.outputs) == (264, 8 * 32)
     needs = compiled(split.split_kernel, dtype, plan.split, config)

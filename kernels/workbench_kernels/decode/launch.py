@@ -20,6 +20,7 @@ from workbench_kernels.decode.view import CacheView
 _ADDRESS = {"contiguous": CONTIGUOUS, "slots": SLOTS, "blocks": BLOCKS}
 LOG2_E = 1.4426950408889634
 TILE_BYTES = 16 << 10
+_TINY = 1e-30
 #: Most rows of a decode tile; more queries x query heads of one key head are several row blocks.
 _MOST_ROWS = {2: 64, 4: 16}
 _INTERPRETED = triton.knobs.runtime.interpret
@@ -40,13 +41,14 @@ class Config:
     early: bool = False
 
 
-def decode_config(dim: int, element_bytes: int) -> Config:
+def decode_config(dim: int, element_bytes: int, early: bool = False) -> Config:
     """Tiles of 16 KB of keys, two stages on their way and two programs a multiprocessor: 128 KB in flight on each.
 
     Frozen from measurements; see ``kernels/notes/decode.md``.
     """
     key_bytes = _wide(dim) * element_bytes
-    return Config(max(16, min(128, TILE_BYTES // key_bytes)), 8 if key_bytes >= 512 and element_bytes == 4 else 4, 3)
+    warps = 8 if key_bytes >= 512 and element_bytes == 4 else 4
+    return Config(max(16, min(128, TILE_BYTES // key_bytes)), warps, 3, early=early)
 
 
 def prefill_config(dim: int, element_bytes: int) -> Config:
@@ -109,7 +111,7 @@ def decode(problem: Problem, q: Tensor, view: CacheView, _: str = "triton", conf
     out, lse = _results(q)
     if q.shape[0] == 0:
         return out, lse
-    config = config or decode_config(q.shape[3], q.element_size())
+    config = config or decode_config(q.shape[3], q.element_size(), _early(q.device))
     keys = min(view.capacity, (problem.window or view.capacity) + q.shape[1] + config.block_n)
     plan = _plan(
         *(tuple(q.shape), view.k.shape[2], max(1, -(-keys // config.block_n)), _page(view), config),
@@ -143,6 +145,8 @@ def prefill(problem: Problem, q: Tensor, view: CacheView, _: str = "triton", con
         **{"CAPPED": capped, "WINDOWED": windowed, "SINKS": sinks},
     }
     factor, cap, capacity, window, *strides = _numbers(problem, q, view, out)
+    if factor <= 0 and not cap:  # the kernel compares scores before it scales them
+        q, factor = (-q, -factor) if factor < 0 else (q, _TINY)
     tensors = (q, view.k, view.v, out, lse, view.lengths, _where(view), _sinks(problem, lse))
     args = (*tensors, factor, cap, capacity, window, queries, *strides)
     warps = config.warps if block_m >= 64 else 4
@@ -165,6 +169,12 @@ def _launch(
         kernel[whole](*args, **constants)
     else:
         launching.launch(kernel, whole, args, constants, warps=warps, stages=stages, **more)
+
+
+@functools.cache
+def _early(device: torch.device) -> bool:
+    """Whether the card can launch a kernel that waits for the one before it (compute capability 9.0)."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 @functools.cache

@@ -9,7 +9,17 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from workbench_kernels.decode.tile import LOG2_E, block_of, first_row, join_sinks, normalised, offsets, online, scaled
+from workbench_kernels.decode.tile import (
+    LOG2_E,
+    block_of,
+    first_row,
+    join_sinks,
+    normalised,
+    online,
+    scaled,
+    tile_at,
+    tokens_at,
+)
 
 
 @triton.jit
@@ -22,23 +32,28 @@ def _walk(
     block = block_of(table, begin, n, length, ADDRESS, PAGE, BLOCK_N)
     for start in tl.range(begin, end, BLOCK_N):
         inside = start + n < length
-        k_at = offsets(block, start, n, k_r, k_n, ADDRESS, PAGE, BLOCK_N)
-        v_at = offsets(block, start, n, v_r, v_n, ADDRESS, PAGE, BLOCK_N)
+        k_at = k_base + tile_at(block, start, k_r, k_n, ADDRESS, PAGE, BLOCK_N)
+        v_at = v_base + tile_at(block, start, v_r, v_n, ADDRESS, PAGE, BLOCK_N)
+        k_at = k_at + (tokens_at(block, n, k_r, k_n, ADDRESS, PAGE, BLOCK_N)[:, None] + d[None, :])
+        v_at = v_at + (tokens_at(block, n, v_r, v_n, ADDRESS, PAGE, BLOCK_N)[:, None] + d[None, :])
         block = block_of(table, start + BLOCK_N, n, length, ADDRESS, PAGE, BLOCK_N)
-        k_at, v_at = k_base + k_at[:, None] + d[None, :], v_base + v_at[:, None] + d[None, :]
         if MASKED or DIM != BLOCK_D:
             loaded = inside[:, None] & (d < DIM)[None, :]
             k_tile, v_tile = tl.load(k_at, mask=loaded, other=0.0), tl.load(v_at, mask=loaded, other=0.0)
         else:
             k_tile, v_tile = tl.load(k_at), tl.load(v_at)
-        scores = scaled(tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee"), factor, cap, CAPPED)
+        scores = tl.dot(q_tile, tl.trans(k_tile), input_precision="ieee")
+        unit = factor
+        if CAPPED:
+            scores = scaled(scores, factor, cap, CAPPED)
+            unit = 1.0
         if MASKED:
             position = start + n
             seen = inside[None, :] & (position[None, :] <= last[:, None])
             if WINDOWED:
                 seen = seen & (position[None, :] > last[:, None] - window)
             scores = tl.where(seen, scores, -float("inf"))
-        top, total, acc = online(scores, v_tile, top, total, acc)
+        top, total, acc = online(scores, unit, v_tile, top, total, acc)
     return top, total, acc
 
 

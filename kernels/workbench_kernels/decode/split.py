@@ -102,7 +102,7 @@ def split_kernel(
             if WINDOWED:
                 seen = seen & (key[None, :] > last[:, None] - window)
             scores = tl.where(seen, scores, -float("inf"))
-            top, total, acc = online(scores, v_tile, top, total, acc)
+            top, total, acc = online(scores, 1.0, v_tile, top, total, acc)
 
         # part (pieces, ROWS, D), stats (pieces, ROWS, 2)
         place = (share + sequence * UNITS + unit).to(tl.int64) * ROWS + m

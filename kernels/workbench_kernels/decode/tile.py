@@ -40,13 +40,42 @@ def block_of(table, start, n, end, ADDRESS: tl.constexpr, PAGE: tl.constexpr, BL
 
 @triton.jit
 def offsets(block, start, n, stride_row, stride_n, ADDRESS: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Offsets (BLOCK_N,) of the tokens ``start + n`` from the sequence's first row; 64-bit."""
+    """Offsets (BLOCK_N,) of the tokens ``start + n`` from the sequence's first row; 64-bit.
+
+    :func:`tile_at` + :func:`tokens_at` say the same in fewer instructions and more registers: the prefill counts
+    instructions, decode has none to spare of the other.
+    """
     if ADDRESS != 2:
         at = (start + n).to(tl.int64) * stride_n
     elif PAGE >= BLOCK_N:
         at = block.to(tl.int64) * stride_row + (start % PAGE + n).to(tl.int64) * stride_n
     else:
         at = block.to(tl.int64) * stride_row + ((start + n) % PAGE).to(tl.int64) * stride_n
+    return at
+
+
+@triton.jit
+def tile_at(block, start, stride_row, stride_n, ADDRESS: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """64-bit offset of a tile's first token from the sequence's first row, as far as one number can say it."""
+    if ADDRESS != 2:
+        at = tl.cast(start, tl.int64) * stride_n
+    elif PAGE >= BLOCK_N:
+        at = tl.cast(block, tl.int64) * stride_row + tl.cast(start % PAGE, tl.int64) * stride_n
+    else:
+        at = tl.cast(0, tl.int64)
+    return at
+
+
+@triton.jit
+def tokens_at(block, n, stride_row, stride_n, ADDRESS: tl.constexpr, PAGE: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Offsets (BLOCK_N,) of a tile's tokens beyond :func:`tile_at`; the same for every tile unless blocks are smaller.
+
+    ``start`` is a multiple of BLOCK_N, and of PAGE where that is smaller.
+    """
+    if ADDRESS != 2 or PAGE >= BLOCK_N:
+        at = n.to(tl.int64) * stride_n
+    else:
+        at = block.to(tl.int64) * stride_row + (n % PAGE).to(tl.int64) * stride_n
     return at
 
 
@@ -60,11 +89,14 @@ def scaled(scores, factor, cap, CAPPED: tl.constexpr):
 
 
 @triton.jit
-def online(scores, v, top, total, acc):
-    """Let one tile of scores (M, N) and values (N, D) join a running maximum, sum and output."""
-    new_top = tl.maximum(top, tl.max(scores, 1))
+def online(scores, unit, v, top, total, acc):
+    """Let one tile of scores (M, N) and values (N, D) join a running maximum, sum and output.
+
+    ``scores`` x ``unit`` (> 0) are in units of log 2: multiplying and subtracting the maximum is one instruction.
+    """
+    new_top = tl.maximum(top, tl.max(scores, 1) * unit)
     shift = tl.where(new_top == -float("inf"), 0.0, new_top)
-    weights = tl.exp2(scores - shift[:, None])
+    weights = tl.exp2(scores * unit - shift[:, None])
     shrink = tl.exp2(top - shift)
     total = total * shrink + tl.sum(weights, 1)
     acc = acc * shrink[:, None]
