@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -64,8 +65,8 @@ def attention(problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor |
 def refuses(problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None) -> str | None:
     """Why these kernels cannot take the call, or ``None`` when they can."""
     masks = problem.masking
-    if q.device.type != "cuda" or torch.cuda.get_device_capability(q.device) != (9, 0):
-        return "needs a Hopper card (compute capability 9.0)"
+    if not _on_hopper(q.device):
+        return "needs a Hopper card (compute capability 9.0) and a Triton with Gluon"
     if q.dtype not in HALVES:
         return f"needs bfloat16 or float16, got {q.dtype}"
     if q.shape[3] > 128 or q.shape[3] % 8:
@@ -199,6 +200,16 @@ def _padded(dim: int) -> int:
 def _counter(device: torch.device, stream: int) -> Tensor:
     """The tile counter of a stream; every launch leaves it at zero."""
     return torch.zeros(1, dtype=torch.int32, device=device)
+
+
+@functools.cache
+def _on_hopper(device: torch.device) -> bool:
+    if device.type != "cuda" or torch.cuda.get_device_capability(device) != (9, 0):
+        return False
+    try:
+        return importlib.util.find_spec("triton.experimental.gluon.language.nvidia.hopper") is not None
+    except ModuleNotFoundError:
+        return False
 
 
 @functools.cache
