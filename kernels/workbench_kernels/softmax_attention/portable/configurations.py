@@ -5,7 +5,7 @@ Families: ``large`` has 160 KB of shared memory a multiprocessor or more (A100, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -53,21 +53,21 @@ TABLE: dict[tuple[str, int, int, str], Tiles] = {
 #: float32 products run outside the tensor cores and from registers: small tiles, one table for every card.
 TABLE |= {
     ("any", 4, 64, "forward"): Tiles(32, 32, 4, 1, False),
-    ("any", 4, 64, "keys"): Tiles(32, 32, 8, 1, False),
-    ("any", 4, 64, "queries"): Tiles(32, 32, 8, 1, False),
+    ("any", 4, 64, "keys"): Tiles(32, 32, 8, 2, False),
+    ("any", 4, 64, "queries"): Tiles(32, 32, 8, 2, False),
     ("any", 4, 128, "forward"): Tiles(32, 32, 8, 1, False),
-    ("any", 4, 128, "keys"): Tiles(16, 32, 8, 1, False),
-    ("any", 4, 128, "queries"): Tiles(32, 16, 8, 1, False),
+    ("any", 4, 128, "keys"): Tiles(32, 32, 8, 2, False),
+    ("any", 4, 128, "queries"): Tiles(32, 32, 8, 2, False),
     ("any", 4, 256, "forward"): Tiles(16, 16, 8, 1, False),
     ("any", 4, 256, "keys"): Tiles(16, 16, 8, 1, False),
-    ("any", 4, 256, "queries"): Tiles(16, 16, 8, 1, False),
+    ("any", 4, 256, "queries"): Tiles(16, 16, 8, 2, False),
 }
 #: FlashAttention's first loop order, forward and backward.
 FIRST: dict[tuple[int, int, str], Tiles] = {
     (2, 64, "forward"): Tiles(64, 128, 4, 1),
     (2, 64, "backward"): Tiles(64, 64, 8, 1),
     (2, 128, "forward"): Tiles(32, 128, 8, 1),
-    (2, 128, "backward"): Tiles(32, 64, 8, 1),
+    (2, 128, "backward"): Tiles(32, 64, 8, 2),
     (2, 256, "forward"): Tiles(32, 32, 8, 1),
     (2, 256, "backward"): Tiles(16, 32, 8, 1),
     (4, 64, "forward"): Tiles(32, 32, 4, 1),
@@ -75,7 +75,7 @@ FIRST: dict[tuple[int, int, str], Tiles] = {
     (4, 128, "forward"): Tiles(32, 32, 8, 1),
     (4, 128, "backward"): Tiles(16, 32, 8, 1),
     (4, 256, "forward"): Tiles(16, 16, 8, 1),
-    (4, 256, "backward"): Tiles(16, 16, 8, 1),
+    (4, 256, "backward"): Tiles(16, 16, 8, 2),
 }
 
 
@@ -96,5 +96,7 @@ def tiles_for(capability: tuple[int, int], size: int, dim: int, which: str) -> T
     return TABLE["any" if size == 4 else family(capability), size, bucket(dim), which]
 
 
-def first_tiles_for(size: int, dim: int, which: str) -> Tiles:
-    return FIRST[size, bucket(dim), which]
+def first_tiles_for(capability: tuple[int, int], size: int, dim: int, which: str) -> Tiles:
+    """Of the first loop order; ``which`` is "forward" or "backward". Small cards have no room for a second stage."""
+    tiles = FIRST[size, bucket(dim), which]
+    return replace(tiles, stages=1) if family(capability) == "small" else tiles

@@ -127,7 +127,9 @@ def _prepare(
     q, k, v = tensors[:3]
     masking = problem.masking
     wide = max(padded(q.shape[3]), padded(v.shape[3]))
-    tiles = fitted_tiles(masking, given.get(which) or first_tiles_for(q.element_size(), wide, which))
+    tiles = fitted_tiles(
+        masking, given.get(which) or first_tiles_for(launch.capability(q), q.element_size(), wide, which)
+    )
     plan, blocks = NO_PLAN, None
     if masking.blocks is not None:
         plan = mapped(live_map(masking, tiles.rows, tiles.cols))
