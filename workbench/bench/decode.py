@@ -64,9 +64,7 @@ def points(device: str, quick: bool) -> list[Point]:
         return [small, replace(small, ragged=True)]
     if quick:
         return [Point(batch) for batch in (1, 8, 64)]
-    heads = [Point(32, kv_heads=1), Point(8, kv_heads=32), Point(32, dim=64), Point(32, ragged=True)]
-    lengths = [Point(64, 2048), Point(1, 131072)]
-    return [*(Point(batch) for batch in (1, 2, 4, 8, 16, 32, 64)), *heads, *lengths]
+    return [*(Point(batch) for batch in (1, 8, 16, 32, 64)), Point(32, ragged=True)]
 
 
 def case(point: Point, device: str) -> Case:
@@ -80,7 +78,7 @@ def case(point: Point, device: str) -> Case:
     ends = slice(None, None, max(1, point.batch - 1))  # the first and the last sequence
     exact = decode_attention(*(x[ends].double() for x in (q, k, v)), lengths=lengths[ends], impl="reference")
     moved = 2 * int(lengths.sum()) * point.kv_heads * point.dim * q.element_size()
-    effort: dict[str, Any] = {"launches": 9, "budget_s": 3.0} if device == "cpu" else {"launches": 30, "budget_s": 1.5}
+    effort: dict[str, Any] = {"launches": 9, "budget_s": 3.0} if device == "cpu" else {"launches": 20, "budget_s": 0.5}
 
     def check(found: Tensor) -> float:
         return relative_error(found[ends], exact)

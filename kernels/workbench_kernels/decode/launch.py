@@ -94,7 +94,7 @@ def _plan(
     rows = rows if row_blocks == 1 else block_m
     pool = {
         **{"QUERIES": queries, "GROUP": heads // kv_heads, "KV_HEADS": kv_heads, "DIM": dim, "BLOCK_D": _wide(dim)},
-        **{"BLOCK_B": max(16, triton.next_power_of_2(batch)), "BLOCK_M": block_m, "BLOCK_N": config.block_n},
+        **{"BLOCK_B": max(64, triton.next_power_of_2(batch)), "BLOCK_M": block_m, "BLOCK_N": config.block_n},
         **{"BLOCK_P": 32, "ROW_BLOCKS": row_blocks, "ROWS": rows, "ADDRESS": address, "PAGE": page},
         **{"CAPPED": capped, "WINDOWED": windowed, "SINKS": sinks, "EARLY": config.early},
     }
