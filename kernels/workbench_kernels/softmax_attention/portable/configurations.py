@@ -53,8 +53,8 @@ TABLE: dict[tuple[str, int, int, str], Tiles] = {
 #: float32 products run outside the tensor cores and from registers: small tiles, one table for every card.
 TABLE |= {
     ("any", 4, 64, "forward"): Tiles(32, 32, 4, 1, False),
-    ("any", 4, 64, "keys"): Tiles(32, 32, 8, 2, False),
-    ("any", 4, 64, "queries"): Tiles(32, 32, 8, 2, False),
+    ("any", 4, 64, "keys"): Tiles(32, 32, 8, 1, False),
+    ("any", 4, 64, "queries"): Tiles(32, 32, 8, 1, False),
     ("any", 4, 128, "forward"): Tiles(32, 32, 8, 1, False),
     ("any", 4, 128, "keys"): Tiles(32, 32, 8, 2, False),
     ("any", 4, 128, "queries"): Tiles(32, 32, 8, 2, False),
