@@ -106,9 +106,10 @@ SPLIT_FLOAT32 = 200
 INPUTS = [(64, torch.bfloat16), (128, torch.bfloat16), (256, torch.float16), (80, torch.bfloat16), (128, torch.float32)]
 
 
-@pytest.mark.parametrize(("dim", "dtype"), INPUTS, ids=str)
+@pytest.mark.parametrize(
+    ("dim", "dtype", "width"), [*((*given, 128) for given in INPUTS), (128, torch.bfloat16, 64)], ids=str
+)
 @pytest.mark.parametrize("even", [True, False])
-@pytest.mark.parametrize("width", [128, 64])
 def test_wide_bins_fit_the_card(dim: int, dtype: torch.dtype, even: bool, width: int) -> None:
     look = seen(dim, dtype)
     whole = dim == launch.padded_dim(look)
@@ -118,8 +119,8 @@ def test_wide_bins_fit_the_card(dim: int, dtype: torch.dtype, even: bool, width:
         fits(compiled(pooled_kernels.coarse, look, tile, MAX=False, EVEN=even, TMA=tma), dtype)
 
 
-@pytest.mark.parametrize(("dim", "dtype"), INPUTS, ids=str)
-@pytest.mark.parametrize("slots", [(1, 1), (8, 8), (64, 4)])
+@pytest.mark.parametrize(("dim", "dtype"), INPUTS[1:], ids=str)
+@pytest.mark.parametrize("slots", [(1, 1), (64, 4)])
 def test_narrow_bins_fit_the_card(dim: int, dtype: torch.dtype, slots: tuple[int, int]) -> None:
     look = seen(dim, dtype)
     tile = pooled.fine_tile(look)

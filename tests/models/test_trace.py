@@ -256,6 +256,13 @@ def test_cost_is_predicted(llama):
     assert llama.trace_cost(trace.input_ids.shape[1], values=True).bytes >= 0.9 * held
 
 
+def test_eager_is_predicted_to_hold_n_by_n(llama):
+    with llama.use(attention="eager"):
+        eager = llama.trace_cost(8192).bytes
+    with llama.use(attention="flash-attention"):
+        assert eager - llama.trace_cost(8192).bytes >= 4 * llama.n_heads * 8192**2
+
+
 def test_progress_is_reported(llama):
     seen = []
     llama.trace(TEXTS[0], progress=seen.append)

@@ -363,6 +363,19 @@ def test_frames_of_a_trace_say_what_the_trace_says(trace):
         frames.tokens(trace, 3)
 
 
+def test_heads_carry_their_statistics(trace, monkeypatch):
+    n = len(trace.tokens[0])
+    dense = trace.region(1, None, slice(0, n), slice(0, n)).numpy().astype(float)
+    away = np.arange(n)[:, None] - np.arange(n)[None]
+    told = frames.heads(trace, 1, size=8)
+    logs = np.log(dense, where=dense > 0, out=np.zeros_like(dense))
+    np.testing.assert_allclose(told["entropy"], -(dense * logs).sum(-1).mean(-1), atol=1e-5)
+    np.testing.assert_allclose(told["sink_mass"], dense[..., :4].sum(-1).mean(-1), atol=1e-5)
+    np.testing.assert_allclose(told["distance"], (dense * away).sum(-1).mean(-1), atol=1e-4)
+    monkeypatch.setattr(frames, "_quickly", lambda trace, layer: False)
+    assert list(frames.heads(trace, 1, size=8)) == ["head", "image"]
+
+
 def test_spans_agree_with_the_log_at_every_moment(log):
     spans = frames.spans(log)
     for step in range(len(log)):

@@ -194,6 +194,8 @@ def trace_cost(loaded: LoadedModel, tokens: int, *, batch: int = 1, hidden: bool
     passes = 2.0 if loaded.attention == "eager" else 1.0  # eager's products, masks and softmax are passes of their own
     products = 2.0 * batch * tokens * loaded.n_parameters
     held = batch * tokens * _bytes_per_token(loaded, hidden, values)
+    if loaded.attention == "eager":  # scores, softmax in float32 and weights of a layer, N x N
+        held += batch * loaded.n_heads * tokens**2 * (4 + 2 * torch.finfo(loaded.dtype).bits // 8)
     speed = one.flops / max(one.seconds, 1e-9)
     seconds = one.seconds * loaded.n_layers * passes + products / speed
     return Cost(one.flops * loaded.n_layers * passes + products, int(held + one.bytes), seconds)

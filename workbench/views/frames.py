@@ -97,8 +97,22 @@ def _picture(cells: np.ndarray, scheme: str, scale: str, side: int) -> str:
 def heads(
     trace: Any, layer: int, *, row: int = 0, size: int = 128, reduce: str = "mean", **options: Any
 ) -> pd.DataFrame:
-    """All heads of one traced layer, ready for ``head_grid``."""
+    """All heads of one traced layer, ready for ``head_grid``, with their statistics where those take under a second."""
+    if "statistics" not in options and _quickly(trace, layer):
+        options["statistics"] = head_statistics(trace, layer, row=row)
     return heads_of(trace.map(layer, size=size, reduce=reduce, batch=row), **options)
+
+
+def _quickly(trace: Any, layer: int) -> bool:
+    return hasattr(trace, "statistics") and trace.cost("statistics", layer=layer).seconds < 1.0
+
+
+def head_statistics(trace: Any, layer: int, *, row: int = 0) -> dict[str, np.ndarray]:
+    """Of each head of a layer, means over the row's tokens: entropy (nats), sink_mass (on the first four keys) and
+    distance (tokens looked back, weighted by attention)."""
+    found = trace.statistics(layer, batch=row, topk=1)
+    names = {"entropy": "entropy", "sink_mass": "sink_mass", "distance": "mean_distance"}
+    return {name: np.nanmean(array(found[key]), axis=-1) for name, key in names.items()}
 
 
 def attention(
