@@ -22,6 +22,7 @@ FLOORS = {
         "workbench.models",
         "workbench.llm",
         "workbench.sandbox",
+        "workbench.systems",
     },
     "workbench.models": {"workbench_kernels", "workbench_datasets", "workbench.memory"},
     "workbench.training": {"workbench_kernels", "workbench_datasets", "workbench.models", "workbench.memory"},

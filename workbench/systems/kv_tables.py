@@ -25,7 +25,7 @@ def contents(
         for index, slot in enumerate(slots)
         if slot.active or slot.blocks
     ]
-    return pd.DataFrame(rows, columns=list(CONTENTS))
+    return pd.DataFrame(rows, columns=list(CONTENTS)).astype({"request id": "Int64"})
 
 
 def _row(

@@ -83,6 +83,10 @@ class SlotLayer(CacheLayerMixin):
         elif self.keys is not None and self.values is not None and self.width > width:
             self.keys, self.values = self.keys[:, :, :width].clone(), self.values[:, :, :width].clone()
 
+    def put_back(self, keys: Tensor | None, values: Tensor | None) -> None:
+        """Hold these again: what a snapshot took."""
+        self.keys, self.values, self.is_initialized = keys, values, keys is not None
+
     def reset(self) -> None:
         self.keys = self.values = None
         self.is_initialized = False

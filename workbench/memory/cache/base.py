@@ -365,7 +365,7 @@ class TokenCache(Cache):
         self._room = None if moment.room is None else moment.room.copy()
         self._empty_round, self._last = moment.empty_round, moment.last
         for layer, (keys, values) in zip(self.layers, moment.tensors):
-            layer.keys, layer.values, layer.is_initialized = keys, values, keys is not None
+            layer.put_back(keys, values)
 
     # ------------------------------------------------------------------ transformers.Cache
     @property
