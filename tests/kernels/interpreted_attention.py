@@ -100,6 +100,26 @@ def test_dead_tiles_are_not_read() -> None:
         assert torch.isfinite(lse).all()
 
 
+def test_only_the_gradients_that_are_asked_for() -> None:
+    tensors = SMALL.draw({}, torch.float32)
+    weight = torch.randn(*tensors[0].shape)
+    for asked in ([0], [1, 2], [2]):
+        grads = []
+        for impl in ("triton", "reference"):
+            leaves = [x.detach().requires_grad_(i in asked) for i, x in enumerate(tensors)]
+            out = attention(*leaves, impl=impl)
+            grads.append(torch.autograd.grad((out * weight).sum(), [leaves[i] for i in asked]))
+        torch.testing.assert_close(*grads, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("impl", ["triton", "triton-v1"])
+def test_one_sink_seen_through_strides_by_all_heads(impl: str) -> None:
+    q, k, v = SMALL.draw({}, torch.float32)
+    sinks = torch.tensor(0.7).expand(4)
+    found, expected = (attention(q, k, v, sinks=sinks, impl=name) for name in (impl, "reference"))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_what_the_kernels_refuse() -> None:
     q, k, v = (torch.randn(1, 8, 2, 16) for _ in range(3))
     wide = torch.randn(1, 8, 2, 257)

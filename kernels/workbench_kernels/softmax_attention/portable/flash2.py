@@ -6,7 +6,7 @@ Options of :func:`attention` beyond the shared signature are for measurements: `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -75,7 +75,8 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, grad_lse: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         q, k, v, sinks, out, lse = ctx.saved_tensors
         grad = torch.zeros_like(out) if grad is None else grad
-        return (*backward(ctx.problem, q, k, v, sinks, out, lse, grad, grad_lse, ctx.options), None, None)
+        tensors = (q, k, v, sinks, out, lse, grad, grad_lse)
+        return (*backward(ctx.problem, *tensors, ctx.options, ctx.needs_input_grad[:3]), None, None)
 
 
 def forward(
@@ -86,6 +87,7 @@ def forward(
     out = torch.empty(batch, queries, heads, v.shape[3], dtype=q.dtype, device=q.device)
     lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
     call, flags, tiles = prepare(problem, (q, k, v), "forward", options)
+    sinks = None if sinks is None else sinks.contiguous()
     with launch.on(q):
         launch.start(
             forward_kernel, programs(call, flags, queries, flags.BM), tiles, call, strided(out), lse, sinks, flags
@@ -104,20 +106,24 @@ def backward(
     grad: Tensor,
     grad_lse: Tensor | None,
     options: tuple,
-) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-    """Gradients of q, k, v and sinks; one writer each, so the same bits every time."""
+    needed: Sequence[bool] = (True, True, True),
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of q, k, v (those that are ``needed``) and sinks; one writer each, so the same bits every time."""
     grad = grad if grad.stride(3) == 1 or grad.shape[3] == 1 else grad.contiguous()
-    grads = [torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)]
+    dq, dk, dv = (torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     with launch.on(q):
         delta, shift = row_terms(out, lse, grad, grad_lse)
         stats = (strided(grad), shift, delta)
-        call, flags, tiles = prepare(problem, (q, k, v, grad), "keys", options)
-        count = programs(call, flags, k.shape[1], flags.BN)
-        launch.start(keys_kernel, count, tiles, call, *stats, *map(strided, grads[1:]), flags)
-        call, flags, tiles = prepare(problem, (q, k, v, grad), "queries", options)
-        count = programs(call, flags, q.shape[1], flags.BM)
-        launch.start(queries_kernel, count, tiles, call, *stats, strided(grads[0]), flags)
-    return (*grads, None if sinks is None else sink_gradient(sinks, lse, delta))  # type: ignore[return-value]
+        if needed[1] or needed[2]:
+            call, flags, tiles = prepare(problem, (q, k, v, grad), "keys", options)
+            count = programs(call, flags, k.shape[1], flags.BN)
+            launch.start(keys_kernel, count, tiles, call, *stats, strided(dk), strided(dv), flags)
+        if needed[0]:
+            call, flags, tiles = prepare(problem, (q, k, v, grad), "queries", options)
+            count = programs(call, flags, q.shape[1], flags.BM)
+            launch.start(queries_kernel, count, tiles, call, *stats, strided(dq), flags)
+    found = [x if need else None for x, need in zip((dq, dk, dv), needed, strict=True)]
+    return (*found, None if sinks is None else sink_gradient(sinks, lse, delta))  # type: ignore[return-value]
 
 
 def prepare(problem: Problem, tensors: tuple[Tensor, ...], which: str, options: tuple) -> tuple[Call, Flags, Tiles]:
