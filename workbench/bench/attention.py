@@ -7,7 +7,7 @@ bfloat16, inputs laid out (B, S, H, D), lengths of 1k, 4k and 16k: half a minute
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -19,7 +19,7 @@ from workbench.bench import _peers
 from workbench.bench._peers import Attention
 from workbench.bench.base import BENCHES, Bench, Case, Contender, relative_error
 from workbench_kernels import attention
-from workbench_kernels.softmax_attention import IMPLEMENTATIONS
+from workbench_kernels.softmax_attention.api import AUTO_ELSEWHERE, IMPLEMENTATIONS
 
 TOKENS, WIDTH = 16384, 2048
 LENGTHS = (1024, 4096, 16384)
@@ -107,25 +107,25 @@ def _effort(device: str, quick: bool) -> dict[str, Any]:
 
 
 def contenders(point: Point, device: str, quick: bool) -> dict[str, Attention]:
-    slow = device != "cpu" and point.length > LONGEST_SLOW
-    kernels = {
-        name: _ours(name) for name in IMPLEMENTATIONS if name not in NOT_RACED and not (slow and name == "tiled")
-    }
+    if device == "cpu":
+        return {**_ours(AUTO_ELSEWHERE), "eager": _peers.eager, **_peers.sdpa_peers(device)}
+    slow = point.length > LONGEST_SLOW
+    kernels = _ours(name for name in IMPLEMENTATIONS if not (slow and name == "tiled"))
     if not slow:
         kernels["eager"] = _peers.eager
     kernels |= _peers.sdpa_peers(device)
-    if device != "cpu" and not quick and (point.dim, point.length, point.causal) in FLEX:
+    if not quick and (point.dim, point.length, point.causal) in FLEX:
         kernels["flex"] = _peers.flex()
-    if device != "cpu" and (cute := _peers.flash_attn_4()):
+    if cute := _peers.flash_attn_4():
         kernels["flash-attn-4"] = cute
     return kernels
 
 
-def _ours(name: str) -> Attention:
-    def run(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-        return attention(q, k, v, causal=causal, impl=name)
+def _ours(names: Iterable[str]) -> dict[str, Attention]:
+    def kernel(name: str) -> Attention:
+        return lambda q, k, v, causal: attention(q, k, v, causal=causal, impl=name)
 
-    return run
+    return {name: kernel(name) for name in names if name not in NOT_RACED}
 
 
 def _contender(name: str, run: Callable[[], Any]) -> Contender:

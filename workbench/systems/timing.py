@@ -289,7 +289,7 @@ def ceilings(device: str | torch.device) -> dict[str, Any]:
         {"matmul": lambda: torch.mm(a, b, out=product), "copy": lambda: target.copy_(source)},
         device=place,
         warmup=5,
-        launches=30 if gpu else 10,
+        launches=30,
         flush_l2=False,
     ).set_index("item")
     seconds = table["median_ms"] / 1e3
