@@ -22,6 +22,7 @@ pytest.importorskip("triton")
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["test_second_order", "test_first_order", "not test_second and not test_first"])
 def test_kernels_in_the_interpreter(part: str) -> None:
     command = [sys.executable, "-m", "pytest", str(HERE / "interpreted_attention.py"), "-q", "-k", part]
