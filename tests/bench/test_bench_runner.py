@@ -15,7 +15,7 @@ from workbench.bench import _runner
 from workbench.bench.base import relative_error
 from workbench.errors import BadInput, UnknownName
 from workbench.studies.base import Progress
-from workbench_datasets import recorded
+from workbench_datasets import files, recorded
 
 QUIET = Progress(quiet=True)
 
@@ -128,3 +128,25 @@ def test_every_table_is_found_by_its_file_and_gives_cases_on_a_cpu() -> None:
         assert table.name == name
         assert any(contender.ours for contender in case.contenders.values())
         assert case.work > 0
+
+
+RECORDED = sorted(path.stem.removeprefix("bench-") for path in (files.files_root() / "recorded").glob("bench-*.csv"))
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_recorded_table_belongs_to_a_bench_and_holds_what_it_measured(name: str) -> None:
+    """Ratios follow from the times of their own case, and nothing of ours that was timed was wrong."""
+    assert name in bench.BENCHES
+    for scale in recorded.scales(f"bench-{name}"):
+        table = recorded.load(f"bench-{name}", scale)
+        place = [x for x in table.columns[: list(table.columns).index("item")] if x not in provenance.COLUMNS]
+        timed = table[table["median_ms"].notna()]
+        assert len(timed)
+        for _, rows in timed.groupby(place):
+            peers = rows.loc[~rows["ours"], "median_ms"]
+            if len(peers):
+                ratio = peers.min() / rows["median_ms"]
+                assert (ratio - rows["to_best_peer"]).abs().max() < 1e-9 * ratio.max()
+        checked = timed.loc[timed["ours"], "error"].dropna()
+        assert len(checked)
+        assert (checked < 0.05).all()

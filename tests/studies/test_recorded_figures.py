@@ -9,7 +9,8 @@ from workbench.studies import STUDIES
 from workbench.studies.result import published
 from workbench_datasets import files, recorded
 
-SLUGS = sorted(path.name.split(".")[0] for path in (files.files_root() / "recorded").glob("*.csv*"))
+RUNS = sorted(path.name.split(".")[0] for path in (files.files_root() / "recorded").glob("*.csv*"))
+SLUGS = [slug for slug in RUNS if not slug.startswith("bench-")]
 
 
 @pytest.mark.parametrize("slug", SLUGS)
