@@ -71,7 +71,15 @@ def test_it_prints_the_call_the_device_and_the_verdict() -> None:
     table = self_test("tiled", **SMALL, keys=70, kv_heads=2, backward=False)
     assert isinstance(table, SelfTest)
     for text in (repr(table), table._repr_html_()):
-        for told in ("tiled", "33 queries, 70 keys, 4 heads (2 key heads)", "cpu", "plain_error", "within"):
+        for told in (
+            "tiled",
+            "33 queries, 70 keys, 4 heads (2 key heads)",
+            "cpu",
+            "plain error",
+            "median, ms",
+            "TFLOP/s",
+            "within",
+        ):
             assert told in text
     assert table["quantity"].tolist() == ["out", "forward"]
 

@@ -51,7 +51,8 @@ class SelfTest(pd.DataFrame):
         for name, form in {"median_ms": "{:.4g}", "tflops": "{:.3g}"}.items():
             shown[name] = [form.format(x) if x == x else "" for x in self[name]]
         shown["ok"] = ["" if x is None else "yes" if x else "NO" for x in self["ok"]]
-        return shown if self["note"].any() else shown.drop(columns="note")
+        shown = shown if self["note"].any() else shown.drop(columns="note")
+        return shown.rename(columns={"plain_error": "plain error", "median_ms": "median, ms", "tflops": "TFLOP/s"})
 
     def __repr__(self) -> str:
         return f"{self._headline()}\n{self._shown().to_string(index=False)}"
