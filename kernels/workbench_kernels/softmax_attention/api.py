@@ -92,7 +92,7 @@ def attention(
     checks.queries_and_keys(q, k, nan=check_nan)
     checks.values(v, q, k, nan=check_nan)
     checks.positive("softcap", softcap)
-    _check_sinks(sinks, q)
+    checks.sinks(sinks, q)
     if not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
     if abs(seed) >= LARGEST_SEED:
@@ -150,14 +150,3 @@ def softmax_scale(scale: float | None, q: Tensor) -> float:
     if scale is not None and not math.isfinite(scale):
         raise ValueError(f"scale must be finite or None for 1 / sqrt(head dim), got {scale}")
     return float(q.shape[-1] ** -0.5 if scale is None else scale)
-
-
-def _check_sinks(sinks: Tensor | None, q: Tensor) -> None:
-    if sinks is None:
-        return
-    if tuple(sinks.shape) != (q.shape[2],) or not sinks.dtype.is_floating_point:
-        raise ValueError(
-            f"sinks must be floating point of shape (heads,) = ({q.shape[2]},), got {sinks.dtype} {tuple(sinks.shape)}"
-        )
-    if sinks.device != q.device:
-        raise ValueError(f"sinks is on {sinks.device} but q is on {q.device}")
