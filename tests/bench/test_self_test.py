@@ -80,7 +80,7 @@ def test_it_prints_the_call_the_device_and_the_verdict() -> None:
             "TFLOP/s",
             "within",
         ):
-            assert part in text
+            assert told in text
     assert table["quantity"].tolist() == ["out", "forward"]
 
 
