@@ -67,7 +67,8 @@ def _attention_layers(model: PreTrainedModel) -> list[nn.Module]:
 
 
 def _rotation(attention: nn.Module, layer_types: list[str] | None, per_type: bool) -> LayerRotation:
-    names = type(attention).forward.__globals__
+    # some releases of transformers decorate forward: what it names is in the function underneath
+    names = inspect.unwrap(type(attention).forward).__globals__
     apply = next((names[name] for name in _APPLY if name in names), None)
     if apply is None:
         raise MemoryError_(f"{type(attention).__name__} rotates its keys in a way that the workbench does not know")
