@@ -43,13 +43,6 @@ def test_many_tiles_a_program_and_heads_in_sections(dim: int, monkeypatch: pytes
     held(hopper, draw((2048, 2048), (16, 4), (dim, dim), torch.bfloat16, batch=4), {"causal": True})
 
 
-@pytest.mark.parametrize("bulk", [True, False], ids=["bulk", "from registers"])
-@pytest.mark.parametrize("dim", [64, 128])
-def test_both_ways_to_add_the_gradient_of_queries(dim: int, bulk: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(launch.BACKWARD, dim, launch.Backward(launch.BACKWARD[dim].queries, bulk))
-    held(hopper, draw((500, 700), (4, 2), (dim, dim), torch.bfloat16), {"causal": True})
-
-
 def test_large_scores_and_a_scale() -> None:
     q, k, v = draw((300, 300), (2, 2), (128, 128), torch.bfloat16)
     held(hopper, [q * 30, k, v], {"causal": True, "scale": 0.5})

@@ -87,25 +87,13 @@ def _put_together(dq):
 
 
 @gluon.jit
-def _add_rows(sums, dq, batch, row, head, queries, W: gl.constexpr, D: gl.constexpr):
-    """Add a (64, 64) part of dQ to the float32 sums straight from registers, four floats an instruction."""
-    _desc, sums_ptr, stride_b, stride_s = sums
-    HERE: gl.constexpr = dq.type.layout
-    r = row + gl.arange(0, 64, layout=gl.SliceLayout(1, HERE))
-    c = gl.arange(0, 64, layout=gl.SliceLayout(0, HERE))
-    base = sums_ptr + batch.to(gl.int64) * stride_b + head * D + (W * 64 if D == 128 else 0)
-    at = gl.expand_dims(r * stride_s, 1) + gl.expand_dims(c, 0)
-    gl.atomic_add(base + at, dq, mask=gl.expand_dims(r < queries, 1) & (gl.expand_dims(c, 0) >= 0), sem="relaxed")
-
-
-@gluon.jit
 def _consume(
     W: gl.constexpr, args, BM: gl.constexpr, BN: gl.constexpr, D: gl.constexpr, STAGES: gl.constexpr,
-    CAUSAL: gl.constexpr, BULK: gl.constexpr,
+    CAUSAL: gl.constexpr,
 ):  # fmt: skip
     """One warpgroup: 64 keys of the block."""
-    descs, smem, bars, sizes, sums, scale_log2, scale = args
-    dk_desc, dv_desc = descs
+    descs, smem, bars, sizes, scale_log2, scale = args
+    dk_desc, dv_desc, sums_desc = descs
     q_smem, k_smem, v_smem, do_smem, lse_smem, delta_smem, ds_smem, dq_smem = smem
     kv_full, full, empty, ds_full, done = bars
     n, kv_head, batch, queries, keys, group = sizes
@@ -169,15 +157,13 @@ def _consume(
         s = warpgroup_mma(k, q_smem.index(ahead).permute((1, 0)), zero, use_acc=False, is_async=True)
         dq = warpgroup_mma_wait(1, deps=[dq])
         mbarrier.arrive(empty.index(stage), count=1)
-        dq = _put_together(dq)
-        rows = row if D == 128 else row + W * 64
-        if BULK:
-            tma.store_wait(0)
-            dq_smem.index(W).store(dq)
-            fence_async_shared()
-            add_out(sums[0], batch, rows, head, W * 64 if D == 128 else 0, dq_smem.index(W))
+        tma.store_wait(0)
+        dq_smem.index(W).store(_put_together(dq))
+        fence_async_shared()
+        if D == 128:
+            add_out(sums_desc, batch, row, head, W * 64, dq_smem.index(W))
         else:
-            _add_rows(sums, dq, batch, rows, head, queries, W, D)
+            add_out(sums_desc, batch, row + W * 64, head, 0, dq_smem.index(W))
         head, block = _next(head, block, first, blocks)
         # not carried in flight over the loop's edge: there its registers would be copied and the products serialized
         s = warpgroup_mma_wait(0, deps=[s])
@@ -200,15 +186,15 @@ def _consume(
 
 @gluon.jit(do_not_specialize=["queries", "keys", "group"])
 def attention_backward(
-    q_desc, k_desc, v_desc, do_desc, lse_desc, delta_desc, dk_desc, dv_desc, sums_desc, sums_ptr, stride_b, stride_s,
+    q_desc, k_desc, v_desc, do_desc, lse_desc, delta_desc, dk_desc, dv_desc, sums_desc,
     queries, keys, group, scale_log2, scale, BM: gl.constexpr, BN: gl.constexpr, D: gl.constexpr,
-    STAGES: gl.constexpr, CAUSAL: gl.constexpr, BULK: gl.constexpr, REGS: gl.constexpr,
+    STAGES: gl.constexpr, CAUSAL: gl.constexpr, REGS: gl.constexpr,
 ):  # fmt: skip
     """dK, dV and the float32 sum of dQ. Grid (key blocks, key heads, batch): neighbours share queries in the L2 cache.
 
     ``lse`` (log-2 units, +inf for rows that see nothing or do not exist) and ``delta`` are (B H, Nq rounded up to BM)
     float32 in blocks (1, BM). ``sums`` is (B, Nq, H, D) float32, zero before, columns put together as
-    :func:`_put_together` says; ``BULK`` adds to it through shared memory, else straight from registers.
+    :func:`_put_together` says.
     """
     gl.static_assert(BN == 2 * WG_ROWS)
     gl.static_assert(BM * D == 8192)
@@ -225,7 +211,7 @@ def attention_backward(
     lse_smem = gl.allocate_shared_memory(gl.float32, [STAGES, 1, BM], STATS)
     delta_smem = gl.allocate_shared_memory(gl.float32, [STAGES, 1, BM], STATS)
     ds_smem = gl.allocate_shared_memory(dtype, [2, BN, BM], DS)
-    dq_smem = gl.allocate_shared_memory(gl.float32, [2 if BULK else 1, 64, 64], DQ)
+    dq_smem = gl.allocate_shared_memory(gl.float32, [2, 64, 64], DQ)
     bar: gl.constexpr = mbarrier.MBarrierLayout()
     kv_full = gl.allocate_shared_memory(gl.int64, [1], bar)
     ds_full = gl.allocate_shared_memory(gl.int64, [1], bar)
@@ -246,18 +232,17 @@ def attention_backward(
     loads = (q_desc, k_desc, v_desc, do_desc, lse_desc, delta_desc)
     smem = (q_smem, k_smem, v_smem, do_smem, lse_smem, delta_smem)
     args = (
-        (dk_desc, dv_desc),
+        (dk_desc, dv_desc, sums_desc),
         (q_smem, k_smem, v_smem, do_smem, lse_smem, delta_smem, ds_smem, dq_smem),
         (kv_full, full, empty, ds_full, done),
         sizes,
-        (sums_desc, sums_ptr, stride_b, stride_s),
         scale_log2,
         scale,
     )
     gl.warp_specialize(
         [
-            (_consume, (0, args, BM, BN, D, STAGES, CAUSAL, BULK)),
-            (_consume, (1, args, BM, BN, D, STAGES, CAUSAL, BULK)),
+            (_consume, (0, args, BM, BN, D, STAGES, CAUSAL)),
+            (_consume, (1, args, BM, BN, D, STAGES, CAUSAL)),
             (_produce, (loads, smem, (kv_full, full, empty), sizes, BM, BN, D, STAGES, CAUSAL)),
         ],
         [4, 1],

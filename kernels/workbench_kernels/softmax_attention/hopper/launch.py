@@ -39,20 +39,9 @@ FORWARD: dict[tuple[int, bool], Forward] = {
 }
 
 
-@dataclass(frozen=True)
-class Backward:
-    """Frozen backward configuration: queries a block (fixed by the head dim), and how dQ is added.
-
-    ``bulk`` adds through shared memory with the copy engine; without it every thread adds its own sums.
-    """
-
-    queries: int
-    bulk: bool
-
-
-#: Padded head dim -> configuration. Keys a block and ring stages are fixed by shared memory.
-BACKWARD: dict[int, Backward] = {64: Backward(128, False), 128: Backward(64, True)}
+#: Backward: keys and ring stages are fixed by shared memory, queries a block by the (padded) head dim.
 BACKWARD_KEYS, BACKWARD_STAGES, BACKWARD_REGISTERS = 128, 2, 240
+BACKWARD_QUERIES = {64: 128, 128: 64}
 #: Bytes of keys and values that heads worked on at one time may hold: a good half of the L2 cache.
 SECTION_BYTES = 32 << 20
 
@@ -139,7 +128,6 @@ def backward(
     lse: Tensor,
     grad: Tensor,
     grad_lse: Tensor | None,
-    config: Backward | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, k and v. dQ is summed by atomic additions: its last bits differ between runs."""
     from workbench_kernels.softmax_attention.hopper.backward import attention_backward
@@ -147,8 +135,7 @@ def backward(
 
     batch, queries, heads, dim = q.shape
     keys, kv_heads, padded = k.shape[1], k.shape[2], _padded(dim)
-    use = config or BACKWARD[padded]
-    rows = use.queries
+    rows = BACKWARD_QUERIES[padded]
     whole = -(-queries // rows) * rows
     grad = grad if copyable(grad) else grad.contiguous()
     grad_lse = None if grad_lse is None else grad_lse.contiguous()
@@ -178,12 +165,11 @@ def backward(
             descriptor(dk, 64, padded),
             descriptor(dv, 64, padded),
             descriptor(sums, 64, 64),
-            sums, sums.stride(0), sums.stride(1),
             queries, keys, heads // kv_heads, problem.scale * LOG2_E, problem.scale,
         ),
         {
             "BM": rows, "BN": BACKWARD_KEYS, "D": padded, "STAGES": BACKWARD_STAGES,
-            "CAUSAL": problem.masking.causal, "BULK": use.bulk, "REGS": BACKWARD_REGISTERS,
+            "CAUSAL": problem.masking.causal, "REGS": BACKWARD_REGISTERS,
         },
     )  # fmt: skip
     count = dq.numel()
