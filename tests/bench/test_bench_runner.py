@@ -97,6 +97,19 @@ def test_nothing_is_recorded_unasked_and_a_scale_replaces_only_itself(toy: Path)
     assert len(recorded.load("bench-toy", "quick cpu")) == 8
 
 
+def test_what_was_measured_is_recorded_whatever_happens_next(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = Toy.cases
+
+    def breaks(self, device: str, quick: bool):
+        yield from list(cases(self, device, quick))[:1]
+        raise MemoryError("no room for the second case")
+
+    monkeypatch.setattr(Toy, "cases", breaks)
+    with pytest.raises(MemoryError):
+        bench.run("toy", device="cpu", record=True, progress=QUIET)
+    assert len(pd.read_csv(toy / "bench-toy.csv")) == 4
+
+
 def test_a_gpu_run_is_a_scale_of_its_own() -> None:
     names = {_runner.scale_name(device, quick) for device in ("cpu", "cuda:0") for quick in (True, False)}
     assert names == {"quick cpu", "full cpu", "quick", "full"}

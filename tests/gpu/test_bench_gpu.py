@@ -32,7 +32,7 @@ def test_ceilings_are_those_of_a_gpu() -> None:
 def test_every_contender_of_the_attention_table_is_right(causal: bool) -> None:
     limits = {"matmul_tflops": 1.0, "copy_tb_s": 1.0, "sm_mhz": 0.0}
     point = attention.Point(2, 512, 8, 64, causal, torch.bfloat16)
-    for case in attention.both_passes(point, "cuda", quick=True):
+    for case in attention.both_passes(point, "cuda"):
         rows = _runner._case(case, "cuda", limits)
         timed = [row for row in rows if row["launches"]]
         assert len(timed) >= 4

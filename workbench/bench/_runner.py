@@ -62,11 +62,16 @@ def run(
     progress = progress or Progress(f"bench {name}")
     start = time.perf_counter()
     limits = _limits(device)
-    rows = [row for case in progress(table.cases(device, quick), "cases") for row in _case(case, device, limits)]
-    frame = pd.DataFrame(rows)
-    if record:
-        write(table, frame, device, quick, time.perf_counter() - start)
-    return frame
+    rows: list[dict[str, Any]] = []
+    for case in progress(table.cases(device, quick), "cases"):
+        rows += _case(case, device, limits)
+        seconds = time.perf_counter() - start
+        if record:  # after every case: what was measured stays, whatever happens to the next one
+            write(table, pd.DataFrame(rows), device, quick, seconds)
+        if device != "cpu" and seconds > table.limit_s:
+            progress.say(f"stopped after {seconds:.0f} s; {len(rows)} rows")
+            break
+    return pd.DataFrame(rows)
 
 
 def _device(asked: str | None) -> str:
@@ -91,14 +96,14 @@ def _limits(device: str) -> dict[str, Any]:
 
 
 def _busy(device: str) -> Any:
-    """A call that queues about a second of matrix products and returns at once."""
+    """A call that queues about half a second of matrix products and returns at once."""
     import torch
 
     a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
     product = torch.empty_like(a)
 
     def queue() -> None:
-        for _ in range(600):
+        for _ in range(300):
             torch.mm(a, a, out=product)
 
     return queue

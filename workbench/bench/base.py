@@ -16,6 +16,7 @@ A table is one file, ``workbench/bench/<name>.py``::
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -68,10 +69,14 @@ class Case:
 
 
 class Bench(ABC):
-    """One table. Instances hold no state."""
+    """One table. Instances hold no state.
+
+    ``limit_s``: on a GPU no case is begun after so many seconds of a run; the most telling cases come first.
+    """
 
     name: str
     title: str
+    limit_s: float = math.inf
 
     @abstractmethod
     def cases(self, device: str, quick: bool) -> Iterator[Case]:

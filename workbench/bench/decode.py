@@ -49,6 +49,7 @@ class Point:
 class DecodeBench(Bench):
     name = "decode"
     title = "Decode: one query a sequence over a cache"
+    limit_s = 8.0
 
     def cases(self, device: str, quick: bool) -> Iterator[Case]:
         for point in points(device, quick):
@@ -63,8 +64,8 @@ def points(device: str, quick: bool) -> list[Point]:
         small = Point(4, 1024 if quick else 4096, 8, 2, 64, dtype=torch.float32)
         return [small, replace(small, ragged=True)]
     if quick:
-        return [Point(batch) for batch in (1, 8, 64)]
-    return [*(Point(batch) for batch in (1, 8, 16, 32, 64)), Point(32, ragged=True)]
+        return [Point(8), Point(64), Point(1)]
+    return [Point(8), Point(64), Point(1), Point(32, ragged=True), Point(32), Point(16)]
 
 
 def case(point: Point, device: str) -> Case:
