@@ -63,7 +63,7 @@ class Point:
 class AttentionBench(Bench):
     name = "attention"
     title = "Exact attention, forward and backward"
-    limit_s = 26.0
+    limit_s = 24.0
 
     def cases(self, device: str, quick: bool) -> Iterator[Case]:
         start = time.perf_counter()
