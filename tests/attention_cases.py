@@ -38,6 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "additive mask": {"mask": "additive", "causal": True},
     "mask a key": {"mask": "a key"},
     "block mask": {"blocks": "even"},
+    "block mask of whole tiles": {"blocks": "even", "shape": "whole tiles"},
     "ragged block mask": {"blocks": "ragged", "causal": True, "window": 45},
     "dropout": {"causal": True, "dropout": 0.3},
     "negative scale": {"scale": -0.2},
@@ -77,7 +78,7 @@ SMALL = Sizes(
     1,
     {
         "usual": (50, 70), "long": (130, 140), "few keys": (70, 30), "few queries": (3, 70), "no keys": (5, 0),
-        "no queries": (0, 5),
+        "no queries": (0, 5), "whole tiles": (96, 128),
     },
     {"even": (32, 32), "ragged": (7, 11)},
     {"usual": (4, 2), "one key head": (2, 1)},
@@ -87,7 +88,7 @@ LARGE = Sizes(
     2,
     {
         "usual": (217, 230), "long": (500, 510), "few keys": (300, 130), "few queries": (1, 513), "no keys": (5, 0),
-        "no queries": (0, 5),
+        "no queries": (0, 5), "whole tiles": (256, 384),
     },
     {"even": (64, 64), "ragged": (48, 100)},
     {"usual": (4, 2), "one key head": (8, 1)},

@@ -100,6 +100,7 @@ class Flags(NamedTuple):
     DROPOUT: Any
     HEADS: Any  # grid of batch x heads
     SPLIT: Any  # a loop of its own for the tiles that need no band mask
+    EDGES: Any  # tiles that a block mask leaves may cross the diagonal, a window's edge or the last position
     WIDE: Any  # 64-bit offsets inside a tile
     PRECISE: Any
     PRECISION: Any
@@ -149,6 +150,7 @@ def flags_of(problem: Problem, tensors: Sequence[Tensor], tiles: Tiles, *, heads
     """``tensors`` begins with q, k, v; the others are only asked for their strides."""
     q, _, v = tensors[:3]
     masking, dim, value_dim = problem.masking, padded(q.shape[3]), padded(v.shape[3])
+    ragged = masking.queries % tiles.rows or masking.keys % tiles.cols
     masked = any(x is not None for x in (masking.key_padding, masking.allowed, masking.bias))
     folded = problem.softcap is None and masking.bias is None and problem.scale > 0
     found = Flags(
@@ -166,6 +168,7 @@ def flags_of(problem: Problem, tensors: Sequence[Tensor], tiles: Tiles, *, heads
         DROPOUT=problem.dropout > 0,
         HEADS=heads_grid,
         SPLIT=tiles.split and not masked,
+        EDGES=masking.causal or masking.window is not None or bool(ragged),
         WIDE=any(x.stride(1) >= 1 << 22 for x in tensors),
         PRECISE=q.dtype == torch.float32,
         PRECISION=precision_of(q.dtype),

@@ -105,7 +105,7 @@ def _key_block(col, batch, kv_head, call, grad, shift, delta, dk_out, dv_out, f)
             line = tl.cast(batch, tl.int64) * call.plan.b + tl.cast(head, tl.int64) * call.plan.h + col // f.BN
             for t in range(0, tl.load(call.plan.counts + line)):
                 start = tl.load(call.plan.tiles + line * call.plan.width + t) * f.BM
-                state = _visit_rows(state, kv, start, bases, tiles, stats, j, batch, head, call, grad, f, True)
+                state = _visit_rows(state, kv, start, bases, tiles, stats, j, batch, head, call, grad, f, f.EDGES)
         else:
             low, full_low, full_high, high = query_ranges(col, sizes, f)
             if f.SPLIT:
@@ -178,7 +178,7 @@ def _row_block(row, batch, head, call, grad, shift, delta, dq_out, f):
         line = tl.cast(batch, tl.int64) * call.plan.b + tl.cast(head, tl.int64) * call.plan.h + row // f.BM
         for t in range(0, tl.load(call.plan.counts + line)):
             start = tl.load(call.plan.tiles + line * call.plan.width + t) * f.BN
-            dq = _visit_keys(dq, q, do, stats, start, bases, tiles, i, batch, head, call, f, True)
+            dq = _visit_keys(dq, q, do, stats, start, bases, tiles, i, batch, head, call, f, f.EDGES)
     else:
         low, full_low, full_high, high = key_ranges(row, sizes, f)
         if f.SPLIT:

@@ -69,7 +69,7 @@ def _row_block(row, batch, head, call, out, lse, sinks, f):
         line = tl.cast(batch, tl.int64) * call.plan.b + tl.cast(head, tl.int64) * call.plan.h + row // f.BM
         for t in range(0, tl.load(call.plan.counts + line)):
             start = tl.load(call.plan.tiles + line * call.plan.width + t) * f.BN
-            state = _visit(state, q, start, bases, tiles, i, batch, head, call, f, True)
+            state = _visit(state, q, start, bases, tiles, i, batch, head, call, f, f.EDGES)
     else:
         low, full_low, full_high, high = key_ranges(row, sizes, f)
         if f.SPLIT:

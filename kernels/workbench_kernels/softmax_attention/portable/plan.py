@@ -27,7 +27,13 @@ NO_PLAN = Plan(None, None, 0, 0, 0)
 
 
 def fitted_tiles(masking: Masking, tiles: Tiles) -> Tiles:
-    """With a block mask, tiles shrunk to a power of two that divides the block, where there is one of at least 16."""
+    """The tiles for a call's masks.
+
+    With a block mask they shrink to a power of two that divides the block, where there is one of at least 16. The
+    tiles of an additive mask are fetched ahead like those of K and V, so there is room for fewer stages.
+    """
+    if masking.bias is not None:
+        tiles = replace(tiles, stages=min(tiles.stages, 2 if masking.bias.element_size() <= 4 else 1))
     if masking.blocks is None:
         return tiles
     rows, cols = (_fitted(n, b) for n, b in zip((tiles.rows, tiles.cols), masking.block_size, strict=True))
