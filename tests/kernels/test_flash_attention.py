@@ -78,7 +78,7 @@ def test_speed_claim_on_made_up_gpu_rows(study):
         | {"dtype": "bfloat16", "d": 64, "input": mask, "value": n * factor}
         for n in (512, 2048, 4096)
         for mask in ("full", "causal")
-        for item, factor in (("standard", 3.0), ("SDPA flash", 1.0), ("flash (tiled torch)", 5.0))
+        for item, factor in (("standard", 3.0), ("triton", 1.0), ("triton-v1", 5.0))
     ]
     claim = next(claim for claim in study.claims if claim.id == "C4")
     assert claim.scales == ("full",)
