@@ -101,7 +101,7 @@ def beats_first_version(frame: pd.DataFrame) -> Outcome:
 def _by_length(ratios: Any) -> str:
     if not len(ratios):
         return ""
-    means = ratios.groupby("n").median()
+    means = ratios.groupby("n").median().rename(int)
     return "median by length: " + ", ".join(f"{n}: {value:.2f}" for n, value in means.items())
 
 

@@ -160,5 +160,5 @@ def training(settings: Mapping[str, Any], progress: Progress) -> Iterator[Row]:
             torch.cuda.empty_cache()
             continue
         for step, loss in enumerate(losses):
-            yield {**place, "repeat": step, "metric": "loss", "value": loss, "unit": "nats a token"}
+            yield {**place, "repeat": step, "metric": "loss", "value": loss, "unit": "nats a byte"}
         yield {**place, "metric": "training speed", "value": speed, "unit": "tokens/s"}

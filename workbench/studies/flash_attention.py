@@ -264,7 +264,7 @@ def sparse_on_the_card(frame: pd.DataFrame) -> Outcome:
     ratio = table["random 1"] / table["random 0.125"]
     longest = ratio[ratio.index.get_level_values("n") == rows.n.max()]
     by_n = ratio.groupby("n").median()
-    told = "median over passes " + ", ".join(f"N = {n}: {value:.1f}" for n, value in by_n.items())
+    told = "median over passes " + ", ".join(f"N = {n}: {value:.1f}" for n, value in by_n.rename(int).items())
     middle = Interval(float(longest.median()), float(longest.min()), float(longest.max()), len(longest))
     return Outcome.of(middle, 4.0, ">=", told)
 

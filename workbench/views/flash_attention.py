@@ -12,6 +12,7 @@ import altair as alt
 from workbench.errors import BadInput
 from workbench.views import theme
 from workbench.views._check import frame_for
+from workbench.views._flash_card import losses, time_by_block
 from workbench.views._flash_walk import partial_softmax, tile_walker, within
 
 if TYPE_CHECKING:
@@ -20,11 +21,13 @@ if TYPE_CHECKING:
 __all__ = [
     "arithmetic",
     "errors",
+    "losses",
     "paper_figure",
     "partial_softmax",
     "scaling",
     "sparse_model",
     "tile_walker",
+    "time_by_block",
     "time_by_sparsity",
     "traffic_by_block",
 ]
@@ -33,7 +36,9 @@ KERNELS = {
     "standard": "#4D4D4D",
     "standard + mask and dropout": "#8A6D00",
     "flash": "#0072B2",
-    "flash (tiled torch)": "#0072B2",
+    "triton-v1": "#E69F00",
+    "triton": "#56B4E9",
+    "hopper": "#0072B2",
     "SDPA flash": "#009E73",
     "SDPA cuDNN": "#CC79A7",
 }
@@ -129,15 +134,18 @@ def _paper_layers(paper: pd.DataFrame) -> list[alt.Chart]:
 
 
 def time_by_sparsity(live: pd.DataFrame | None, recorded: pd.DataFrame | None = None) -> alt.Chart:
-    """Fig. 2 (right): processor time over the share of live tiles, relative to the dense run of the same kernel."""
+    """Fig. 2 (right): time over the share of live tiles, relative to the dense run of the same kernel.
+
+    Processor time on a CPU (experiment "E4"), and forward + backward on a card (experiment "E4 GPU").
+    """
     frame = _sparsity({"recorded": recorded, "live": live})
     if frame.empty:
         raise BadInput("time_by_sparsity: no rows of experiment E4 with a time, so there is nothing to draw")
     x = alt.X("s:Q", title="share of live tiles s", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1.02]))
     y = alt.Y("relative:Q", title="time / dense time", scale=alt.Scale(domainMin=0))
-    colour = alt.Color(
-        "source:N", title=None, scale=alt.Scale(domain=["recorded", "live"], range=["#E69F00", "#0072B2"])
-    )
+    sources = list(dict.fromkeys(frame.source))
+    tones = ["#0072B2" if name.startswith("live") else tone for name, tone in zip(sources, _RECORDED)]
+    colour = alt.Color("source:N", title=None, sort=sources, scale=alt.Scale(domain=sources, range=tones))
     tips = ["item:N", "source:N", "n:Q", alt.Tooltip("s:Q", format=".1%"), alt.Tooltip("relative:Q", format=".3f")]
     whisker = alt.Chart(frame).mark_rule(strokeWidth=1.5).encode(x=x, y="low:Q", y2="high:Q", color=colour)
     dots = (
@@ -157,6 +165,9 @@ def time_by_sparsity(live: pd.DataFrame | None, recorded: pd.DataFrame | None = 
     return theme.themed(chart, "Block-sparse time", "dashed: time in proportion to s")
 
 
+_RECORDED = ("#E69F00", "#D55E00", "#CC79A7", "#009E73", "#56B4E9", "#8A6D00")
+
+
 def _sparsity(frames: dict[str, pd.DataFrame | None]) -> pd.DataFrame:
     import pandas as pd
 
@@ -164,15 +175,18 @@ def _sparsity(frames: dict[str, pd.DataFrame | None]) -> pd.DataFrame:
     for source, frame in frames.items():
         if frame is None or frame.empty or "experiment" not in frame:
             continue
-        rows = frame[(frame.experiment == "E4") & (frame.metric == "time")]
-        for n, group in rows.groupby("n"):
+        rows = frame[frame.experiment.isin(["E4", "E4 GPU"]) & (frame.metric == "time")]
+        rows = rows[(rows.experiment == "E4") | (rows.stage == "forward+backward")]
+        for key, group in rows.groupby(["experiment", "n"]):
+            place, n = str(key[0]), float(group.n.iloc[0])
             by_item = group.groupby(["item", "s"]).value
             found = by_item.median().rename("value").reset_index()
             dense = found.sort_values("s").value.iloc[-1]
             found = found.assign(low=by_item.quantile(0.25).to_numpy(), high=by_item.quantile(0.75).to_numpy())
             found[["relative", "low", "high"]] = found[["value", "low", "high"]] / dense
             pattern = found["item"].str.replace(r" [\d.]+$", "", regex=True)
-            parts.append(found.assign(pattern=pattern, source=source, n=n))
+            where = f"{source}, GPU, N = {n / 1024:g}k" if place == "E4 GPU" else f"{source}, CPU"
+            parts.append(found.assign(pattern=pattern, source=where, n=n))
     return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
 
 
@@ -241,10 +255,11 @@ def scaling(frame: pd.DataFrame, *, metric: str = "peak", stage: str = "forward+
     failed = data[(data.metric == "out of memory") & (data.stage == stage)].drop_duplicates(["item", "n"])
     names = sorted(set(rows["item"]), key=lambda name: list(KERNELS).index(name) if name in KERNELS else 99)
     title = {"peak": "most bytes held at once", "time": "time (ms)"}.get(metric, metric)
+    form = "~g" if metric == "time" else "~s"
     ticks = sorted(set(rows.n) | set(failed.n))
     powers = [10.0**p for p in range(-3, 13)]
     x = alt.X("n:Q", title="sequence length N", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=ticks))
-    y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"), axis=alt.Axis(format="~s", grid=True, values=powers))
+    y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"), axis=alt.Axis(format=form, grid=True, values=powers))
     brush = alt.selection_interval(name="lengths", encodings=["x"])
     tips = ["item:N", "n:Q", alt.Tooltip("value:Q", format=".4~s")]
     line = alt.Chart(rows).mark_line().encode(x=x, y=y, color=_kernel_colour(names))
@@ -332,13 +347,26 @@ def paper_figure(
     if whole is not None and len(whole) and "experiment" in whole:
         memory = whole[whole.experiment == "E3"]
         parts.append(_or_none(scaling, memory) if len(memory) else None)
+    card = next((frame for frame in (recorded, live) if _on_a_card(frame)), None)
+    if card is not None:
+        half = card[(card.experiment == "GPU") & (card.dtype == "bfloat16") & (card.d == 64) & (card.input == "full")]
+        parts += [_or_none(_times, half), _or_none(time_by_block, card), _or_none(losses, card)]
     drawn = [theme.bare(part) for part in parts if part is not None]
     if not drawn:
         raise BadInput("paper_figure: live, reported and recorded are all empty, so there is nothing to draw")
-    apart = {"color": "independent", "shape": "independent"}
+    apart = dict.fromkeys(("color", "shape", "strokeDash"), "independent")
     rows = [alt.hconcat(*drawn[i : i + 2], spacing=44).resolve_scale(**apart) for i in range(0, len(drawn), 2)]
     chart = alt.vconcat(*rows, spacing=40).resolve_scale(**apart)
     return theme.themed(chart, "FlashAttention (Dao et al. 2022), Fig. 2, counted and measured here")
+
+
+def _on_a_card(frame: pd.DataFrame | None) -> bool:
+    return frame is not None and len(frame) > 0 and "experiment" in frame and bool((frame.experiment == "GPU").any())
+
+
+def _times(frame: pd.DataFrame) -> alt.Chart:
+    chart = scaling(frame, metric="time")
+    return theme.themed(theme.bare(chart), "Time on the card, forward and backward", "bf16, d = 64, full, 16k tokens")
 
 
 def _or_none(view: Any, *frames: pd.DataFrame | None) -> alt.Chart | None:

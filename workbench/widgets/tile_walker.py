@@ -15,13 +15,14 @@ from workbench.systems import block_patterns
 from workbench.systems.flash_walk import Walk, walk
 from workbench.systems.io_counts import Tiling
 from workbench.widgets.app_chart import ChartPane
+from workbench.widgets.with_picture import WithPicture
 
 PATTERNS = ("dense", "band", "butterfly")
 _STYLE = {"description_width": "110px"}
 _WIDE = w.Layout(width="360px")
 
 
-class TileWalker(w.VBox):
+class TileWalker(WithPicture):
     """Controls beside the chart of :func:`workbench.views.flash_attention.tile_walker`.
 
     Traits: ``step``, ``sram`` (elements), ``d`` (head dimension), ``causal``, ``order`` ("v1", "v2"), ``pattern``
@@ -155,17 +156,3 @@ class TileWalker(w.VBox):
         words = f"n={self.n}, d={self.d}, sram={self.sram}, order={self.order!r}, causal={self.causal}"
         masked = "" if self._live() is None else ", live=mask"
         self._line.value = f"<code>views.flash_attention.tile_walker(walk({words}{masked}), step={self.step})</code>"
-
-    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
-        """The widget, and the same picture for a notebook that is opened without a kernel."""
-        bundle = super()._repr_mimebundle_(**kwargs)
-        if bundle is not None:
-            data = bundle[0] if isinstance(bundle, tuple) else bundle
-            data["text/html"] = _svg(self.chart())
-        return bundle
-
-
-def _svg(chart: Any) -> str:
-    import vl_convert
-
-    return str(vl_convert.vegalite_to_svg(chart.to_dict()))
