@@ -58,7 +58,7 @@ def _coarse(look: Look, rows: Bins, cols: Bins, out: Tensor, largest: bool) -> N
 
 
 def tile_for(look: Look, rows: Bins, cols: Bins, tma: bool) -> launch.Tiles:
-    """A tile that no bin is narrower than; each choice beat the others on an H200 (kernels/notes/maps.md).
+    """A tile that no bin is narrower than; each choice beat the others on an H100 (kernels/notes/maps.md).
 
     Where bins are whole tiles, 128 registers a thread suffice without spilling, and two programs share a
     multiprocessor, so that one's products hide the other's exp2. Tiles that edges run through need more registers;
