@@ -272,7 +272,11 @@ def _mapped(name: str, size: int, settings: Mapping[str, Any]) -> Iterator[Row]:
         for offset, handle in list(region.mapped.items()):
             times["unmap"].append(_clock(pages.unmap, region, offset))
             times["release"].append(_clock(pages.release, handle))
+        calls = pages.calls
     place = {"experiment": "E4", "item": name, "group_kib": size >> 10}
+    for call in (call for call in calls.count if call.startswith("driver")):
+        mean = calls.seconds[call] / calls.count[call] * 1e6
+        yield {**place, "metric": call, "value": mean, "unit": "µs", "note": "mean"}
     for call, values in times.items():
         yield from _quantiles({**place, "metric": call}, values)
     speeds = [size / (a + b) / 1e9 for a, b in zip(times["create"], times["map"])]

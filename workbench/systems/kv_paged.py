@@ -256,6 +256,17 @@ class PagedKV:
             *(f"{self.born[row]}..{self.log.step}", "table"),
         )
 
+    def address_map(self) -> pd.DataFrame:
+        """One row an entry of the block table: step, buffer, slot, block, page (-1: none), state, source."""
+        import pandas as pd
+
+        rows = [
+            (self.log.step, 0, row, place, int(page), "used" if page >= 0 else "unmapped", "table" if page >= 0 else "")
+            for row, entries in enumerate(self.table)
+            for place, page in enumerate(entries)
+        ]
+        return pd.DataFrame(rows, columns=["step", "buffer", "slot", "block", "page", "state", "source"])
+
     def events(self) -> KVLog:
         return self.log
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -315,3 +316,16 @@ def _check(requests: pd.DataFrame, policy: Policy, total: int) -> None:
 def closed_form(model: Model, policy: Policy, memory: int, context: float) -> float:
     """The batch that fits: memory / (context * bytes a token + half a block of waste)."""
     return memory / (context * model.token_bytes + policy.block_bytes / 2)
+
+
+def batch_by_page(memory: int, group_kib: Sequence[int], contexts: Sequence[int]) -> pd.DataFrame:
+    """The closed form for every model of ``MODELS``: columns model, group_kib, context, batch, waste_mb."""
+    import pandas as pd
+
+    rows = []
+    for name, model in MODELS.items():
+        for kib in group_kib:
+            policy = virtual(model, kib << 10)
+            waste = policy.block_bytes / 2e6
+            rows += [(name, kib, n, closed_form(model, policy, memory, n), waste) for n in contexts]
+    return pd.DataFrame(rows, columns=["model", "group_kib", "context", "batch", "waste_mb"])
