@@ -168,7 +168,7 @@ def shared_memory(frame: pd.DataFrame, *, rows: int = 128, cols: int = 128, d: i
             color=alt.Color("part:N", title=None, sort=list(names.values()), scale=theme.categories([*names.values()])),
             tooltip=["item:N", "part:N", alt.Tooltip("kilo:Q", title="KiB", format=".1f")],
         )
-        .properties(width=300, height=alt.Step(34))
+        .properties(width=220, height=alt.Step(34))
     )
     return theme.themed(chart, "What crosses shared memory", f"tile {rows} x {cols}, d = {d}, {warps} warps")
 
@@ -229,7 +229,8 @@ def paper_figure(
     models = live if live is not None and len(live) else recorded
     rows = [[_drawn(speeds, live, reported, recorded, stage=stage)] for stage in ("forward", "backward")] + [
         [_drawn(training, live, reported, recorded)],
-        [_drawn(occupancy, models), _drawn(orders, models)],
+        [_drawn(occupancy, models)],
+        [_drawn(orders, models)],
         [_drawn(operation_split, models), _drawn(shared_memory, models)],
     ]
     lines = [[theme.bare(part) for part in row if part is not None] for row in rows]
