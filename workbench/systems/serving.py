@@ -225,11 +225,13 @@ class Server:
             request = self.waiting[0]
             need = self.policy.need(int(self.prompt[request]) + 1)
             spare = self.spare if len(self.ids) else 0
-            if need + spare > self.memory.available():
+            if need + spare > self.memory.available() + self._beyond(self._needed()):
                 break
             self.waiting.popleft()
             came = self.memory.inherit(need) if self.policy.deferred else 0
             lacking = max(0, need - came)
+            if lacking > self.memory.available():
+                self._reclaim(self._needed())
             self.memory.take(lacking)
             self.calls += lacking * self.policy.calls
             self.ids = np.append(self.ids, request)
@@ -263,6 +265,9 @@ class Server:
         self.blocks = np.maximum(self.blocks, need)
         return len(self.ids)
 
+    def _needed(self) -> np.ndarray:
+        return -(-self.length // self.policy.block_tokens)
+
     def _beyond(self, need: np.ndarray) -> int:
         """Inherited blocks that running requests do not need."""
         return int(np.maximum(self.blocks - need, 0).sum())
@@ -295,7 +300,7 @@ class Server:
         """Bytes are those in the middle of the stretch."""
         tokens = float(self.length.sum()) - len(self.ids) * (count - 1) / 2
         used = tokens * self.model.token_bytes
-        need = int((-(-self.length // self.policy.block_tokens)).sum()) * self.policy.block_bytes
+        need = int(self._needed().sum()) * self.policy.block_bytes
         kept = (int(self.blocks.sum()) + sum(self.memory.cached)) * self.policy.block_bytes - need
         free = self.memory.free * self.policy.block_bytes
         return (self.now, count, len(self.ids), used, need - used, kept, free, made)
