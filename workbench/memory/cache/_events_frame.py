@@ -1,0 +1,43 @@
+"""The inspector's table of an episodic memory: one line an event and layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.memory.cache._event_store import EventStore, Stored
+
+COLUMNS = (
+    "event", "layer", "start", "end", "length", "token_ids", "peak_surprise", "kind", "representatives",
+    "representative_scores", "last_score", "buffer", "retrieved", "last_used", "place",
+)  # fmt: skip
+
+
+def events_frame(stored: Sequence[Stored], store: EventStore) -> pd.DataFrame:
+    import pandas as pd
+
+    lines = [_line(event, layer, store) for event in stored for layer in range(len(event.representatives))]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _line(event: Stored, layer: int, store: EventStore) -> dict[str, Any]:
+    places, scores = event.representatives[layer]
+    order = np.argsort(-scores.max(0), kind="stable") if scores.ndim == 2 else np.arange(len(places))
+    best = {}
+    for place, score in zip(places[:, order].ravel().tolist(), scores[:, order].ravel().tolist()):
+        best[event.start + place] = max(score, best.get(event.start + place, 0.0))
+    ranked = sorted(best, key=lambda place: -best[place])
+    known = event.surprise[~np.isnan(event.surprise)]
+    return {
+        "event": event.event, "layer": layer, "start": event.start, "end": event.end, "length": event.length,
+        "token_ids": event.token_ids.tolist(), "peak_surprise": float(known.max()) if len(known) else float("nan"),
+        "kind": event.kind, "representatives": ranked, "representative_scores": [best[place] for place in ranked],
+        "last_score": float(event.last_score[layer]), "buffer": event.buffer[layer],
+        "retrieved": int(event.retrieved[layer]), "last_used": int(event.last_used[layer]),
+        "place": store.place(event.event),
+    }  # fmt: skip

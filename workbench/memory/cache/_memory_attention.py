@@ -1,0 +1,123 @@
+"""Attention of one chunk to [retrieved events | held tokens] in one softmax (EM-LLM, section 3.3), for any family.
+
+Held tokens nearer than ``reach`` have their true distance; everything else looks exactly ``reach - 1`` away: those keys
+stay unrotated and the query is rotated to ``reach - 1``. The model's own attention is replaced for passes that carry
+the memory only, through transformers' attention interface, and put back when the pass ends, however it ends.
+"""
+
+from __future__ import annotations
+
+import weakref
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from torch.utils.hooks import RemovableHandle
+
+    from workbench.memory.cache.em_llm import EMLLM
+
+SOCKET = "workbench-episodic"
+_ACTIVE: ContextVar[EMLLM | None] = ContextVar("em-llm", default=None)
+
+
+@dataclass(frozen=True)
+class Held:
+    """Keys of the held tokens (H_kv, n, D) as the model rotated them and before rotation, their values."""
+
+    keys: Tensor
+    raw: Tensor
+    values: Tensor
+
+
+def grouped(heads: Tensor, n_kv: int) -> Tensor:
+    """(H, q, D) -> (H_kv, G, q, D): the query heads that share a key head."""
+    return heads.reshape(n_kv, -1, *heads.shape[1:])
+
+
+def attend(
+    query: Tensor, far_query: Tensor, held: Held, events: tuple[Tensor, Tensor] | None, *, reach: int,
+    visible: Tensor, scaling: float, softcap: float | None = None, sinks: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Output (H, q, D) and the attention mass (H, n) that each held token got from queries nearer than ``reach``.
+
+    Args:
+        query: (H, q, D) rotated at its place; ``far_query`` rotated to ``reach - 1``.
+        events: keys before rotation and values (H_kv, m, D) of retrieved events, in any order.
+        visible: (q, n) which held tokens a query may see.
+        sinks: (H,) logits of learned sinks (GPT-OSS).
+    """
+    n_kv, (n_q, n) = held.keys.shape[0], visible.shape
+    near_q, far_q = grouped(query, n_kv), grouped(far_query, n_kv)
+    distance = torch.arange(n - n_q, n, device=query.device)[:, None] - torch.arange(n, device=query.device)
+    near = distance < reach
+    scores = near_q @ held.keys[:, None].transpose(-1, -2)
+    if not bool(near.all()):
+        scores = torch.where(near, scores, far_q @ held.raw[:, None].transpose(-1, -2))
+    values, m = held.values, 0
+    if events is not None:
+        m = events[0].shape[1]
+        scores = torch.cat([far_q @ events[0][:, None].transpose(-1, -2), scores], dim=-1)
+        values = torch.cat([events[1], values], dim=1)
+    scores = scores.float() * scaling
+    if softcap:
+        scores = torch.tanh(scores / softcap) * softcap
+    scores[..., m:] = scores[..., m:].masked_fill(~visible, -torch.inf)
+    if sinks is not None:
+        scores = torch.cat([scores, grouped(sinks.float()[:, None, None].expand(-1, n_q, 1), n_kv)], dim=-1)
+    weights = torch.softmax(scores, dim=-1)[..., : m + n]
+    out = weights.to(values.dtype) @ values[:, None]
+    mass = (weights[..., m:] * near).sum(2)
+    return out.flatten(0, 1), mass.flatten(0, 1)
+
+
+def _socket(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
+    memory = _ACTIVE.get()
+    assert memory is not None  # the socket is in a config only while a pass with its memory runs
+    out = memory.attend(module.layer_idx, query, key, value, **kwargs)  # type: ignore[arg-type]
+    return out.transpose(1, 2).contiguous(), None
+
+
+def _no_mask(**_: Any) -> None:
+    """The memory masks by itself."""
+    return
+
+
+def install(memory: EMLLM, model: nn.Module) -> list[RemovableHandle]:
+    """Hooks that put the memory's attention into the passes that carry it. Runs after the base's own hooks."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(SOCKET, _socket)
+    AttentionMaskInterface.register(SOCKET, _no_mask)
+    held, undo = weakref.ref(memory), []
+
+    def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        if held() is not None and kwargs.get("past_key_values") is held():
+            for config in _configs(module):
+                undo.append((config, config._attn_implementation_internal))
+                config._attn_implementation_internal = SOCKET
+            _ACTIVE.set(held())
+
+    def after(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        while undo:
+            config, name = undo.pop()
+            config._attn_implementation_internal = name
+        _ACTIVE.set(None)
+
+    handles = [
+        model.register_forward_pre_hook(before, with_kwargs=True),
+        model.register_forward_hook(after, with_kwargs=True, always_call=True),
+    ]
+    for handle in handles:
+        weakref.finalize(memory, handle.remove)
+    return handles
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    found = {
+        id(m.config): m.config for m in model.modules() if hasattr(getattr(m, "config", None), "_attn_implementation")
+    }
+    return list(found.values())
