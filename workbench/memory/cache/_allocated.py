@@ -194,7 +194,7 @@ class AllocatedCache(TokenCache):
                 f"keys have {heads} heads of {dim} in {keys.dtype}; this memory was made for {g.heads} heads of "
                 f"{g.dim} in {self.kv.dtype}; all layers must be alike"
             )
-        fresh = self._claim(batch)
+        fresh = self._claim(batch, width)
         lengths = self._lengths()
         if all(lengths[place] >= width for place in self.places):
             return
@@ -210,7 +210,7 @@ class AllocatedCache(TokenCache):
             self.places = [place for place in self.places if place not in fresh]
             raise
 
-    def _claim(self, batch: int) -> list[int]:
+    def _claim(self, batch: int, width: int) -> list[int]:
         """A slot for every row; returns those that are new."""
         if len(self.places) == batch:
             return []
@@ -218,7 +218,7 @@ class AllocatedCache(TokenCache):
         if batch > self.kv.geometry.batch:
             raise MemoryError_(f"a batch of {batch} rows does not fit max_batch={self.kv.geometry.batch}; raise it")
         for _ in range(batch):
-            self.places.append(self.kv.alloc_new_batch_idx(0))
+            self.places.append(self.kv.alloc_new_batch_idx(width))
         return list(self.places)
 
     def _leave(self) -> None:
