@@ -109,20 +109,19 @@ def parts(clock: Clock, named: Iterable[tuple[str, float, Callable[[], Iterable[
     return found
 
 
-def races(
-    points: Iterable[Point],
-    names: Callable[[Point], Iterable[str]],
+def race_in_time(
+    point: Point,
+    names: Iterable[str],
     stages: Iterable[str],
     generator: torch.Generator,
     settings: Mapping[str, Any],
     clock: Clock,
 ) -> Iterator[Row]:
-    """:func:`race` at every point while time is left."""
-    for point in points:
-        if clock.left() <= 0:
-            yield {**point.place, "metric": "no number", "value": 1.0, "unit": "yes or no", "note": TIME_IS_UP}
-            continue
-        yield from race(point, names(point), stages, generator, settings)
+    """:func:`race` while time is left; afterwards a row that says so."""
+    if clock.left() > 0:
+        yield from race(point, names, stages, generator, settings)
+    else:
+        yield {**point.place, "metric": "no number", "value": 1.0, "unit": "yes or no", "note": TIME_IS_UP}
 
 
 def kernels(names: Iterable[str]) -> dict[str, Attention]:
@@ -276,6 +275,7 @@ def compiling(settings: Mapping[str, Any], dims: Iterable[int]) -> Iterator[Call
     finally:
         for child in children:
             child.kill()
+            child.wait()
 
 
 def _compile(d: int, causal: bool) -> None:

@@ -57,10 +57,11 @@ def exact_on_the_card(frame: pd.DataFrame) -> Outcome:
         return Outcome.unmeasured(NEEDS_GPU)
     table = wide(rows, ["d", "input", "tensor", "seed"], "item")
     ours = [name for name in (V1, HEADS, V2, "hopper") if name in table]
+    if "standard" not in table or not ours:
+        return Outcome.unmeasured("standard attention or our kernels have no error")
     ratios = table[ours].div(table["standard"], axis=0)
     note = "; ".join(f"{name} {ratios[name].mean():.2f}" for name in ours)
-    values = ratios.to_numpy().ravel()
-    return Outcome.of(statistics.bootstrap(values[values == values]), 1.1, "<=", f"mean by kernel: {note}")
+    return Outcome.of(statistics.bootstrap(ratios.stack()), 1.1, "<=", f"mean by kernel: {note}")
 
 
 # -- speed on the card ------------------------------------------------------------------------------------------------
@@ -135,6 +136,8 @@ def causal_skips(frame: pd.DataFrame) -> Outcome:
     if table.empty:
         return Outcome.unmeasured(NEEDS_GPU)
     kept = table.query("n >= 8192 and stage != 'both'")
+    if set(kept.index.get_level_values("input")) != {"causal", "full"}:
+        return Outcome.unmeasured("no length of 8k or more was timed with and without the mask")
     ratio: Any = kept.xs("causal", level="input") / kept.xs("full", level="input")
     medians = ratio.median(axis=0).dropna()
     note = "; ".join(f"{name} {value:.2f}" for name, value in medians.items())
@@ -164,8 +167,9 @@ def hopper_speed(frame: pd.DataFrame) -> Outcome:
 
 
 def _speed(frame: pd.DataFrame, item: str, least: float) -> Outcome:
-    rows = frame[(frame.experiment == "GPU") & (frame.metric == "speed") & (frame.stage == "forward")]
-    rows = rows[(rows["item"] == item) & (rows.d == 128) & (rows.n >= 4096)] if len(rows) else rows
+    rows = frame[(frame.experiment == "GPU") & (frame.metric == "speed")]
+    rows = rows[(rows["item"] == item) & (rows.stage == "forward")] if len(rows) else rows
+    rows = rows[(rows.d == 128) & (rows.n >= 4096)] if len(rows) else rows
     if rows.empty:
         return Outcome.unmeasured(NEEDS_GPU)
     ceiling = frame[(frame.experiment == "ceiling") & (frame.metric == "matmul")].value

@@ -92,7 +92,9 @@ def _errors(place: Row, found: list[Tensor], truth: list[Tensor]) -> Iterator[Ro
 
 
 def interpreted(settings: Mapping[str, Any], progress: Progress) -> Iterator[Row]:
-    """Rows of the Triton kernels' own code on the CPU; where that cannot be, a row that says why."""
+    """Rows of the Triton kernels' own code on the CPU; where that cannot be, a row that says why. Length 0: none."""
+    if not settings["interpreted_length"]:
+        return
     place = {"experiment": "E5", "dtype": "float32", "n": settings["interpreted_length"], "d": 32}
     command = [sys.executable, "-m", __name__, str(settings["interpreted_length"])]
     environment = {
@@ -103,7 +105,7 @@ def interpreted(settings: Mapping[str, Any], progress: Progress) -> Iterator[Row
     }
     for _ in progress(["kernels"], "E5 Triton interpreter"):
         try:
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=True)
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=90, check=True)
         except (OSError, subprocess.SubprocessError) as error:
             told = (getattr(error, "stderr", "") or str(error)).strip().splitlines()
             yield {**place, "item": "triton", "metric": "no number", "value": 1.0, "note": told[-1] if told else ""}
