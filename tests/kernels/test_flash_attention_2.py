@@ -217,6 +217,16 @@ def test_whoever_cannot_run_is_a_row_with_the_reason():
         assert row.value == pytest.approx(point.flops * work[row.stage] / time / 1e9)
 
 
+@pytest.mark.parametrize("stage", ["forward", "backward"])
+def test_speeds_say_which_tile_they_were_measured_with(stage):
+    pytest.importorskip("triton")
+    for name in ("triton-v1", "triton", HEADS_GRID, "hopper"):
+        said = racing.configuration(name, Point(1, 64, 1, 128, True), stage)
+        assert " x " in said, (name, said)
+        assert "unknown" not in said, (name, said)
+    assert racing.configuration("SDPA flash", Point(1, 64, 1, 128, True), stage) == ""
+
+
 def test_causal_halves_the_convention_and_tokens_fix_the_batch():
     full, causal = (Point.of_tokens(16384, 2048, 4096, 64, causal) for causal in (False, True))
     assert (full.batch, full.heads) == (4, 32)

@@ -184,7 +184,40 @@ def race(
     field = kernels(names)
     for stage in stages:
         contenders = {name: passes(kernel, draws, point.causal)[stage] for name, kernel in field.items()}
-        yield from timed(contenders, {**point.place, "stage": stage}, settings, flops(point, stage))
+        for row in timed(contenders, {**point.place, "stage": stage}, settings, flops(point, stage)):
+            yield row if "note" in row else {**row, "note": configuration(row["item"], point, stage)}
+
+
+def configuration(name: str, point: Point, stage: str) -> str:
+    """The frozen tile that a kernel of ours runs with here: query rows x keys, warps, stages; "" for others."""
+    try:
+        return _configuration(name, point, stage)
+    except Exception as unknown:  # a word beside a number: never a reason to lose the number
+        return f"tile unknown ({timing.one_line(unknown)})"
+
+
+def _configuration(name: str, point: Point, stage: str) -> str:
+    if name == "hopper":
+        from workbench_kernels.softmax_attention.hopper import launch
+
+        if stage == "backward":
+            return f"{launch.BACKWARD_QUERIES[point.d]} x {launch.BACKWARD_KEYS}, {launch.BACKWARD_STAGES} stages"
+        tile = launch.FORWARD[point.d, point.causal]
+        return f"{64 * tile.groups} x {tile.keys}, {tile.groups} consumer warpgroups, {tile.stages} stages"
+    if name not in ("triton-v1", "triton", HEADS_GRID):
+        return ""
+    from workbench_kernels.softmax_attention.portable import configurations as frozen
+
+    passes = ["forward"] if stage == "forward" else ["backward"] if name == "triton-v1" else ["keys", "queries"]
+    card = torch.cuda.get_device_capability() if torch.cuda.is_available() else (9, 0)
+    size = torch.finfo(getattr(torch, point.dtype)).bits // 8
+    found = [
+        frozen.first_tiles_for(card, size, point.d, which)
+        if name == "triton-v1"
+        else frozen.tiles_for(card, size, point.d, which)
+        for which in passes
+    ]
+    return "; ".join(f"{t.rows} x {t.cols}, {t.warps} warps, {t.stages} stages" for t in found)
 
 
 def flops(point: Point, stage: str) -> float:

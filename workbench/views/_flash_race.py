@@ -63,9 +63,12 @@ def _speed_rows(run: pd.DataFrame | None, stage: str) -> pd.DataFrame:
     import pandas as pd
 
     if run is None or run.empty or "experiment" not in run or "stage" not in run:
-        return pd.DataFrame(columns=["item", "n", "d", "input", "value"])
+        return pd.DataFrame(columns=["item", "n", "d", "input", "value", "note"])
     rows = run[(run.experiment == "GPU") & (run.metric == "speed") & (run.stage == stage)]
-    return rows.groupby(["item", "n", "d", "input"], as_index=False)[["value"]].median()
+    rows = rows.assign(note=rows.note.fillna("") if "note" in rows else "")
+    return rows.groupby(["item", "n", "d", "input"], as_index=False).agg(
+        value=("value", "median"), note=("note", "first")
+    )
 
 
 def _ceiling(run: pd.DataFrame | None) -> float | None:
@@ -84,7 +87,8 @@ def _with_published(found: pd.DataFrame, reported: pd.DataFrame | None) -> pd.Da
     if rows.empty:
         return found
     names = rows["item"].str.extract(r"^(?P<item>.*), N=(?P<n>\d+)$")
-    extra = {"item": names["item"], "n": names["n"].astype(float), "value": rows.value, "d": 128, "input": "full"}
+    extra = {"item": names["item"], "n": names["n"].astype(float), "value": rows.value, "note": rows.source}
+    extra |= {"d": 128, "input": "full"}
     return pd.concat([found, pd.DataFrame(extra).assign(source="published, H100")], ignore_index=True)
 
 
@@ -99,7 +103,7 @@ def _panel(rows: pd.DataFrame, d: float, mask: str, ceiling: float | None) -> al
         x=alt.X("n:Q", title="sequence length N", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=lengths)),
         y=alt.Y("value:Q", title="TFLOP/s", scale=alt.Scale(zero=True)),
         color=alt.Color("item:N", title=None, scale=colour, sort=list(names)),
-        tooltip=["item:N", "n:Q", alt.Tooltip("value:Q", title="TFLOP/s", format=".0f"), "source:N"],
+        tooltip=["item:N", "n:Q", alt.Tooltip("value:Q", title="TFLOP/s", format=".0f"), "source:N", "note:N"],
     )
     dash = alt.Scale(domain=list(_DASHES), range=list(_DASHES.values()))
     layers: list[Any] = [
@@ -128,7 +132,7 @@ def share_of_ceiling(run: pd.DataFrame | None, *, n: int = 16384, stage: str = "
     base = alt.Chart(found).encode(
         y=alt.Y("item:N", title=None, sort=names, axis=alt.Axis(labelColor=theme.INK, labelLimit=160)),
         x=alt.X("value:Q", title="TFLOP/s", scale=alt.Scale(domain=[0, 1.12 * ceiling]), axis=alt.Axis(grid=True)),
-        tooltip=["item:N", alt.Tooltip("value:Q", format=".0f"), alt.Tooltip("share:Q", format=".0%")],
+        tooltip=["item:N", alt.Tooltip("value:Q", format=".0f"), alt.Tooltip("share:Q", format=".0%"), "note:N"],
     )
     colours = alt.Scale(domain=names, range=[CONTENDERS[name] for name in names])
     bars = base.mark_bar().encode(color=alt.Color("item:N", scale=colours, legend=None))
