@@ -88,8 +88,9 @@ def _with_published(found: pd.DataFrame, reported: pd.DataFrame | None) -> pd.Da
         return found
     names = rows["item"].str.extract(r"^(?P<item>.*), N=(?P<n>\d+)$")
     extra = {"item": names["item"], "n": names["n"].astype(float), "value": rows.value, "note": rows.source}
-    extra |= {"d": 128, "input": "full"}
-    return pd.concat([found, pd.DataFrame(extra).assign(source="published, H100")], ignore_index=True)
+    return pd.concat(
+        [found, pd.DataFrame(extra).assign(d=128, input="full", source="published, H100")], ignore_index=True
+    )
 
 
 PUBLISHED = {"FlashAttention-3": "#5f6b7a", "Triton tutorial": "#b8860b"}
