@@ -86,6 +86,19 @@ def test_a_shared_block_is_copied_before_it_is_written() -> None:
     assert (kv.view(0, second)[0][0, :6] == 1.0).all()
 
 
+def test_a_truncated_row_gives_its_blocks_back() -> None:
+    kv = pool()
+    row = kv.alloc_new_batch_idx(1)
+    kv.step([13, 0, 0, 0])
+    kv.truncate(row, 5)
+    check(kv)
+    assert (int(kv.length[row]), kv.num_free_kvblocks()) == (5, 18)
+    kv.step([9, 0, 0, 0])
+    check(kv)
+    with pytest.raises(BadInput, match=r"0\.\.9"):
+        kv.truncate(row, 10)
+
+
 def test_exhaustion_changes_nothing() -> None:
     kv = pool(blocks=3)
     kv.alloc_new_batch_idx(1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gc
-import os
 import re
 
 import numpy as np
@@ -11,33 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kv_kit import BACKENDS, KIB, MIB, grow, mapped_only, memory
 
 from workbench.errors import BadInput, MemoryError_
 from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory, fitting_group
 from workbench.systems.kv_virtual import VirtualKV
-from workbench.systems.page_backends import missing, open_backend
-
-KIB, MIB = 1 << 10, 1 << 20
-BACKENDS = [
-    pytest.param(name, marks=pytest.mark.skipif(bool(missing(name)), reason=str(missing(name))))
-    for name in ("mapped", "demand")
-]
-mapped_only = pytest.mark.skipif(bool(missing("mapped")), reason=str(missing("mapped")))
-
-
-def memory(batch: int = 4, length: int = 256, mib: int = 1, group: int = 4 * KIB, **words) -> VirtualKV:
-    """Two layers of 2 heads of 16 in float32: 128 bytes a token, 32 tokens a group of 4 KiB, 4 groups a block."""
-    kv = VirtualKV.init(2, 2, 16, batch, length, group_bytes=group, **words)
-    kv.reserve_physical_pages(mib * MIB)
-    return kv
-
-
-def grow(kv: VirtualKV, **lengths: int) -> None:
-    """``grow(kv, s0=10)``: one step with these lengths, the other slots as they are."""
-    wanted = kv.lengths()
-    for name, length in lengths.items():
-        wanted[int(name[1:])] = length
-    kv.step(wanted)
 
 
 def check(kv: VirtualKV) -> None:
@@ -327,147 +303,3 @@ def test_what_cannot_be_shared_is_refused() -> None:
         grow(kv, s0=40)
         with pytest.raises(MemoryError_, match="two addresses"):
             kv.share_prefix(source, target, 32)
-
-
-# -- refusals ---------------------------------------------------------------------------------------------------------
-
-
-def test_exhaustion_names_required_and_free_blocks_and_changes_nothing() -> None:
-    with VirtualKV.init(2, 2, 16, 4, 256, group_bytes=4 * KIB) as kv:
-        kv.reserve_physical_pages(5 * kv.geometry.block_bytes)
-        kv.alloc_new_batch_idx(1)
-        kv.alloc_new_batch_idx(1)
-        grow(kv, s0=96)
-        before, log = kv.address_map(), list(kv.log.events)
-        for step in (kv.step, kv.step_async):
-            with pytest.raises(OutOfKVMemory, match="3 more KV blocks are required and 2 are free") as found:
-                step([96, 70, 0, 0])
-            assert (found.value.required, found.value.free) == (3, 2)
-            after = kv.address_map()
-            assert after.drop(columns="step").equals(before.drop(columns="step"))
-            assert kv.lengths().tolist() == [96, 0, 0, 0]
-            assert kv.log.events == log
-        grow(kv, s1=60)  # two still fit
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        ({"group_bytes": 5000}, "multiple of 4096"),
-        ({"group_bytes": -4096}, "multiple of 4096"),
-        ({"group_bytes": 4096, "dim": 24}, "multiple of the 192 bytes"),
-        ({"batch": 0}, "batch=0"),
-        ({"length": -3}, "length=-3"),
-        ({"layers": 2.5}, "layers=2.5"),
-        ({"backend": "mmaped"}, "is not one of"),
-        ({"backend": "cuda"}, "not of cpu"),
-    ],
-)
-def test_bad_sizes_are_value_errors(words: dict, says: str) -> None:
-    sizes = {"layers": 2, "heads": 2, "dim": 16, "batch": 4, "length": 256, "group_bytes": 4096}
-    with pytest.raises(ValueError, match=re.escape(says)):
-        VirtualKV.init(**{**sizes, **words})
-
-
-def test_bad_calls_are_refused_and_change_nothing() -> None:
-    with memory() as kv:
-        slot = kv.alloc_new_batch_idx(1)
-        grow(kv, s0=10)
-        before = kv.address_map()
-        for call in (
-            lambda: kv.step([1, 2, 3]),
-            lambda: kv.step([1.5, 0, 0, 0]),
-            lambda: kv.step([257, 0, 0, 0]),
-            lambda: kv.step([10, 1, 0, 0]),
-            lambda: kv.step([-1, 0, 0, 0]),
-            lambda: kv.alloc_new_batch_idx(257),
-            lambda: kv.reserve_physical_pages(100),
-            lambda: kv.layer(2),
-            lambda: kv.free_batch_idx(9),
-        ):
-            with pytest.raises(BadInput):
-                call()
-        with pytest.raises(MemoryError_, match="freed before"):
-            kv.free_batch_idx(3)
-        for _ in range(3):
-            kv.alloc_new_batch_idx(1)
-        with pytest.raises(MemoryError_, match="all 4 slots"):
-            kv.alloc_new_batch_idx(1)
-        assert kv.slots[slot].length == 10
-        assert kv.address_map()["page"].equals(before["page"])
-
-
-# -- memory given back ------------------------------------------------------------------------------------------------
-
-
-def status(name: str) -> int:
-    """Bytes of one line of /proc/self/status."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * KIB for line in file if line.startswith(name))
-
-
-@mapped_only
-def test_touched_pages_are_what_the_system_counts() -> None:
-    with memory(mib=4, length=2048) as kv:
-        slot = kv.alloc_new_batch_idx(1)
-        assert kv.backend.physical_bytes() == 0  # created early, but nothing is touched yet
-        resident = status("RssShmem")
-        grow(kv, s0=1000)
-        for tensor in kv.tensors:
-            tensor[slot, :1000] = 1.0
-        bytes_used = kv.mapped_groups * kv.geometry.group_bytes
-        page_a_buffer = kv.geometry.buffers * os.sysconf("SC_PAGE_SIZE")
-        assert abs(kv.backend.physical_bytes() - bytes_used) <= page_a_buffer
-        assert abs(status("RssShmem") - resident - bytes_used) <= page_a_buffer
-        kv.free_batch_idx(slot)
-        kv.step([0] * 4, eager_reclaim=True)
-        kv.release_physical_pages()
-        assert kv.created == 0
-        assert kv.backend.physical_bytes() == 0
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_close_gives_addresses_and_memory_back(backend: str) -> None:
-    gc.collect()
-    virtual, resident = status("VmSize"), status("VmRSS")
-    for _ in range(3):
-        kv = memory(batch=64, length=65536, mib=64, backend=backend)
-        kv.alloc_new_batch_idx(1)
-        grow(kv, s0=65536)
-        for tensor in kv.tensors:
-            tensor[0].fill_(1.0)
-        del tensor
-        assert status("VmSize") - virtual >= kv.geometry.virtual_bytes
-        assert status("VmRSS") - resident >= 30 * MIB
-        kv.close()
-        kv.close()
-        del kv
-        gc.collect()
-    assert status("VmSize") - virtual < 16 * MIB
-    assert status("VmRSS") - resident < 8 * MIB
-
-
-@mapped_only
-def test_a_view_that_outlives_the_memory_reads_zeros() -> None:
-    kv = memory()
-    kv.alloc_new_batch_idx(1)
-    grow(kv, s0=10)
-    keys, _ = kv.view(0, 0)
-    keys.fill_(4.0)
-    kv.close()
-    assert (keys == 0).all()
-    for call in (kv.lengths, kv.wait, lambda: kv.step([0] * 4)):
-        with pytest.raises(MemoryError_, match="closed"):
-            call()
-
-
-def test_an_error_while_it_is_made_leaves_nothing_behind() -> None:
-    gc.collect()
-    files = len(os.listdir("/proc/self/fd"))
-    for _ in range(5):
-        with pytest.raises(BadInput):
-            VirtualKV(KVGeometry(2, 2, 16, 4, 256, 8 * KIB, 4), open_backend("auto", 4 * KIB))
-        with pytest.raises(BadInput):
-            VirtualKV.init(0, 2, 16, 4, 256, group_bytes=4096)
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) <= files + 1

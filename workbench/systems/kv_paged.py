@@ -90,6 +90,17 @@ class PagedKV:
         self.table[row] = -1
         self.length[row], self.request[row] = 0, -1
 
+    def truncate(self, row: int, length: int) -> None:
+        """Forget the tokens of a row from ``length`` on; blocks that are not needed any more are free."""
+        self._used(row)
+        if not 0 <= length <= self.length[row]:
+            raise BadInput(f"length={length} must lie in 0..{self.length[row]}, what row {row} holds")
+        need = self._need(length)
+        for block in reversed(self.table[row, need : self._held(row)]):
+            self._drop(int(block))
+        self.table[row, need:] = -1
+        self.length[row] = length
+
     def share_prefix(self, source: int, target: int, tokens: int) -> int:
         """Let ``target`` (just allocated) refer to the blocks of the first ``tokens`` tokens of ``source``.
 

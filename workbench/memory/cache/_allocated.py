@@ -69,7 +69,7 @@ class AllocatedLayer(CacheLayerMixin):
         """Write the new tokens (B, H_kv, q, D) where they belong; return all of the layer, (B, H_kv, W + q, D)."""
         self.lazy_initialization(key_states, value_states)
         start, stop = self.width, self.width + key_states.shape[2]
-        self.cache.store(self.index, start, key_states.detach(), value_states.detach())
+        self.cache.keep(self.index, start, key_states.detach(), value_states.detach())
         self.width = stop
         return self.cache.fetch(self.index, stop)
 
@@ -78,13 +78,13 @@ class AllocatedLayer(CacheLayerMixin):
         keys, values = self.cache.fetch(self.index, self.width)
         kept = _columns(keys.contiguous(), columns), _columns(values.contiguous(), columns)
         self.width = columns.shape[1]
-        self.cache.store(self.index, 0, *kept)
+        self.cache.keep(self.index, 0, *kept)
 
     def put_back(self, keys: Tensor | None, values: Tensor | None) -> None:
         self.width = 0 if keys is None else keys.shape[2]
         self.is_initialized = keys is not None
         if keys is not None and values is not None:
-            self.cache.store(self.index, 0, keys, values)
+            self.cache.keep(self.index, 0, keys, values)
 
     def truncate(self, width: int) -> None:
         self.width = min(self.width, width)
@@ -162,6 +162,10 @@ class AllocatedCache(TokenCache):
         """Physical memory for ``lengths``, or OutOfKVMemory with nothing changed."""
 
     @abstractmethod
+    def trim(self, width: int) -> None:
+        """Tell the allocator that the rows hold only ``width`` columns."""
+
+    @abstractmethod
     def put(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
         """Write (B, H_kv, q, D) at columns start.. of every row."""
 
@@ -174,7 +178,7 @@ class AllocatedCache(TokenCache):
         """Physical bytes behind keys and values, used or not."""
 
     # ------------------------------------------------------------------ placing
-    def store(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
+    def keep(self, layer: int, start: int, keys: Tensor, values: Tensor) -> None:
         """Find room for columns start.. of this layer (the first layer's call finds it for all) and write them."""
         if keys.shape != values.shape:
             raise MemoryError_(
@@ -261,6 +265,11 @@ class AllocatedCache(TokenCache):
         copies = tuple((_copy(keys), _copy(values)) for keys, values in moment.tensors)
         return replace(moment, tensors=copies)
 
+    def restore(self, moment: Snapshot) -> None:
+        super().restore(moment)
+        if self.kv is not None:
+            self.trim(self.width)
+
     def batch_select_indices(self, indices: Tensor) -> None:
         moment = self.snapshot()
         order = torch.as_tensor(indices).cpu()
@@ -332,9 +341,20 @@ def _check_model(model: PreTrainedModel) -> None:
 
 def _told(before: Any, after: Any) -> str:
     """What an allocator did in one step, in words; empty when it did nothing."""
-    names = ("create", "map sync", "map async", "map table", "inherit", "unmap", "copy")
-    done = {name: after[name] - before[name] for name in names}
-    return ", ".join(f"{name} {count} groups" for name, count in done.items() if count)
+    done = {name: after[name] - before[name] for name in _WORDS}
+    return ", ".join(text.format(count) for name, text in _WORDS.items() if (count := done[name]))
+
+
+#: Counter of an allocator's log -> how the memory's own log tells it.
+_WORDS = {
+    "create": "{} page groups created",
+    "inherit": "{} taken over from a finished row",
+    "map sync": "{} mapped while the model waits (map sync)",
+    "map async": "{} mapped ahead (map async)",
+    "map table": "{} blocks entered in the table",
+    "copy": "{} shared blocks copied",
+    "unmap": "{} unmapped",
+}
 
 
 def _copy(tensor: Tensor | None) -> Tensor | None:

@@ -66,6 +66,10 @@ class PagedCache(AllocatedCache):
             self.kv.add_blocks(max(self.kv.blocks, short.required - short.free))
             self.kv.step(lengths)
 
+    def trim(self, width: int) -> None:
+        for place in self.places:
+            self.kv.truncate(place, min(width, int(self.kv.length[place])))
+
     def _lengths(self) -> list[int]:
         return [int(length) for length in self.kv.length]
 

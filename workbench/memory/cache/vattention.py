@@ -81,6 +81,12 @@ class VAttentionCache(AllocatedCache):
             self.kv.reserve_physical_pages(blocks * self.kv.geometry.block_bytes)
             step(lengths)
 
+    def trim(self, width: int) -> None:
+        lengths = self._lengths()
+        for place in self.places:
+            lengths[place] = min(lengths[place], width)
+        self.kv.step(lengths)
+
     def _lengths(self) -> list[int]:
         return [int(length) for length in self.kv.lengths()]
 
