@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from workbench_kernels.cost import Cost, predicted_cost
     from workbench_kernels.decode import decode_attention, paged_attention
+    from workbench_kernels.linear_memory import NeuralState, linear_recurrence, neural_memory, prefix_state
     from workbench_kernels.maps import (
         attention_mass,
         attention_region,
@@ -23,27 +24,35 @@ if TYPE_CHECKING:
 
 _LAZY = {
     "Cost": "workbench_kernels.cost",
+    "NeuralState": "workbench_kernels.linear_memory.neural",
     "attention": "workbench_kernels.softmax_attention.api",
     "attention_mass": "workbench_kernels.maps.api",
     "attention_region": "workbench_kernels.maps.api",
     "attention_statistics": "workbench_kernels.maps.api",
     "decode_attention": "workbench_kernels.decode.api",
+    "linear_recurrence": "workbench_kernels.linear_memory.api",
+    "neural_memory": "workbench_kernels.linear_memory.neural",
     "paged_attention": "workbench_kernels.decode.api",
     "pooled_attention": "workbench_kernels.maps.api",
     "predicted_cost": "workbench_kernels.cost",
+    "prefix_state": "workbench_kernels.linear_memory.api",
     "row_lse": "workbench_kernels.maps.api",
 }
 
 __all__ = [
     "Cost",
+    "NeuralState",
     "attention",
     "attention_mass",
     "attention_region",
     "attention_statistics",
     "decode_attention",
+    "linear_recurrence",
+    "neural_memory",
     "paged_attention",
     "pooled_attention",
     "predicted_cost",
+    "prefix_state",
     "row_lse",
 ]
 

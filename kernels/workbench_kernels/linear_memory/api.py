@@ -1,0 +1,171 @@
+"""``linear_recurrence``: checks, feature map, packed documents, and the choice of an implementation."""
+
+from __future__ import annotations
+
+import itertools
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench_kernels import checks
+
+IMPLEMENTATIONS = ("chunked", "reference")
+
+
+def _taylor(x: Tensor) -> Tensor:
+    """[1, x/f^(1/4), x(x)x/sqrt(2f)]: products are 1 + s + s^2/2, s = q.k/sqrt(f) (BASED)."""
+    f = x.shape[-1]
+    pairs = (x[..., :, None] * x[..., None, :]).flatten(-2) / (2 * f) ** 0.5
+    return torch.cat([torch.ones_like(x[..., :1]), x / f**0.25, pairs], -1)
+
+
+FEATURE_MAPS = {
+    "identity": lambda x: x,
+    "elu+1": lambda x: torch.nn.functional.elu(x) + 1,
+    "relu": torch.relu,
+    "taylor": _taylor,
+}
+
+
+def _map(name: str, x: Tensor) -> Tensor:
+    if name not in FEATURE_MAPS:
+        raise ValueError(f"feature_map must be one of {', '.join(FEATURE_MAPS)}, got {name!r}")
+    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+    return FEATURE_MAPS[name](x.to(wide))
+
+
+def _with_ones(v: Tensor) -> Tensor:
+    """A column of ones beside the values: its read is the denominator."""
+    return torch.cat([v, torch.ones_like(v[..., :1])], -1)
+
+
+def _check_gate(name: str, gate: Tensor, q: Tensor, low: float, high: float, dims: tuple[int, ...]) -> None:
+    shapes = [(*q.shape[:3], *([d] if d else [])) for d in dims]
+    if tuple(gate.shape) not in shapes:
+        raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {tuple(gate.shape)}")
+    if gate.device != q.device:
+        raise ValueError(f"{name} is on {gate.device} but q is on {q.device}")
+    if gate.numel() and not bool(((gate >= low) & (gate <= high)).all()):
+        raise ValueError(f"{name} must lie in [{low}, {high}], got {gate.min():.4g} to {gate.max():.4g}")
+
+
+def _check_offsets(offsets: Tensor, q: Tensor) -> list[int]:
+    if not isinstance(offsets, Tensor) or offsets.dim() != 1 or offsets.is_floating_point() or len(offsets) < 2:
+        raise ValueError("offsets must be a 1-d integer tensor [0, end of document 1, ..., S]")
+    if q.shape[0] != 1:
+        raise ValueError(f"packed documents need batch 1, got batch {q.shape[0]}")
+    ends = offsets.tolist()
+    if ends[0] != 0 or ends[-1] != q.shape[1] or any(a > b for a, b in itertools.pairwise(ends)):
+        raise ValueError(f"offsets must increase from 0 to the length {q.shape[1]}, got {ends}")
+    return ends
+
+
+def _start(state: Tensor | None, rows: int, q: Tensor, v: Tensor) -> Tensor:
+    shape = (rows, q.shape[2], q.shape[3], v.shape[3])
+    if state is None:
+        return q.new_zeros(shape)
+    if tuple(state.shape) != shape or state.dtype != q.dtype or state.device != q.device:
+        raise ValueError(
+            f"state must be {q.dtype} of shape {shape} on {q.device}, got {state.dtype} "
+            f"of shape {tuple(state.shape)} on {state.device}; start from None or from this call's own final state"
+        )
+    return state
+
+
+def _repeat(k: Tensor, heads: int) -> Tensor:
+    return k.repeat_interleave(heads // k.shape[2], 2)
+
+
+def linear_recurrence(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    *,
+    log_decay: Tensor | None = None,
+    beta: Tensor | None = None,
+    feature_map: str = "identity",
+    normalize: bool = False,
+    epsilon: float = 1e-6,
+    scale: float = 1.0,
+    state: Tensor | None = None,
+    offsets: Tensor | None = None,
+    chunk: int | None = None,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """A matrix memory per head: decay, write, then read, token by token.
+
+    q, k (B, S, H, D), v (B, S, H, Dv); k and v may have fewer heads that divide those of q. ``log_decay``
+    <= 0, (B, S, H) for a scalar gate or (B, S, H, D) for a gate per key channel (GLA); ``beta`` in [0, 1],
+    (B, S, H), turns the write into the delta rule; both together are the gated delta rule (decay first).
+    ``normalize`` divides by the read of a column of ones (linear attention); ``scale`` multiplies q after the
+    feature map. ``offsets`` [0, ..., S] packs documents in batch 1, each with its own row of the state.
+
+    Returns y (B, S, H, Dv) in the dtype of q, and the final state (B or documents, H, D', Dv or Dv + 1 with
+    ``normalize``), float64 for float64 inputs, else float32. Raises ValueError for arguments that do not fit.
+
+    >>> import torch
+    >>> x = torch.ones(1, 3, 1, 2)
+    >>> linear_recurrence(x, x, x)[0][0, :, 0, 0].tolist()
+    [2.0, 4.0, 6.0]
+    """
+    checks.queries_and_keys(q, k)
+    checks.values(v, q, k)
+    if q.shape[1] != k.shape[1]:
+        raise ValueError(f"q has {q.shape[1]} tokens but k has {k.shape[1]}; every token both writes and reads")
+    if impl not in ("auto", *IMPLEMENTATIONS):
+        raise ValueError(f"impl must be auto, {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
+    fq, fk = _map(feature_map, q) * scale, _repeat(_map(feature_map, k), q.shape[2])
+    fv = _repeat(v.to(fq.dtype), q.shape[2])
+    fv = _with_ones(fv) if normalize else fv
+    if log_decay is not None:
+        _check_gate("log_decay", log_decay, q, float("-inf"), 0.0, (0, fq.shape[-1]))
+        log_decay = log_decay.to(fq.dtype).clamp_min(-80)  # exp(-80) is 0 beside 1; -inf - -inf is NaN
+        log_decay = log_decay[..., None] if log_decay.dim() == 3 else log_decay
+    if beta is not None:
+        _check_gate("beta", beta, q, 0.0, 1.0, (0,))
+        beta = beta.to(fq.dtype)
+    if chunk is None:
+        chunk = 16 if log_decay is not None and log_decay.shape[-1] > 1 else 64
+    if not isinstance(chunk, int) or chunk < 1:
+        raise ValueError(f"chunk must be an integer >= 1, got {chunk!r}")
+    ends = None if offsets is None else _check_offsets(offsets, q)
+    start = _start(state, q.shape[0] if ends is None else len(ends) - 1, fq, fv)
+    run = import_module(f"workbench_kernels.linear_memory.{'chunked' if impl == 'auto' else impl}").recurrence
+    y, final = _documents(run, [fq, fk, fv, log_decay, beta], start, ends, chunk)
+    if normalize:
+        y = y[..., :-1] / (y[..., -1:] + epsilon)
+    return y.to(q.dtype), final
+
+
+def _documents(run: Any, inputs: list[Any], state: Tensor, ends: list[int] | None, chunk: int) -> tuple[Tensor, Tensor]:
+    """One run, or one a document; a document without tokens leaves its state as it was."""
+    bounds = [(0, inputs[0].shape[1])] if ends is None else list(itertools.pairwise(ends))
+    rows = [state] if ends is None else list(state.split(1))
+    reads, finals = [inputs[2][:, :0]], []
+    for (a, b), row in zip(bounds, rows, strict=True):
+        if a < b:
+            read, row = run(*(None if x is None else x[:, a:b] for x in inputs), row, chunk)
+            reads.append(read)
+        finals.append(row)
+    return torch.cat(reads, 1), torch.cat(finals)
+
+
+def prefix_state(
+    k: Tensor, v: Tensor, *, feature_map: str = "taylor", normalize: bool = True, keep: Tensor | None = None
+) -> Tensor:
+    """The encoder's sum over a prefix, as the initial state of ``linear_recurrence`` (prefix linear attention).
+
+    k (B, M, H, D), v (B, M, H, Dv); ``keep`` (B, M) bool leaves padding out after the feature map. M = 0 gives
+    zeros. With it, every position reads the whole prefix (Just read twice, equation 3).
+    """
+    checks.queries_and_keys(k, k)
+    checks.values(v, k, k)
+    fk = _map(feature_map, k)
+    fv = _with_ones(v.to(fk.dtype)) if normalize else v.to(fk.dtype)
+    if keep is not None:
+        if keep.shape != k.shape[:2] or keep.dtype != torch.bool:
+            raise ValueError(f"keep must be bool of shape {tuple(k.shape[:2])}, got {keep.dtype} {tuple(keep.shape)}")
+        fk = fk * keep[..., None, None]
+    return torch.einsum("bmhk,bmhv->bhkv", fk, fv)
