@@ -5,6 +5,8 @@ Decays between two tokens of a chunk are taken as exp(G_i - G_j) for i >= j only
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -47,7 +49,7 @@ def recurrence(
     parts = [None if x is None else x.transpose(1, 2) for x in (q, k, v, log_decay, beta)]  # b h s d
     reads = []
     for start in range(0, q.shape[1], chunk):
-        cut = [None if x is None else x[:, :, start : start + chunk] for x in parts]
-        read, state = _one(*cut, state)  # type: ignore[arg-type]
+        cut: Any = [None if x is None else x[:, :, start : start + chunk] for x in parts]
+        read, state = _one(*cut, state)
         reads.append(read)
     return torch.cat(reads, 2).transpose(1, 2), state

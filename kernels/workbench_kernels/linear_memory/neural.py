@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -103,6 +103,7 @@ def neural_memory(
     parts = [x.transpose(1, 2) for x in (q, k, v, theta, eta, alpha)]
     reads = [parts[2][:, :, :0]]
     for start in range(0, q.shape[1], chunk):
-        read, state = _one(*(x[:, :, start : start + chunk] for x in parts), state)
+        cut: Any = [x[:, :, start : start + chunk] for x in parts]
+        read, state = _one(*cut, state)
         reads.append(read)
     return torch.cat(reads, 2).transpose(1, 2), state
