@@ -50,6 +50,6 @@ def recurrence(
     reads = []
     for start in range(0, q.shape[1], chunk):
         cut: Any = [None if x is None else x[:, :, start : start + chunk] for x in parts]
-        read, state = _one(*cut, state)
+        read, state = _one(*[*cut, state])
         reads.append(read)
     return torch.cat(reads, 2).transpose(1, 2), state

@@ -104,6 +104,6 @@ def neural_memory(
     reads = [parts[2][:, :, :0]]
     for start in range(0, q.shape[1], chunk):
         cut: Any = [x[:, :, start : start + chunk] for x in parts]
-        read, state = _one(*cut, state)
+        read, state = _one(*[*cut, state])
         reads.append(read)
     return torch.cat(reads, 2).transpose(1, 2), state
