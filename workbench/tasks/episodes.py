@@ -124,7 +124,7 @@ def fact_recall(memory: EMLLM, question: Ask) -> float:
 
 
 def boundary_scores(found: Sequence[int], gold: Sequence[int], n: int, tolerance: int = 2) -> dict[str, float]:
-    """F1 of boundaries within ``tolerance`` tokens (each gold one matched once) and the Wasserstein distance (tokens)."""
+    """F1 of boundaries within ``tolerance`` tokens (each gold one matched once); Wasserstein distance (tokens)."""
     from scipy.stats import wasserstein_distance
 
     free, hits = sorted(gold), 0

@@ -132,7 +132,7 @@ class EventStore:
         )
 
     def copy(self) -> EventStore:
-        """A store with the same events; tensors are shared, because an event never changes. Files stay with this one."""
+        """A store with the same events; tensors are shared: an event never changes. Files stay with this one."""
         twin = EventStore(self.most, self.offload, self.folder)
         twin._near, twin._far, twin._devices = self._near.copy(), dict(self._far), self._devices
         twin._parent = self  # type: ignore[attr-defined]  # keeps a temporary folder alive

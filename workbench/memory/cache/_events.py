@@ -7,6 +7,7 @@ T_t threshold, gamma, tau, A adjacency (similarity of keys), f_M modularity, phi
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -97,7 +98,7 @@ def modularity(matrix: np.ndarray, boundaries: Sequence[int]) -> float:
     if total <= 0:
         raise BadInput(f"the similarities sum to {total:.3g}; modularity needs a positive sum, use similarity='cos01'")
     edges = _edges(len(matrix), boundaries)
-    parts = [slice(a, b) for a, b in zip(edges, edges[1:])]
+    parts = [slice(a, b) for a, b in pairwise(edges)]
     return float(sum(matrix[p, p].sum() - degrees[p].sum() ** 2 / total for p in parts) / (2 * total))
 
 
@@ -105,7 +106,7 @@ def conductance(matrix: np.ndarray, boundaries: Sequence[int]) -> float:
     """Smallest phi over the parts of a partition."""
     edges, total = _edges(len(matrix), boundaries), float(matrix.sum())
     values = []
-    for part in (slice(a, b) for a, b in zip(edges, edges[1:])):
+    for part in (slice(a, b) for a, b in pairwise(edges)):
         inside = float(matrix[part, part].sum())
         low = min(inside, total - inside)
         values.append((float(matrix[part].sum()) - inside) / low if low > 0 else np.inf)

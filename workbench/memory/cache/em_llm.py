@@ -201,7 +201,7 @@ class EMLLM(TokenCache):
 
     # ------------------------------------------------------------------ attention with memory
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
-        """Output (1, H, q, D) of one layer for the chunk's queries, all of them at once. The attention socket calls it."""
+        """Output (1, H, q, D) of one layer for the chunk's queries; the attention socket calls it."""
         now, window, raw = self.current_pass, self._windows[layer], self.layers[layer].keys
         assert raw is not None
         reach = min(self.n_local, window or self.n_local)
@@ -338,9 +338,7 @@ class EMLLM(TokenCache):
         keys = [self._keys(layer, start, end).float().cpu().numpy() for layer in layers]
         matrix = _events.adjacency(keys, self.similarity)
         if self.similarity == "dot" and matrix.sum() <= 0:
-            warnings.warn(
-                "the keys' dot products sum to nothing positive; cos01 is used for this stretch", stacklevel=2
-            )
+            warnings.warn("the keys' dot products sum to nothing positive; cos01 is used here", stacklevel=2)
             return _events.adjacency(keys, "cos01")
         return matrix
 
@@ -435,7 +433,7 @@ def _check(given: dict[str, Any]) -> None:
 
 
 def _check_sizes(given: dict[str, Any]) -> None:
-    if given["min_block"] * 2 - 1 > given["max_block"] and given["min_block"] > given["max_block"]:
+    if given["min_block"] > given["max_block"]:
         raise BadInput(f"min_block={given['min_block']} is larger than max_block={given['max_block']}")
     if given["chunk"] > given["n_local"]:
         raise BadInput(f"chunk={given['chunk']} must not be larger than n_local={given['n_local']}")
@@ -445,5 +443,6 @@ def _check_sizes(given: dict[str, Any]) -> None:
 
 def tokens_read(memory: EMLLM, layer: int) -> Sequence[int]:
     """Stream positions of the events that a layer attended to in the last pass."""
-    chosen = sorted(sum(memory.last_retrieved.get(layer, ([], [])), []))
+    best, near = memory.last_retrieved.get(layer, ([], []))
+    chosen = sorted([*best, *near])
     return [place for event in chosen for place in range(memory.stored[event].start, memory.stored[event].end)]
