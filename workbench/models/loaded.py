@@ -253,7 +253,9 @@ class _After:
 
 
 def _carries(kwargs: dict, memory: Any) -> bool:
-    return kwargs.get("past_key_values") is memory
+    from workbench.memory.cache._hooks import carried
+
+    return carried(kwargs) is memory
 
 
 def _ids(args: tuple, kwargs: dict) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import ModelError
+from workbench.memory.cache._hooks import cache_word
 
 if TYPE_CHECKING:
     from workbench.models.loaded import LoadedModel
@@ -88,7 +89,7 @@ class Stream:
         if not self.length:
             self.mask = self.last = None  # the memory was emptied: a new stream begins
         self.mask = mask if self.mask is None else torch.cat([self.mask, mask], dim=1)
-        given: dict[str, Any] = {"input_ids": ids, "past_key_values": self.cache, "use_cache": True}
+        given: dict[str, Any] = {"input_ids": ids, cache_word(self.loaded.model): self.cache, "use_cache": True}
         if not bool(self.mask.all()):
             given["attention_mask"] = self.mask
             if self.memory is None:

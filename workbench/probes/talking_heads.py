@@ -125,16 +125,19 @@ def steered_ends(model: Any, ids: Sequence[int], layer: int, basis: Tensor, poin
     """
     import copy
 
+    from workbench.memory.cache._hooks import cache_word
+
     if len(ids) < 2:
         raise BadInput(f"steering the last token needs at least one before it, got {len(ids)} tokens")
     network = _network(model)
+    word = cache_word(network)
     row = torch.tensor([list(ids)], device=next(network.parameters()).device)
     before = network(input_ids=row[:, :-1], use_cache=True).past_key_values
     with steered(model, [layer], basis, None) as found:
-        network(input_ids=row[:, -1:], past_key_values=copy.deepcopy(before), use_cache=True)
+        network(input_ids=row[:, -1:], use_cache=True, **{word: copy.deepcopy(before)})
     before.batch_repeat_interleave(len(points))
     with steered(model, [layer], basis, points):
-        out = network(input_ids=row[:, -1:].repeat(len(points), 1), past_key_values=before, use_cache=True)
+        out = network(input_ids=row[:, -1:].repeat(len(points), 1), use_cache=True, **{word: before})
     return out.logits[:, -1].float().log_softmax(-1).cpu(), found[0][0].cpu()
 
 

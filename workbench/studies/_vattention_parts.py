@@ -80,11 +80,13 @@ def _compare(model: Any, memory: Any, ids: torch.Tensor, new_tokens: int) -> tup
     import torch
     from transformers import DynamicCache
 
+    from workbench.memory.cache._hooks import cache_word
+
     ordinary, worst, same = DynamicCache(config=model.config), 0.0, True
     with torch.no_grad():
         for _ in range(new_tokens):
-            expected = model(input_ids=ids, past_key_values=ordinary).logits
-            found = model(input_ids=ids, past_key_values=memory).logits
+            expected = model(input_ids=ids, **{cache_word(model): ordinary}).logits
+            found = memory.write(ids)
             worst = max(worst, float((expected - found).abs().max()))
             ids = expected[:, -1:].argmax(-1)
             same &= torch.equal(ids, found[:, -1:].argmax(-1))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,21 +19,38 @@ if TYPE_CHECKING:
     from workbench.memory.cache.base import TokenCache
 
 
+#: What transformers calls the argument that carries a cache: ``cache`` since 5.24, where the older word only warns.
+WORDS = ("cache", "past_key_values")
+
+
+def cache_word(model: nn.Module) -> str:
+    """The name of the argument by which this model's forward pass takes a cache."""
+    return WORDS[0] if WORDS[0] in inspect.signature(model.forward).parameters else WORDS[1]
+
+
+def carried(kwargs: Mapping[str, Any]) -> Any:
+    """The cache that a forward pass carries, under either name; None without one."""
+    return next((kwargs[word] for word in WORDS if kwargs.get(word) is not None), None)
+
+
 def install(memory: TokenCache, model: nn.Module) -> list[RemovableHandle]:
     """Hook ``model`` for ``memory``. The hooks hold the memory weakly and go when it goes."""
     held: Callable[[], Any] = weakref.ref(memory)
-    names = tuple(inspect.signature(model.forward).parameters)
+    names, word = tuple(inspect.signature(model.forward).parameters), cache_word(model)
 
     def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         named = {**dict(zip(names, args)), **kwargs}
         owner = held()
-        if owner is None or named.get("past_key_values") is not owner:
+        if owner is None or carried(named) is not owner:
             return None
+        for other in WORDS:
+            named.pop(other, None)
+        named[word] = owner
         return (), _enter(owner, named, "logits_to_keep" in names)
 
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
         owner = held()
-        if owner is not None and kwargs.get("past_key_values") is owner:
+        if owner is not None and carried(kwargs) is owner:
             owner.after_forward(kwargs.get("input_ids"), getattr(output, "logits", None))
 
     handles = [

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from workbench.memory.cache._hooks import carried
+
 if TYPE_CHECKING:
     from torch.utils.hooks import RemovableHandle
 
@@ -95,7 +97,7 @@ def install(memory: EMLLM, model: nn.Module) -> list[RemovableHandle]:
     held, undo = weakref.ref(memory), []
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
-        if held() is not None and kwargs.get("past_key_values") is held():
+        if held() is not None and carried(kwargs) is held():
             for config in _configs(module):
                 undo.append((config, config._attn_implementation_internal))
                 config._attn_implementation_internal = SOCKET

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import DynamicCache, PreTrainedModel
 
 from workbench.errors import MemoryError_
+from workbench.memory.cache._hooks import cache_word
 
 Tables = dict[str | None, tuple[Tensor, Tensor]]
 _APPLY = ("apply_rotary_pos_emb", "apply_rotary_emb")
@@ -164,10 +165,10 @@ def _disagreement(keys: Tensor) -> float:
 @torch.no_grad()
 def _probe(model: PreTrainedModel, positions: Tensor) -> list[tuple[Tensor, Tensor]]:
     tokens = torch.arange(1, _PROBE + 1, device=model.device) % model.config.get_text_config().vocab_size
-    cache, training = DynamicCache(), model.training
+    cache, word, training = DynamicCache(), cache_word(model.base_model), model.training
     model.eval()
     try:
-        model.base_model(tokens.expand(2, -1), position_ids=positions, past_key_values=cache, use_cache=True)
+        model.base_model(tokens.expand(2, -1), position_ids=positions, use_cache=True, **{word: cache})
     except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
         raise MemoryError_(f"{type(model).__name__} does not work with a key-value cache: {error}") from error
     finally:
