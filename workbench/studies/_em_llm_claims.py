@@ -65,13 +65,15 @@ def passkeys(frame: pd.DataFrame) -> Outcome:
 
 _Q, _SEG = "episodes", "segments"
 CLAIMS = (
-    Claim("F1", "surprise boundaries find the gold ones better than as many fixed or random ones", f"{SOURCE}, human segments", _all((_Q, "boundary F1", S, SAME_F), (_Q, "boundary F1", S, SAME_R))),
+    Claim("F1", "surprise boundaries find the gold ones better than as many fixed or random ones",
+          f"{SOURCE}, human segments", _all((_Q, "boundary F1", S, SAME_F), (_Q, "boundary F1", S, SAME_R))),
     Claim("DISTANCE", "surprise boundaries lie nearer to the gold ones (Wasserstein) than fixed and random ones",
           f"{SOURCE}, human-segmentation table",
           _all((_Q, "Wasserstein distance", S, SAME_F, -1.0), (_Q, "Wasserstein distance", S, SAME_R, -1.0))),
     Claim("MOD-SM", "refinement raises modularity: SM > S", f"{SOURCE}, segmentation quality",
           _all((_SEG, "modularity", SM, S))),
-    Claim("MOD-S", "surprise events have a higher modularity than as many fixed events", f"{SOURCE}, segmentation quality",
+    Claim("MOD-S", "surprise events have a higher modularity than as many fixed events",
+          f"{SOURCE}, segmentation quality",
           _all((_SEG, "modularity", S, SAME_F))),
     Claim("IIS", "intra/inter similarity: SM > S > fixed", f"{SOURCE}, segmentation quality",
           _all((_SEG, "I/IS", SM, S), (_SEG, "I/IS", S, SAME_F))),

@@ -2,13 +2,13 @@
 
 A frozen model reads streams of episodes several times longer than its local window, and is then asked for a fact that
 has left it. The variants share local window, retrieved tokens, sinks and chunk; they differ in where events are cut and
-what is fetched. Questions are trials that leave no trace. Segment quality is measured on one and the same similarity matrix a stream,
-with as many fixed and random boundaries as surprise found.
+what is fetched. Questions are trials that leave no trace. Segment quality is measured on one similarity matrix a
+stream, with as many fixed and random boundaries as surprise found.
 
 ``quick`` is shrunk to half a minute on two cores: six streams of 640 tokens and six variants, chunk 128. Streams run
 from ``FIRST_SEED`` on; settings were tried on lower seeds only for their running time. The full scale was run twice on
-the same streams: the first run measured no segments, because ``segments`` (the longest stream whose similarity matrix is
-made) was set below the length that streams have in tokens.
+the same streams: the first run measured no segments, because ``segments`` (the longest stream whose similarity matrix
+is made) was set below the length that streams have in tokens.
 """
 
 from __future__ import annotations

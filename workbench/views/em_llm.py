@@ -45,32 +45,22 @@ def surprise_track(
         raise BadInput(f"surprise_track: kinds of marks are {', '.join(_KINDS)}, got {sorted(set(edges['kind']))}")
     data["token"] = [visible(token) for token in data["token"]]
     brush = alt.selection_interval(name="stretch", encodings=["x"])
+    kinds = list(_KINDS)
     x = alt.X("position:Q", title="position in the stream (tokens)", scale=alt.Scale(nice=False))
-    colour = alt.Color("kind:N", title="boundary", sort=list(_KINDS), scale=theme.categories(list(_KINDS)))
-    dash = alt.StrokeDash(
-        "kind:N", sort=list(_KINDS), legend=None, scale=alt.Scale(domain=list(_KINDS), range=[[4, 3], [1, 0], [1, 0]])
-    )
+    y = alt.Y("surprise:Q", title="surprise (nats)")
+    colour = alt.Color("kind:N", title="boundary", sort=kinds, scale=theme.categories(kinds))
+    dashes = alt.Scale(domain=kinds, range=[[4, 3], [1, 0], [1, 0]])
+    dash = alt.StrokeDash("kind:N", sort=kinds, legend=None, scale=dashes)
     told = ["position:Q", "token:N", alt.Tooltip("surprise:Q", format=".2f"), alt.Tooltip("threshold:Q", format=".2f")]
-    bars = (
-        alt.Chart(data)
-        .mark_bar(color="#b8c0ca", width=1.5)
-        .encode(x=x, y=alt.Y("surprise:Q", title="surprise (nats)"), tooltip=told)
-    )
+    bars = alt.Chart(data).mark_bar(color="#b8c0ca", width=1.5).encode(x=x, y=y, tooltip=told)
     level = alt.Chart(data).mark_line(color=theme.INK, strokeWidth=1).encode(x=x, y="threshold:Q")
-    cuts = (
-        alt.Chart(edges[edges["kind"] != "gold"]).mark_rule(strokeWidth=1.2).encode(x=x, color=colour, strokeDash=dash)
-    )
-    gold = (
-        alt.Chart(edges[edges["kind"] == "gold"])
-        .mark_tick(thickness=2, height=10)
-        .encode(x=x, color=colour, y=alt.datum(-0.6))
-    )
-    chart = alt.layer(bars.add_params(brush), level, cuts, gold).properties(width=width, height=220)
-    return theme.themed(
-        chart,
-        title or "Where the model is surprised",
-        subtitle or "line: threshold; dashed: surprise boundary; solid: moved by refinement",
-    )
+    found, gold = edges[edges["kind"] != "gold"], edges[edges["kind"] == "gold"]
+    cuts = alt.Chart(found).mark_rule(strokeWidth=1.2).encode(x=x, color=colour, strokeDash=dash)
+    ticks = alt.Chart(gold).mark_tick(thickness=2, height=10, orient="vertical")
+    layers = [bars.add_params(brush), level, cuts, ticks.encode(x=x, color=colour, y=alt.datum(-0.6))]
+    chart = alt.layer(*layers).properties(width=width, height=220)
+    said = subtitle or "line: threshold; dashed: surprise boundary; solid: moved by refinement"
+    return theme.themed(chart, title or "Where the model is surprised", said)
 
 
 def retrieval_matrix(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
@@ -85,32 +75,19 @@ def retrieval_matrix(frame: pd.DataFrame, *, title: str = "", subtitle: str = ""
     x = alt.X("event:O", title="event (in time)", axis=alt.Axis(labelOverlap=True))
     y = alt.Y("layer:O", title="layer", sort="descending")
     told = ["event:O", "layer:O", "start:Q", "end:Q", "kind:N", "buffer:N", alt.Tooltip("last_score:Q", format=".2f")]
-    cells = (
-        alt.Chart(data)
-        .mark_rect()
-        .encode(
-            x=x,
-            y=y,
-            tooltip=told,
-            color=alt.Color("z:Q", title="score (sd of its layer)", scale=theme.magnitude("viridis")),
-        )
-    )
+    colour = alt.Color("z:Q", title="score (sd of its layer)", scale=theme.magnitude("viridis"))
+    cells = alt.Chart(data).mark_rect().encode(x=x, y=y, tooltip=told, color=colour)
     kinds = ["similarity", "contiguity"]
-    picked = data[data["buffer"].isin(kinds)]
-    colour = alt.Stroke(
-        "buffer:N", title="fetched by", sort=kinds, scale=alt.Scale(domain=kinds, range=["#d62728", "#ff9f1c"])
-    )
-    layers = [cells, alt.Chart(picked).mark_rect(filled=False, strokeWidth=1.8).encode(x=x, y=y, stroke=colour)]
+    scale = alt.Scale(domain=kinds, range=["#d62728", "#ff9f1c"])
+    edge = alt.Stroke("buffer:N", title="fetched by", sort=kinds, scale=scale)
+    picked = alt.Chart(data[data["buffer"].isin(kinds)]).mark_rect(filled=False, strokeWidth=1.8)
+    layers = [cells, picked.encode(x=x, y=y, stroke=edge)]
     if "gold" in data:
-        layers.append(
-            alt.Chart(data[data["gold"].astype(bool)]).mark_point(color="white", shape="diamond").encode(x=x, y=y)
-        )
+        gold = alt.Chart(data[data["gold"].astype(bool)])
+        layers.append(gold.mark_point(color="white", shape="diamond").encode(x=x, y=y))
     chart = alt.layer(*layers).properties(width=700, height=180)
-    return theme.themed(
-        chart,
-        title or "What every layer fetched",
-        subtitle or "outlined: attended to in the last pass" + ("; diamond: holds the asked fact" * ("gold" in data)),
-    )
+    said = "outlined: attended to in the last pass" + "; diamond: holds the asked fact" * ("gold" in data)
+    return theme.themed(chart, title or "What every layer fetched", subtitle or said)
 
 
 def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None) -> alt.Chart:
@@ -119,8 +96,8 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     panels = [panel for name in (*PANELS.values(), RETRIEVAL) if (panel := _panel(name, found)) is not None]
     if not panels:
         raise BadInput("nothing to draw: neither a live run, nor recorded rows, nor reported numbers")
-    told = ["Intervals: bootstrap over streams, 95 %. The paper's numbers are of 7-8 B models on LongBench and pass keys;",
-            "those read off a picture are drawn hollow."]  # fmt: skip
+    told = ["Intervals: bootstrap over streams, 95 %. The paper's numbers are of 7-8 B models on LongBench and",
+            "pass keys; those read off a picture are drawn hollow."]  # fmt: skip
     return theme.below(*panels, title="Events cut at surprise as memory blocks", subtitle=told)
 
 

@@ -38,6 +38,11 @@ def contents_of(tab: Tab) -> pd.DataFrame:
     if "token_id" in frame:
         words = [visible(word) for word in tab.session.need_model().tokens(frame["token_id"])]
         frame.insert(1, "token", words)
+    if "token_ids" in frame:  # a memory of events: their text stands for the ids
+        decode = tab.session.need_model().decode
+        texts = {event: visible(decode(ids)) for event, ids in zip(frame["event"], frame["token_ids"])}
+        frame = frame.drop(columns="token_ids")
+        frame.insert(1, "text", [texts[event] for event in frame["event"]])
     return frame
 
 

@@ -166,7 +166,8 @@ def blocks(start: int, end: int, flags: Sequence[int], *, min_block: int, max_bl
     A flag nearer than ``min_block`` merges its event with the next; without a flag an event is cut at ``max_block``.
     What is left over waits for its boundary.
     """
-    found, at, marks = [], start, np.asarray(sorted(flags), dtype=np.int64)
+    found: list[tuple[int, int, str]] = []
+    at, marks = start, np.asarray(sorted(flags), dtype=np.int64)
     while True:
         inside = marks[(marks >= at + min_block) & (marks <= min(at + max_block, end))]
         if len(inside):

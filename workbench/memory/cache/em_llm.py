@@ -8,9 +8,7 @@ chunk's queries (similarity buffer) and the neighbours of those (contiguity buff
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +21,7 @@ from transformers import PreTrainedModel
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import MEMORIES
 from workbench.memory.cache import _events, _memory_attention
+from workbench.memory.cache._em_checks import check
 from workbench.memory.cache._event_store import EventStore, Stored, neighbours, similar
 from workbench.memory.cache._events_frame import events_frame
 from workbench.memory.cache._pass import Snapshot
@@ -31,15 +30,6 @@ from workbench.memory.cache.base import TokenCache
 
 if TYPE_CHECKING:
     import pandas as pd
-
-CHOICES = {
-    "segmentation": ("surprise", "fixed", "random"),
-    "refine": ("none", *_events.METRICS),
-    "threshold": ("sliding", "chunk"),
-    "similarity": ("cos01", "dot"),
-    "retrieval": ("similarity", "random", "none"),
-    "offload": ("cpu", "disk"),
-}
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,7 @@ class EMLLM(TokenCache):
         folder: str = "", seed: int = 0,
     ):  # fmt: skip
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        _check(given)
+        check(given)
         for name, value in given.items():
             setattr(self, name, value)
         super().__init__(None)
@@ -89,14 +79,15 @@ class EMLLM(TokenCache):
     # ------------------------------------------------------------------ state
     def _forget(self) -> None:
         super()._forget()
-        self.store = EventStore(self.max_cached or None, self.offload, Path(self.folder) if self.folder else None)
+        self.archive = EventStore(self.max_cached or None, self.offload, Path(self.folder) if self.folder else None)
         self.stored: list[Stored] = []
         self.boundaries: list[tuple[int, int]] = []  # (place after refinement, place of the surprise)
         self.surprise = np.zeros(0)
         self.passes = 0
         self.last_retrieved: dict[int, tuple[list[int], list[int]]] = {}  # layer -> similarity, contiguity
         self.last_scores: dict[int, np.ndarray] = {}
-        self._cut, self._queue = self.n_init, {}
+        self._cut = self.n_init
+        self._queue: dict[int, list[int]] = {}
         self._mass: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
         self._found: dict[int, tuple[list[int], list[int], np.ndarray]] = {}
@@ -162,11 +153,11 @@ class EMLLM(TokenCache):
         )  # fmt: skip
         parts = []
         for layer, held in enumerate(self.layers):
-            keys, values = held.keys[0, :, part].clone(), held.values[0, :, part].clone()
+            keys, values = (tensor[0, :, part].clone() for tensor in _tensors(held))
             parts.append((keys, values))
             event.representatives.append(self._represent(layer, keys, self._mass[layer][:, part]))
         self.stored.append(event)
-        gone = self.store.add(index, tuple(parts))
+        gone = self.archive.add(index, tuple(parts))
         places = range(start, end)
         row.log.append("merge", places, f"event {index}: {kind}", into=tuple(places), event=index, offloaded=gone)
 
@@ -239,7 +230,7 @@ class EMLLM(TokenCache):
         self._found[layer] = (best, near, scores)
         events = tuple(sorted([*best, *near]))
         if self._joined.get(layer, ((), None))[0] != events:
-            pairs = [self.store.get(event)[layer] for event in events]
+            pairs = [self.archive.get(event)[layer] for event in events]
             joined = torch.cat([k for k, _ in pairs], 1), torch.cat([v for _, v in pairs], 1)
             self._joined[layer] = (events, joined)
         return self._joined[layer][1]
@@ -248,7 +239,7 @@ class EMLLM(TokenCache):
         """Match (n_events,) of every event: mean query, heads concatenated, times its representative key."""
         if layer not in self._reps_joined:
             self._reps_joined[layer] = torch.stack(self._reps[layer])
-        heads = _memory_attention.grouped(far_query.mean(1), self.layers[layer].keys.shape[1]).sum(1)
+        heads = _memory_attention.grouped(far_query.mean(1), _tensors(self.layers[layer])[0].shape[1]).sum(1)
         return (self._reps_joined[layer] @ heads.flatten().to(self._reps_joined[layer].dtype)).float().cpu().numpy()
 
     def _choose(self, layer: int, scores: np.ndarray) -> tuple[list[int], list[int]]:
@@ -343,9 +334,9 @@ class EMLLM(TokenCache):
         return matrix
 
     def _keys(self, layer: int, start: int, end: int) -> Tensor:
-        held = self.layers[layer].keys[0]
+        held = _tensors(self.layers[layer])[0][0]
         parts = [
-            self.store.get(event.event)[layer][0][:, max(start - event.start, 0) : end - event.start]
+            self.archive.get(event.event)[layer][0][:, max(start - event.start, 0) : end - event.start]
             for event in self.stored
             if event.start < end and event.end > start
         ]
@@ -356,12 +347,12 @@ class EMLLM(TokenCache):
     # ------------------------------------------------------------------ the memory protocol
     def nbytes(self) -> int:
         """Bytes of all keys and values: held, on the device, offloaded."""
-        return super().nbytes() + self.store.nbytes()
+        return super().nbytes() + self.archive.nbytes()
 
     def contents(self, row: int | None = None) -> pd.DataFrame:
         """One line an event and layer: event, layer, start, end, length, token_ids, peak_surprise (nats), kind,
         representatives (stream positions), their scores, last_score, buffer, retrieved, last_used, place."""
-        return events_frame(self.stored, self.store)
+        return events_frame(self.stored, self.archive)
 
     def held(self) -> pd.DataFrame:
         """The tokens outside events (sinks, waiting ones, local window), as other token caches list them."""
@@ -386,7 +377,7 @@ class EMLLM(TokenCache):
 
 
 _OWN = (
-    "store", "stored", "boundaries", "surprise", "passes", "last_retrieved", "last_scores", "_cut", "_queue", "_mass",
+    "archive", "stored", "boundaries", "surprise", "passes", "last_retrieved", "last_scores", "_cut", "_queue", "_mass",
     "_reps", "_reps_joined", "_joined",
 )  # fmt: skip
 
@@ -404,6 +395,12 @@ def _copied(value: Any) -> Any:
     return value.clone() if isinstance(value, Tensor) else value
 
 
+def _tensors(layer: Any) -> tuple[Tensor, Tensor]:
+    if layer.keys is None or layer.values is None:
+        raise MemoryError_("this memory is empty: there is nothing to read")
+    return layer.keys, layer.values
+
+
 def _windows(model: PreTrainedModel, n: int) -> list[int | None]:
     """The sliding window of every layer, None where there is none."""
     config = model.config.get_text_config()
@@ -411,38 +408,3 @@ def _windows(model: PreTrainedModel, n: int) -> list[int | None]:
     if not size or getattr(config, "use_sliding_window", True) is False:
         return [None] * n
     return [size if types is None or types[layer] == "sliding_attention" else None for layer in range(n)]
-
-
-def _check(given: dict[str, Any]) -> None:
-    least = {"n_local": 1, "n_mem": 0, "n_init": 0, "chunk": 1, "tau": 0, "min_block": 1, "max_block": 1,
-             "repr_topk": 1, "max_cached": 0, "refine_from_layer": -1}  # fmt: skip
-    for name, low in least.items():
-        value = given[name]
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < low:
-            raise BadInput(f"{name}={value!r} must be a whole number >= {low}")
-    for name, choices in CHOICES.items():
-        if given[name] not in choices:
-            raise BadInput(f"{name}={given[name]!r} is not one of {', '.join(choices)}")
-    for name, top in (("gamma", math.inf), ("contiguity", 1.0)):
-        value = given[name]
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise BadInput(f"{name}={value!r} must be a finite number")
-        if not (-math.inf if name == "gamma" else 0.0) <= value <= top:
-            raise BadInput(f"{name}={value!r} must be in [0, {top}]")
-    _check_sizes(given)
-
-
-def _check_sizes(given: dict[str, Any]) -> None:
-    if given["min_block"] > given["max_block"]:
-        raise BadInput(f"min_block={given['min_block']} is larger than max_block={given['max_block']}")
-    if given["chunk"] > given["n_local"]:
-        raise BadInput(f"chunk={given['chunk']} must not be larger than n_local={given['n_local']}")
-    if given["official_offset"] and given["threshold"] != "chunk":
-        raise BadInput("official_offset=True belongs to threshold='chunk'; the sliding threshold has no offset")
-
-
-def tokens_read(memory: EMLLM, layer: int) -> Sequence[int]:
-    """Stream positions of the events that a layer attended to in the last pass."""
-    best, near = memory.last_retrieved.get(layer, ([], []))
-    chosen = sorted([*best, *near])
-    return [place for event in chosen for place in range(memory.stored[event].start, memory.stored[event].end)]

@@ -1,0 +1,116 @@
+"""EM-LLM's study: streams whose gold is right, questions without trace, claims on known rows, pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from workbench.errors import BadInput
+from workbench.memory.cache.em_llm import EMLLM
+from workbench.models import load
+from workbench.studies import STUDIES
+from workbench.studies import _em_llm_claims as claims
+from workbench.tasks.episodes import ask, boundary_scores, episode_stream, passkey_stream, read_stream
+from workbench.views import em_llm as views
+from workbench_datasets import reported
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return load("embedded", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def stream(embedded):
+    return episode_stream(embedded.tokenizer, 5, tokens=400, questions=2)
+
+
+def test_gold_of_a_stream(embedded, stream):
+    text = lambda a, b: embedded.tokenizer.decode(list(stream.ids[a:b]))  # noqa: E731
+    assert all(text(place, place + 2).strip().lower().startswith("in") for place in stream.boundaries)
+    for question in stream.asks:
+        assert question.answer.strip() in text(question.start, question.end)
+        assert question.end < len(stream.ids) - 128
+    following = episode_stream(embedded.tokenizer, 5, tokens=400, questions=2, kind="next").asks
+    assert all(q.answer in text(q.start, q.end) for q in following)
+    assert stream == episode_stream(embedded.tokenizer, 5, tokens=400, questions=2)
+    key = passkey_stream(embedded.tokenizer, 1, tokens=200)
+    assert key.asks[0].answer.strip() in embedded.tokenizer.decode(list(key.ids[: key.asks[0].end]))
+    with pytest.raises(BadInput, match="kind="):
+        episode_stream(embedded.tokenizer, 5, tokens=400, kind="why")
+    with pytest.raises(BadInput, match="tokens=60"):
+        episode_stream(embedded.tokenizer, 5, tokens=60)
+
+
+def test_a_question_leaves_no_trace(embedded, stream):
+    memory = EMLLM(n_local=64, n_mem=64, n_init=4, chunk=32, min_block=4, max_block=32).bind(embedded.model)
+    read_stream(embedded, memory, stream)
+    before = memory.contents(), memory.fed
+    found = ask(embedded, memory, stream.asks[0])
+    assert 0 <= found["fact_recall"] <= 1
+    assert memory.contents().equals(before[0])
+    assert memory.fed == before[1]
+    blind = EMLLM(n_local=64, n_mem=64, n_init=4, chunk=32, max_block=32, retrieval="none").bind(embedded.model)
+    read_stream(embedded, blind, stream)
+    assert ask(embedded, blind, stream.asks[0])["fact_recall"] == 0
+    blind.unbind()
+
+
+def test_boundary_scores_by_hand():
+    assert boundary_scores([10, 21, 50], [9, 20, 30], 60)["boundary F1"] == pytest.approx(4 / 6)
+    assert boundary_scores([10], [14], 60) == {"boundary F1": 0.0, "Wasserstein distance": 4.0, "events": 2.0}
+    assert boundary_scores([9, 10], [10], 60)["boundary F1"] == pytest.approx(2 / 3)
+
+
+def rows(metric, by_variant, experiment="episodes", length=640, window=0) -> pd.DataFrame:
+    lines = [
+        {"experiment": experiment, "variant": name, "length": length, "unit": str(unit), "metric": metric,
+         "value": float(value), "window": window, "seed": 0}
+        for name, values in by_variant.items() for unit, value in enumerate(values)
+    ]  # fmt: skip
+    return pd.DataFrame(lines)
+
+
+UP, DOWN = np.linspace(0.6, 0.9, 12), np.linspace(0.1, 0.2, 12)
+KNOWN = [
+    ("F1", rows("boundary F1", {"S": UP, claims.SAME_F: DOWN, claims.SAME_R: DOWN}), "holds"),
+    ("F1", rows("boundary F1", {"S": UP, claims.SAME_F: DOWN, claims.SAME_R: UP[::-1]}), "inconclusive"),
+    ("F1", rows("boundary F1", {"S": DOWN, claims.SAME_F: UP, claims.SAME_R: DOWN}), "not reproduced"),
+    ("DISTANCE", rows("Wasserstein distance", {"S": DOWN, claims.SAME_F: UP, claims.SAME_R: UP}), "holds"),
+    ("MOD-SM", rows("modularity", {"SM": UP, "S": DOWN}, "segments"), "holds"),
+    ("MOD-SM", rows("modularity", {"SM": DOWN, "S": UP}, "segments"), "not reproduced"),
+    ("RECALL-RANDOM", rows("fact recall", {"S": DOWN, claims.RANDOM_TOPK: UP}), "not reproduced"),
+    ("ANSWERS", rows("correct", {"S": UP, claims.STREAMING: DOWN}), "holds"),
+    ("PASSKEY", rows("correct", {"SM": [1] * 40, claims.FULL: [0] * 40}, "passkey", 2048, 1024), "holds"),
+    ("PASSKEY", rows("correct", {"SM": [1] * 40, claims.FULL: [1] * 40}, "passkey", 2048, 1024), "not reproduced"),
+    ("PASSKEY", rows("correct", {"SM": [1] * 40, claims.FULL: [0] * 40}, "passkey", 512, 1024), "inconclusive"),
+]
+
+
+@pytest.mark.parametrize(("name", "frame", "verdict"), KNOWN)
+def test_claims_on_known_rows(name, frame, verdict):
+    claim = next(claim for claim in claims.CLAIMS if claim.id == name)
+    assert claim.test(frame).verdict == verdict
+
+
+def test_pictures(embedded, stream, tmp_path):
+    memory = EMLLM(n_local=64, n_mem=64, n_init=4, chunk=32, min_block=4, max_block=32).bind(embedded.model)
+    read_stream(embedded, memory, stream)
+    table = memory.contents()
+    question = stream.asks[0]
+    table["gold"] = (table["start"] < question.end) & (table["end"] > question.start)
+    n = 200
+    track = pd.DataFrame({"position": range(n), "token": embedded.tokens(list(stream.ids[:n])),
+                          "surprise": memory.surprise[:n], "threshold": 4.0})  # fmt: skip
+    marks = pd.DataFrame({"position": [20, 18, 19], "kind": ["surprise", "after refinement", "gold"]})
+    charts = {"track": views.surprise_track(track, marks), "matrix": views.retrieval_matrix(table)}
+    charts["figure"] = STUDIES.get("em-llm").figure(None, reported.load("em-llm"), None)
+    for name, chart in charts.items():
+        chart.save(str(tmp_path / f"{name}.png"))
+        assert (tmp_path / f"{name}.png").stat().st_size > 5_000
+    with pytest.raises(BadInput, match="kinds of marks"):
+        views.surprise_track(track, marks.assign(kind="other"))
+    with pytest.raises(BadInput, match="nothing to draw"):
+        views.paper_figure(None, None, None)
+    memory.unbind()
