@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from workbench.memory.cache._hooks import cache_word
 from workbench.models import encoding
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def predict(loaded: LoadedModel, batch: dict[str, Tensor], *, hidden: bool, cach
     """One forward pass; ``batch`` as ``LoadedModel.encode`` gives it, ``cache`` a memory whose stream it continues."""
     inputs = arguments(loaded, batch)
     if cache is not None:
-        inputs |= {"past_key_values": cache, "use_cache": True}
+        inputs |= {cache_word(loaded.model): cache, "use_cache": True}
     ids, mask = batch["input_ids"], batch["attention_mask"]
     size = ids.numel() * loaded.vocab_size * 4
     trunk = _trunk(loaded.model)

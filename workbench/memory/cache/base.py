@@ -29,7 +29,7 @@ from transformers import Cache, PreTrainedModel
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import EventLog, settings_of
 from workbench.memory.cache import _surprise
-from workbench.memory.cache._hooks import install
+from workbench.memory.cache._hooks import cache_word, install
 from workbench.memory.cache._layer import SlotLayer
 from workbench.memory.cache._pass import Pass, Snapshot, plan
 from workbench.memory.cache._rotary import Rotary
@@ -307,7 +307,8 @@ class TokenCache(Cache):
     def write(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Read tokens (B, m) in one pass through the bound model and keep them. Returns logits (B, m, V)."""
         with torch.no_grad():
-            return self.model(input_ids=input_ids, attention_mask=attention_mask, past_key_values=self).logits
+            carried = {cache_word(self.model): self}
+            return self.model(input_ids=input_ids, attention_mask=attention_mask, **carried).logits
 
     def feed(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, chunk: int | None = None) -> None:
         """Read a stream (B, n) of any length, in rounds of at most ``chunk`` tokens (default: the room there is)."""
