@@ -296,6 +296,9 @@ def test_it_serves_a_loaded_model():
         embedded.feed("In the station Mitan found the comb. The key of Mitan has the number 935. " * 4)
         assert embedded.memory.stored
         assert embedded.generate("In the", max_new_tokens=4).text
+        trace = embedded.trace("In the station Mitan found the comb. " * 3)  # longer than a chunk
+        assert trace.memory == "none"
+        assert "without the memory" in " ".join(trace.notes)
     with embedded.use(memory="em-llm") as loaded:
         assert loaded.memory.first_refining_layer == 5
 

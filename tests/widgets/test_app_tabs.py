@@ -148,6 +148,18 @@ def test_the_memory_tab_shows_what_the_memory_says(app):
     assert "wb-bar-cell" in shown
 
 
+def test_events_are_shown_with_their_text_and_a_question_is_refused_clearly(app):
+    app.state.memory = "em-llm"
+    memory, shown = app.session.model.memory, app.tabs["memory"].table.value
+    assert len(memory.stored) > 0
+    assert shown.count("<tr>") == len(memory.contents()) + 1
+    first = app.session.model.decode(memory.stored[0].token_ids.tolist()).split()[1]
+    assert first in shown
+    app.tabs["memory"].question.value = "Where is the key?"
+    app.tabs["memory"].ask.click()
+    assert "no slots of its cache" in app.status.error
+
+
 def test_a_question_shows_which_slots_it_reads_and_changes_nothing(app):
     app.state.memory, app.state.layer = "streaming", 1
     tab, memory = app.tabs["memory"], app.session.model.memory

@@ -55,7 +55,11 @@ def trace(
     batch = loaded.encode(text)
     wanted = _layers(loaded, layers)
     memory = loaded.cache if loaded.cache is not None and loaded.cache.get_seq_length() else None
-    notes = [] if memory else check_positions(loaded, batch["input_ids"].shape[1], beyond_positions)
+    told = []
+    if memory is not None and not getattr(memory, "traceable", True):
+        told = [f"{memory.slug} attends to keys outside its cache; the text is traced by itself, without the memory"]
+        memory = None
+    notes = told if memory else told + check_positions(loaded, batch["input_ids"].shape[1], beyond_positions)
     taken: list[LayerTrace] = []
 
     def take(index: int, call: Call) -> None:

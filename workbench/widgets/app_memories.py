@@ -76,7 +76,7 @@ def starting_settings(memory: str, tokens: int) -> dict[str, Any]:
     """What the app begins with: a budget that the text at hand overflows, so that one can watch it forget."""
     settings = hyperparameters(memory)
     if settings.get("n_local", 0) >= tokens:  # an episodic memory: a window that the text outgrows, in proportion
-        local = max(SMALLEST_BUDGET, tokens // 4)
+        local = max(16, tokens // 4)
         sizes = {"n_local": local, "n_mem": local, "n_init": 4, "chunk": min(32, local), "min_block": 4}
         return {**sizes, "max_block": 48, "repr_topk": 2}
     budget = settings.get("budget")

@@ -129,6 +129,12 @@ class MemoryTab(Tab):
             question = self.question.value
             if not question.strip():
                 raise BadInput("the question is empty; type what the model should look up in its memory")
+            memory = self.session.need_model().memory
+            if not getattr(memory, "traceable", True):
+                raise BadInput(
+                    f"{memory.slug} fetches events that are no slots of its cache; the table's columns buffer and "
+                    "last_score say which ones each layer read last"
+                )
             probe, layer = self.session.need_model().trace(question), self.state.layer
             self.reading.show(slots_chart(probe, layer, self.session.stream))
             slots = stored(probe, layer)

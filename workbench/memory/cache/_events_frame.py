@@ -36,7 +36,8 @@ def _line(event: Stored, layer: int, store: EventStore) -> dict[str, Any]:
     return {
         "event": event.event, "layer": layer, "start": event.start, "end": event.end, "length": event.length,
         "token_ids": event.token_ids.tolist(), "peak_surprise": float(known.max()) if len(known) else float("nan"),
-        "kind": event.kind, "representatives": ranked, "representative_scores": [best[place] for place in ranked],
+        "kind": event.kind, "representatives": ranked,
+        "representative_scores": [round(best[place], 3) for place in ranked],
         "last_score": float(event.last_score[layer]), "buffer": event.buffer[layer],
         "retrieved": int(event.retrieved[layer]), "last_used": int(event.last_used[layer]),
         "place": store.place(event.event),

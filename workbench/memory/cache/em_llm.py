@@ -61,6 +61,8 @@ class EMLLM(TokenCache):
 
     slug = "em-llm"
     needs_logits = True
+    #: Retrieved events are no slots of the cache: a trace, whose keys are slots, cannot show them.
+    traceable = False
 
     def __init__(
         self, n_local: int = 4096, n_mem: int = 2048, n_init: int = 128, chunk: int = 512, *,
