@@ -33,7 +33,7 @@ def difference(
     if len(pairs) < 2:
         return Outcome.unmeasured(f"no {metric} of {first} and {second}")
     interval = statistics.bootstrap(sign * (pairs[first] - pairs[second]))
-    note = f"{first} {pairs[first].mean():.3f}, {second} {pairs[second].mean():.3f}"
+    note = f"{first} {pairs[first].mean():.4g}, {second} {pairs[second].mean():.4g}"
     return Outcome.of(interval, 0.0, direction, note)
 
 

@@ -33,8 +33,6 @@ class Stored:
     representatives: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     retrieved: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     last_used: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    last_score: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    buffer: list[str] = field(default_factory=list)
 
     @property
     def length(self) -> int:

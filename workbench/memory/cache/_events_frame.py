@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,17 +18,35 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def events_frame(stored: Sequence[Stored], store: EventStore) -> pd.DataFrame:
+Retrieved = Mapping[int, tuple[list[int], list[int]]]  # layer -> similarity buffer, contiguity buffer
+
+
+def events_frame(
+    stored: Sequence[Stored], store: EventStore, scores: Mapping[int, np.ndarray], retrieved: Retrieved
+) -> pd.DataFrame:
+    """``scores`` and ``retrieved``: of the last pass, by layer; events that are younger than it have no score."""
     import pandas as pd
 
-    lines = [_line(event, layer, store) for event in stored for layer in range(len(event.representatives))]
+    buffers = {
+        (layer, event): name
+        for layer, both in retrieved.items()
+        for name, chosen in zip(("similarity", "contiguity"), both)
+        for event in chosen
+    }
+    lines = []
+    for event in stored:
+        for layer in range(len(event.representatives)):
+            known = scores.get(layer, ())
+            score = float(known[event.event]) if event.event < len(known) else float("nan")
+            last = {"last_score": score, "buffer": buffers.get((layer, event.event), "-")}
+            lines.append({**_line(event, layer, store), **last})
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
 def _line(event: Stored, layer: int, store: EventStore) -> dict[str, Any]:
     places, scores = event.representatives[layer]
     order = np.argsort(-scores.max(0), kind="stable") if scores.ndim == 2 else np.arange(len(places))
-    best = {}
+    best: dict[int, float] = {}
     for place, score in zip(places[:, order].ravel().tolist(), scores[:, order].ravel().tolist()):
         best[event.start + place] = max(score, best.get(event.start + place, 0.0))
     ranked = sorted(best, key=lambda place: -best[place])
@@ -38,7 +56,6 @@ def _line(event: Stored, layer: int, store: EventStore) -> dict[str, Any]:
         "token_ids": event.token_ids.tolist(), "peak_surprise": float(known.max()) if len(known) else float("nan"),
         "kind": event.kind, "representatives": ranked,
         "representative_scores": [round(best[place], 3) for place in ranked],
-        "last_score": float(event.last_score[layer]), "buffer": event.buffer[layer],
         "retrieved": int(event.retrieved[layer]), "last_used": int(event.last_used[layer]),
         "place": store.place(event.event),
     }  # fmt: skip

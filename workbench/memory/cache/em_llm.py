@@ -85,6 +85,7 @@ class EMLLM(TokenCache):
         self.stored: list[Stored] = []
         self.boundaries: list[tuple[int, int]] = []  # (place after refinement, place of the surprise)
         self.surprise = np.zeros(0)
+        self._lengths = np.zeros(0, dtype=np.int64)
         self.passes = 0
         self.last_retrieved: dict[int, tuple[list[int], list[int]]] = {}  # layer -> similarity, contiguity
         self.last_scores: dict[int, np.ndarray] = {}
@@ -151,7 +152,6 @@ class EMLLM(TokenCache):
         event = Stored(
             index, start, end, items["token_id"].copy(), items["raw"].copy(), kind,
             retrieved=np.zeros(n_layers, np.int64), last_used=np.full(n_layers, -1),
-            last_score=np.full(n_layers, np.nan), buffer=["-"] * n_layers,
         )  # fmt: skip
         parts = []
         for layer, held in enumerate(self.layers):
@@ -245,7 +245,9 @@ class EMLLM(TokenCache):
         return (self._reps_joined[layer] @ heads.flatten().to(self._reps_joined[layer].dtype)).float().cpu().numpy()
 
     def _choose(self, layer: int, scores: np.ndarray) -> tuple[list[int], list[int]]:
-        lengths = np.array([event.length for event in self.stored])
+        if len(self._lengths) != len(self.stored):
+            self._lengths = np.array([event.length for event in self.stored])
+        lengths = self._lengths
         if self.retrieval == "random":
             scores = np.random.default_rng((self.seed, self.passes, layer)).random(len(scores))
         share = int(self.contiguity * self.n_mem)
@@ -269,7 +271,7 @@ class EMLLM(TokenCache):
             self._mass[layer] = mass
         told: dict[int, list[int]] = {}
         for layer, (best, near, scores) in self._found.items():
-            self._note(layer, best, near, scores)
+            self._note(layer, best, near)
             if (best, near) != self.last_retrieved.get(layer):
                 told[layer] = sorted([*best, *near])
             self.last_retrieved[layer], self.last_scores[layer], self._queue[layer] = (best, near), scores, near
@@ -280,14 +282,10 @@ class EMLLM(TokenCache):
         self.passes += 1
         self._pending, self._found = {}, {}
 
-    def _note(self, layer: int, best: list[int], near: list[int], scores: np.ndarray) -> None:
-        for event, score in zip(self.stored, scores):
-            event.last_score[layer], event.buffer[layer] = score, "-"
-        for name, chosen in (("similarity", best), ("contiguity", near)):
-            for index in chosen:
-                event = self.stored[index]
-                event.buffer[layer], event.last_used[layer] = name, self.passes
-                event.retrieved[layer] += 1
+    def _note(self, layer: int, best: list[int], near: list[int]) -> None:
+        for index in (*best, *near):
+            self.stored[index].last_used[layer] = self.passes
+            self.stored[index].retrieved[layer] += 1
 
     def on_written(self, row: Row, n_new: int) -> None:
         """Find the boundaries among the new tokens, and move each left within its event when that is better."""
@@ -354,7 +352,7 @@ class EMLLM(TokenCache):
     def contents(self, row: int | None = None) -> pd.DataFrame:
         """One line an event and layer: event, layer, start, end, length, token_ids, peak_surprise (nats), kind,
         representatives (stream positions), their scores, last_score, buffer, retrieved, last_used, place."""
-        return events_frame(self.stored, self.archive)
+        return events_frame(self.stored, self.archive, self.last_scores, self.last_retrieved)
 
     def held(self) -> pd.DataFrame:
         """The tokens outside events (sinks, waiting ones, local window), as other token caches list them."""
@@ -392,7 +390,7 @@ def _copied(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _copied(item) for key, item in value.items()}
     if isinstance(value, Stored):
-        counted = {n: getattr(value, n).copy() for n in ("retrieved", "last_used", "last_score", "buffer")}
+        counted = {n: getattr(value, n).copy() for n in ("retrieved", "last_used")}
         return replace(value, **counted)
     return value.clone() if isinstance(value, Tensor) else value
 
