@@ -341,11 +341,12 @@ class FlashAttention(Study):
         from workbench.studies import _attention_race as racing
 
         settings, generator = scale.settings, torch.Generator().manual_seed(seed)
-        clock = racing.Clock(settings.get("stop_after_s"))
-        with racing.compiling(settings, sorted({d for _, d, _ in settings.get("gpu_grid", ())})) as compiled:
-            rows = self._anywhere(settings, generator, progress)
-            if settings.get("device") == "cuda":
+        rows: list[dict[str, Any]] = []
+        if settings.get("device") == "cuda":  # first: its time limit must not be spent on what needs no card
+            clock = racing.Clock(settings.get("stop_after_s"))
+            with racing.compiling(settings, sorted({d for _, d, _ in settings["gpu_grid"]})) as compiled:
                 rows += self._on_the_card(settings, seed, clock, compiled, progress)
+        rows += self._anywhere(settings, generator, progress)
         return pd.DataFrame(rows).assign(seed=seed)
 
     def _anywhere(self, settings: Any, generator: Any, progress: Progress) -> list[dict[str, Any]]:
