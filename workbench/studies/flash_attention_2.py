@@ -4,7 +4,7 @@
 multiprocessors (E2, E3) and warps on a tile (E4), checks both loop orders, the two-loop causal form, both backward
 passes and the real Triton kernels (in Triton's interpreter; on a card they run as they are) against float64 (E5), and
 runs the paper's second claim on two processor cores (E6; its tiles and row blocks of 512 and the best of three launches
-were chosen by looking at this very ratio, so A3c is weak evidence). ``full`` adds the paper's grid on a CUDA device (16k
+were chosen by looking at this very ratio, so A3c is weak evidence). ``full`` adds the grid of the paper on a card (16k
 tokens, heads x d = 2048), the two grids of programs raced several times, and training steps of a stack of GPT blocks.
 
 The part on the card is held to 40 s in all, so it launches less often than a benchmark alone would: at most 10 and at
