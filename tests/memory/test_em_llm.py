@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, tokens
+from conftest import FAMILIES, REFUSED, build, tokens
 
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory import MEMORIES, Memory
@@ -322,7 +322,6 @@ def test_bad_settings_name_the_parameter(settings, named):
 
 
 def test_bad_models_and_streams(llama, family, tmp_path):
-    from conftest import REFUSED, build
 
     with pytest.raises(ValueError, match="refine_from_layer=3"):
         small(refine_from_layer=3).bind(llama)
