@@ -322,7 +322,6 @@ def test_bad_settings_name_the_parameter(settings, named):
 
 
 def test_bad_models_and_streams(llama, family, tmp_path):
-
     with pytest.raises(ValueError, match="refine_from_layer=3"):
         small(refine_from_layer=3).bind(llama)
     config, settings, mention = REFUSED["gpt2"]
