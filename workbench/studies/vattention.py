@@ -13,7 +13,7 @@ drawn trace alone. A part of it that fails leaves a row with the reason and cost
 The real traces are used where their files are on the machine; the trace of about 4k tokens is always drawn.
 
 Changed after a result was seen: V6 was first judged on a CPU too and was not reproduced there (3.55 GB/s of mapped
-64 KB groups where 3.75 are asked); it belongs to ``full`` since, because the need is a GPU's, and the CPU's rows stay in
+64 KB groups where 3.75 are asked); it belongs to ``full`` since, because the need is a GPU's; the CPU's rows stay in
 the frame. V4b judges decode steps alone; over all steps of a trial on an H100 the slowest percent took 30 ms with and
 without look-ahead. The prompts of the drawn trace were widened after one trial (V2c was 1.19, inside its band), and the
 simulated server counts spare pages that were inherited as free, as the allocator does (V2c stayed at 1.27).
