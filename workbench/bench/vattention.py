@@ -43,7 +43,7 @@ class Point:
 class VAttentionBench(Bench):
     name = "vattention"
     title = "vAttention: a kernel over contiguous, mapped and block-table caches"
-    limit_s = 8.0
+    limit_s = 25.0
 
     def cases(self, device: str, quick: bool) -> Iterator[Case]:
         for point in points(device, quick):
