@@ -27,10 +27,14 @@ def tensor_bshd(name: str, x: Tensor) -> Tensor:
     return x
 
 
-def no_nan(name: str, x: Tensor, *, everywhere: bool = False) -> None:
-    """Refuse NaN on the CPU; on a GPU the check would stall the queue, so there it waits to be asked for."""
+def no_nan(name: str, x: Tensor, *, everywhere: bool | None = False) -> None:
+    """Refuse NaN on the CPU; on a GPU the check would stall the queue, so there it waits to be asked for.
+
+    None: never look, as under ``torch.func.vmap``, where no number of a batch may be asked for.
+    """
     if (
-        (everywhere or x.device.type == "cpu")
+        everywhere is not None
+        and (everywhere or x.device.type == "cpu")
         and not torch.isfinite(x.detach().sum(dtype=torch.float32))
         and torch.isnan(x).any()
     ):
@@ -45,8 +49,8 @@ def same_kind(name: str, x: Tensor, q: Tensor) -> None:
         raise ValueError(f"{name} is on {x.device} but q is on {q.device}; all of q, k, v need one device")
 
 
-def queries_and_keys(q: Tensor, k: Tensor, *, nan: bool = False) -> None:
-    """``nan``: look for NaN on a GPU as well."""
+def queries_and_keys(q: Tensor, k: Tensor, *, nan: bool | None = False) -> None:
+    """``nan``: look for NaN on a GPU as well; None: nowhere."""
     tensor_bshd("q", q)
     tensor_bshd("k", k)
     same_kind("k", k, q)
@@ -60,7 +64,7 @@ def queries_and_keys(q: Tensor, k: Tensor, *, nan: bool = False) -> None:
     no_nan("k", k, everywhere=nan)
 
 
-def values(v: Tensor, q: Tensor, k: Tensor, *, nan: bool = False) -> None:
+def values(v: Tensor, q: Tensor, k: Tensor, *, nan: bool | None = False) -> None:
     tensor_bshd("v", v)
     same_kind("v", v, q)
     if v.shape[:3] != k.shape[:3]:

@@ -1,4 +1,4 @@
-"""Linear and neural memories: chunk form against the naive recurrence, packing, streaming, causality, bad input."""
+"""Linear memories: chunk form against the naive recurrence, packing, streaming, causality, bad input."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench_kernels.linear_memory import NeuralState, linear_recurrence, neural_memory, prefix_state
+from workbench_kernels.linear_memory import linear_recurrence, prefix_state
 
 RULES = ["linear", "scalar", "vector", "delta", "gated-delta", "vector-delta"]
 
@@ -98,77 +98,6 @@ def test_taylor_products() -> None:
     torch.testing.assert_close((f(w["q"]) * f(w["k"])).sum(-1), 1 + s + s * s / 2)
 
 
-def neural(layers: int, length: int) -> tuple[dict[str, Tensor], NeuralState]:
-    gen = torch.Generator().manual_seed(layers)
-    words = draw("delta", length)
-    words.pop("beta")
-    gates = torch.rand(3, 2, length, 2, generator=gen, dtype=torch.float64)
-    words |= {"theta": gates[0] * 0.2, "eta": gates[1], "alpha": gates[2] * 0.3}
-    sizes = [5, 4] if layers == 1 else [5, 7, 4]
-    pairs = list(itertools.pairwise(sizes))
-    weights = [torch.randn(2, 2, a, b, generator=gen, dtype=torch.float64) * 0.3 for a, b in pairs]
-    return words, NeuralState(tuple(weights), tuple(0.1 * torch.randn_like(w) for w in weights))
-
-
-def online(words: dict[str, Tensor], state: NeuralState, chunk: int) -> tuple[Tensor, NeuralState]:
-    """Token by token; the gradient is automatic, at the weights of the chunk's start."""
-
-    def memory(ws: list[Tensor], x: Tensor) -> Tensor:
-        z = (x[:, :, None] @ ws[0])[:, :, 0]
-        return z if len(ws) == 1 else (torch.nn.functional.gelu(z)[:, :, None] @ ws[1])[:, :, 0]
-
-    ws, ss, reads = list(state.weights), list(state.momentum), []
-    for t in range(words["q"].shape[1]):
-        if t % chunk == 0:
-            first = [w.detach().requires_grad_() for w in ws]
-        loss = (memory(first, words["k"][:, t]) - words["v"][:, t]).square().sum()
-        grads = torch.autograd.grad(loss, first)
-        theta, eta, alpha = (words[n][:, t, :, None, None] for n in ("theta", "eta", "alpha"))
-        ss = [eta * s - theta * g for s, g in zip(ss, grads, strict=True)]
-        ws = [(1 - alpha) * w + s for w, s in zip(ws, ss, strict=True)]
-        reads.append(memory(ws, words["q"][:, t]))
-    return torch.stack(reads, 1), NeuralState(tuple(ws), tuple(ss))
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("chunk", [1, 4, 32])
-def test_neural_chunk_form_is_the_token_recurrence(layers: int, chunk: int) -> None:
-    words, state = neural(layers, 18)
-    words["alpha"][:, 5] = 1.0
-    words["eta"][:, 3] = 0.0
-    y, final = neural_memory(**words, state=state, chunk=chunk)
-    expected, end = online(words, state, chunk)
-    torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-10)
-    for mine, theirs in zip([*final.weights, *final.momentum], [*end.weights, *end.momentum], strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-9, atol=1e-10)
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-def test_neural_streaming_causality_and_gradients(layers: int) -> None:
-    words, state = neural(layers, 6)
-    whole, _ = neural_memory(**words, state=state, chunk=2)
-    a, middle = neural_memory(**cut(words, 0, 4), state=state, chunk=2)
-    b, _ = neural_memory(**cut(words, 4, 6), state=middle, chunk=2)
-    torch.testing.assert_close(torch.cat([a, b], 1), whole)
-    later = {n: torch.cat([x[:, :3], x[:, 3:] * 0.5], 1) for n, x in words.items()}
-    torch.testing.assert_close(neural_memory(**later, state=state, chunk=2)[0][:, :3], whole[:, :3], rtol=0, atol=0)
-    names, short = list(words), cut(words, 0, 3)
-    inputs = [x[:1].clone().requires_grad_() for x in short.values()]
-    one = NeuralState(tuple(w[:1] for w in state.weights), tuple(s[:1] for s in state.momentum))
-    assert torch.autograd.gradcheck(
-        lambda *xs: neural_memory(**dict(zip(names, xs, strict=True)), state=one, chunk=2)[0], inputs
-    )
-
-
-def test_delta_rule_is_the_neural_memory_with_half_the_step() -> None:
-    words, beta = draw("delta", 11), draw("delta", 11)["beta"]
-    zero = torch.zeros(2, 2, 5, 4, dtype=torch.float64)
-    q, k, v = words["q"], words["k"], words["v"]
-    none = torch.zeros_like(beta)
-    y, _ = neural_memory(q, k, v, theta=beta / 2, eta=none, alpha=none, state=NeuralState((zero,), (zero,)), chunk=1)
-    torch.testing.assert_close(y, linear_recurrence(**words)[0])
-
-
 BAD = [
     ("chunk must be", {"chunk": 0}),
     ("log_decay must lie in", {"log_decay": torch.ones(1, 8, 2)}),
@@ -193,10 +122,29 @@ def test_bad_input_is_told(told: str, words: dict[str, Any]) -> None:
         linear_recurrence(**(draw("linear", 8, batch=1) | words))
 
 
-@pytest.mark.parametrize(("name", "value"), [("eta", 1.5), ("alpha", -0.1), ("theta", -1.0)])
-def test_neural_bad_gates(name: str, value: float) -> None:
-    words, state = neural(1, 4)
-    with pytest.raises(ValueError, match=f"{name} must lie in"):
-        neural_memory(**(words | {name: torch.full_like(words["eta"], value)}), state=state)
-    with pytest.raises(ValueError, match="chunk must be"):
-        neural_memory(**words, state=state, chunk=0)
+@pytest.mark.parametrize("rule", RULES)
+def test_without_looks_at_values_it_runs_under_vmap(rule: str) -> None:
+    words = draw(rule, 9)
+    names = list(words)
+
+    def one(*xs: Tensor) -> Tensor:
+        y, state = linear_recurrence(**dict(zip(names, xs, strict=True)), chunk=4, check_values=False)
+        return y.square().sum() + state.sum()
+
+    stacked = [torch.stack([x, 0.5 * x]) for x in words.values()]
+    every = tuple(range(len(names)))
+    grads = torch.func.vmap(torch.func.grad(one, every))(*stacked)
+    for row in range(2):
+        expected = torch.func.grad(one, every)(*(x[row] for x in stacked))
+        for found, exact in zip(grads, expected, strict=True):
+            torch.testing.assert_close(found[row], exact, rtol=1e-9, atol=1e-10)
+
+
+def test_looks_at_values_can_be_left_out() -> None:
+    words = draw("delta", 8, batch=1) | {"beta": torch.full((1, 8, 2), 1.5, dtype=torch.float64)}
+    linear_recurrence(**words, check_values=False)
+    with pytest.raises(ValueError, match=r"^beta must have shape"):
+        linear_recurrence(**(words | {"beta": torch.zeros(1, 8, 3).double()}), check_values=False)
+    prefix_state(words["k"] * torch.nan, words["v"], check_values=False)
+    with pytest.raises(ValueError, match=r"^q holds NaN"):
+        prefix_state(words["k"] * torch.nan, words["v"])

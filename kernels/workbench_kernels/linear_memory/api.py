@@ -41,13 +41,15 @@ def _with_ones(v: Tensor) -> Tensor:
     return torch.cat([v, torch.ones_like(v[..., :1])], -1)
 
 
-def _check_gate(name: str, gate: Tensor, q: Tensor, low: float, high: float, dims: tuple[int, ...]) -> None:
+def _check_gate(
+    name: str, gate: Tensor, q: Tensor, low: float, high: float, dims: tuple[int, ...], values: bool
+) -> None:
     shapes = [(*q.shape[:3], *([d] if d else [])) for d in dims]
     if tuple(gate.shape) not in shapes:
         raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {tuple(gate.shape)}")
     if gate.device != q.device:
         raise ValueError(f"{name} is on {gate.device} but q is on {q.device}")
-    if gate.numel() and not bool(((gate >= low) & (gate <= high)).all()):
+    if values and gate.numel() and not bool(((gate >= low) & (gate <= high)).all()):
         raise ValueError(f"{name} must lie in [{low}, {high}], got {gate.min():.4g} to {gate.max():.4g}")
 
 
@@ -92,6 +94,7 @@ def linear_recurrence(
     state: Tensor | None = None,
     offsets: Tensor | None = None,
     chunk: int | None = None,
+    check_values: bool = True,
     impl: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """A matrix memory per head: decay, write, then read, token by token.
@@ -101,6 +104,8 @@ def linear_recurrence(
     (B, S, H), turns the write into the delta rule; both together are the gated delta rule (decay first).
     ``normalize`` divides by the read of a column of ones (linear attention); ``scale`` multiplies q after the
     feature map. ``offsets`` [0, ..., S] packs documents in batch 1, each with its own row of the state.
+    ``check_values=False`` leaves out the looks for NaN and for gates out of range, which wait for a GPU's queue and
+    cannot be had under ``torch.func.vmap`` or in a CUDA graph; shapes, types and devices are always checked.
 
     Returns y (B, S, H, Dv) in the dtype of q, and the final state (B or documents, H, D', Dv or Dv + 1 with
     ``normalize``), float64 for float64 inputs, else float32. Raises ValueError for arguments that do not fit.
@@ -110,8 +115,9 @@ def linear_recurrence(
     >>> linear_recurrence(x, x, x)[0][0, :, 0, 0].tolist()
     [2.0, 4.0, 6.0]
     """
-    checks.queries_and_keys(q, k)
-    checks.values(v, q, k)
+    nan = False if check_values else None
+    checks.queries_and_keys(q, k, nan=nan)
+    checks.values(v, q, k, nan=nan)
     if q.shape[1] != k.shape[1]:
         raise ValueError(f"q has {q.shape[1]} tokens but k has {k.shape[1]}; every token both writes and reads")
     if impl not in ("auto", *IMPLEMENTATIONS):
@@ -120,11 +126,11 @@ def linear_recurrence(
     fv = _repeat(v.to(fq.dtype), q.shape[2])
     fv = _with_ones(fv) if normalize else fv
     if log_decay is not None:
-        _check_gate("log_decay", log_decay, q, float("-inf"), 0.0, (0, fq.shape[-1]))
+        _check_gate("log_decay", log_decay, q, float("-inf"), 0.0, (0, fq.shape[-1]), check_values)
         log_decay = log_decay.to(fq.dtype).clamp_min(-80)  # exp(-80) is 0 beside 1; -inf - -inf is NaN
         log_decay = log_decay[..., None] if log_decay.dim() == 3 else log_decay
     if beta is not None:
-        _check_gate("beta", beta, q, 0.0, 1.0, (0,))
+        _check_gate("beta", beta, q, 0.0, 1.0, (0,), check_values)
         beta = beta.to(fq.dtype)
     if chunk is None:
         chunk = 16 if log_decay is not None and log_decay.shape[-1] > 1 else 64
@@ -153,15 +159,22 @@ def _documents(run: Any, inputs: list[Any], state: Tensor, ends: list[int] | Non
 
 
 def prefix_state(
-    k: Tensor, v: Tensor, *, feature_map: str = "taylor", normalize: bool = True, keep: Tensor | None = None
+    k: Tensor,
+    v: Tensor,
+    *,
+    feature_map: str = "taylor",
+    normalize: bool = True,
+    keep: Tensor | None = None,
+    check_values: bool = True,
 ) -> Tensor:
     """The encoder's sum over a prefix, as the initial state of ``linear_recurrence`` (prefix linear attention).
 
     k (B, M, H, D), v (B, M, H, Dv); ``keep`` (B, M) bool leaves padding out after the feature map. M = 0 gives
-    zeros. With it, every position reads the whole prefix (Just read twice, equation 3).
+    zeros. ``check_values=False``: see ``linear_recurrence``. With it, every position reads the whole prefix (Just read twice, equation 3).
     """
-    checks.queries_and_keys(k, k)
-    checks.values(v, k, k)
+    nan = False if check_values else None
+    checks.queries_and_keys(k, k, nan=nan)
+    checks.values(v, k, k, nan=nan)
     fk = _map(feature_map, k)
     fv = _with_ones(v.to(fk.dtype)) if normalize else v.to(fk.dtype)
     if keep is not None:
