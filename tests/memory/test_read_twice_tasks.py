@@ -1,0 +1,163 @@
+"""The order effect by hand, and prompts that hold their context twice."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import pytest
+
+from workbench.errors import BadInput
+from workbench.tasks import disjointness, jrt_prompt
+from workbench.tasks.disjointness import Sets
+from workbench_datasets.small_world import world
+
+# ---- set disjointness by hand -------------------------------------------------------------------------------------
+
+
+def test_the_hand_built_memory_gives_the_table_of_the_card():
+    """One pass must write the first set; two passes write the smaller one (card: three seeds of 200 trials)."""
+    import pandas as pd
+
+    sizes = [(4, 64), (64, 4), (16, 256), (256, 16)]
+    runs = [disjointness.accuracy([32, 64, 128, 256], sizes, 200, seed) for seed in (11, 12, 13)]
+    found = pd.concat(runs).groupby(["dim", "first", "second", "passes"])["correct"].mean()
+    card = {
+        32: [(0.74, 0.74), (0.45, 0.77), (0.10, 0.10), (0.12, 0.09)],
+        64: [(0.96, 0.96), (0.57, 0.96), (0.21, 0.21), (0.14, 0.23)],
+        128: [(1.0, 1.0), (0.70, 1.0), (0.52, 0.52), (0.18, 0.52)],
+        256: [(1.0, 1.0), (0.84, 1.0), (0.89, 0.89), (0.26, 0.88)],
+    }
+    for dim, values in card.items():
+        for (first, second), expected in zip(sizes, values):
+            assert found[dim, first, second].to_list() == pytest.approx(expected, abs=0.05)
+    assert found[256, 256, 16, 2] - found[256, 256, 16, 1] > 0.4
+    assert abs(found[256, 256, 16, 2] - found[256, 16, 256, 1]) < 0.05
+
+
+def test_what_is_written_and_what_is_asked():
+    sets = Sets((1, 2, 3), (3, 4), 3)
+    assert (sets.written(1), sets.asked(1)) == ((1, 2, 3), (3, 4))
+    assert (sets.written(2), sets.asked(2)) == ((3, 4), (1, 2, 3))
+    assert sets.swapped().written(2) == sets.swapped().written(1) == (3, 4)
+    tied = Sets((1, 2), (2, 3), 2)
+    assert tied.written(2) == (1, 2)
+
+
+def test_drawn_sets_share_one_element():
+    rng = np.random.default_rng(1)
+    for first, second in ((1, 1), (5, 40), (300, 2)):
+        sets = disjointness.draw_sets(first, second, rng)
+        assert len(set(sets.first)) == first
+        assert len(set(sets.second)) == second
+        assert set(sets.first) & set(sets.second) == {sets.common}
+
+
+def test_the_trace_is_the_memory_token_by_token():
+    rng = np.random.default_rng(2)
+    codes, sets = disjointness.unit_codes(50, 24, rng), disjointness.draw_sets(6, 3, rng, 50)
+    assert np.linalg.norm(codes, axis=1) == pytest.approx(np.ones(50))
+    for passes, steps in ((1, 9), (2, 18)):
+        frame = disjointness.trace(sets, passes, codes)
+        assert frame["step"].nunique() == steps
+        last = frame[frame["step"] == steps - 1].set_index("element")
+        memory = codes[list(sets.written(passes))].sum(0)
+        assert last["score"].to_list() == pytest.approx((codes[list(last.index)] @ memory).tolist())
+        assert set(last.index[last["held"]]) == set(sets.written(passes))
+        assert last["sigma"].iloc[0] == pytest.approx((len(sets.written(passes)) / 24) ** 0.5)
+    first_pass = frame[frame["pass"] == 1]
+    assert not first_pass["wrote"].any(), "with two passes the first one only measures the sets"
+
+
+def test_sets_that_cannot_be_are_refused():
+    rng = np.random.default_rng(0)
+    with pytest.raises(BadInput, match="may not be empty"):
+        disjointness.draw_sets(0, 4, rng)
+    with pytest.raises(BadInput, match="vocabulary of 10"):
+        disjointness.draw_sets(6, 5, rng, 10)
+    with pytest.raises(BadInput, match="dim=0"):
+        disjointness.unit_codes(10, 0, rng)
+    with pytest.raises(BadInput, match="passes=3"):
+        Sets((1,), (1,), 1).written(3)
+    with pytest.raises(BadInput, match="trials=0"):
+        disjointness.accuracy([8], [(1, 2)], 0, 0)
+
+
+# ---- JRT-Prompt ---------------------------------------------------------------------------------------------------
+
+
+def words(text: str) -> int:
+    return len(text.split())
+
+
+def test_the_prompt_is_exactly_context_question_context_question():
+    assert jrt_prompt.repeated("C", "Q", separator=" ") == "C Q C Q"
+    assert jrt_prompt.repeated("C", "Q") == "C\nQ\nC\nQ"
+    assert jrt_prompt.repeated("C", "Q", 1) == "C\nQ"
+    assert jrt_prompt.repeated("C", "Q", 3, " ") == "C Q C Q C Q"
+
+
+def test_the_template_of_the_extraction_tasks():
+    assert jrt_prompt.extraction("k number", "TEXT") == "Information about k number. TEXT\nTEXT K number:"
+    assert jrt_prompt.extraction("k number", "TEXT", 1) == "TEXT K number:"
+    assert jrt_prompt.extraction("a", "T", 3) == "Information about a. T\nT\nT A:"
+
+
+def test_both_lengths_are_told_and_too_long_prompts_refused():
+    make = partial(jrt_prompt.repeated, "one two three four", "five six")
+    prompt = jrt_prompt.prepare(make, words, 20, repeats=2, new_tokens=8)
+    assert (prompt.tokens, prompt.default_tokens, prompt.repeats) == (12, 6, 2)
+    with pytest.raises(BadInput, match=r"12 tokens \(with one 6\).*context of 19"):
+        jrt_prompt.prepare(make, words, 19, repeats=2, new_tokens=8)
+    assert jrt_prompt.prepare(make, words, None, repeats=50).tokens == 300
+
+
+def test_the_score_is_containment_whatever_the_case():
+    assert jrt_prompt.contains("It is ULM, of course", "Ulm")
+    assert not jrt_prompt.contains("It is Bonn", "Ulm")
+    with pytest.raises(BadInput, match="gold is empty"):
+        jrt_prompt.contains("anything", " ")
+
+
+def test_notes_hold_their_answer_once_and_are_reproducible():
+    asked = jrt_prompt.notes(world(0), 12, 8, seed=3)
+    for question in asked:
+        context = question.meta["context"]
+        assert context.count(". ") == 7
+        assert context.split(". ")[question.meta["asked"]].strip(".").endswith(question.answer)
+        assert question.prompt == f"{context}\n{question.meta['question']}"
+    assert asked == jrt_prompt.notes(world(0), 12, 8, seed=3)
+    assert asked[0] != jrt_prompt.notes(world(0), 1, 8, seed=4)[0]
+
+
+def test_every_question_is_put_with_every_number_of_repeats():
+    asked, seen = jrt_prompt.notes(world(0), 3, 8, seed=5), []
+
+    def knows_the_second_time(prompts):
+        seen.extend(prompts)
+        twice = ["QUESTION" in prompt.split("ANSWER:", 1)[1] for prompt in prompts]
+        return [f"It is{q.answer.upper()}." if again else "?" for q, again in zip(asked, twice)]
+
+    frame = jrt_prompt.ask(knows_the_second_time, asked, words, None)
+    assert frame.groupby("repeats")["correct"].mean().to_dict() == {1: 0.0, 2: 1.0}
+    assert (frame[frame.repeats == 2]["tokens"] == 2 * frame[frame.repeats == 2]["default_tokens"]).all()
+    assert seen[0] == asked[0].prompt
+    assert seen[3] == f"{asked[0].prompt}\n{asked[0].prompt}"
+    seen.clear()
+    with pytest.raises(BadInput, match="context of 60"):
+        jrt_prompt.ask(knows_the_second_time, asked, words, 60)
+    assert not seen, "nothing is generated when one prompt does not fit"
+
+
+def test_prompts_that_cannot_be_are_refused():
+    for repeats in (0, -1, 1.5, True):
+        with pytest.raises(BadInput, match="repeats"):
+            jrt_prompt.repeated("C", "Q", repeats)
+    with pytest.raises(BadInput, match="question must be text"):
+        jrt_prompt.repeated("C", "  ")
+    with pytest.raises(BadInput, match="key must be text"):
+        jrt_prompt.extraction("", "T")
+    with pytest.raises(BadInput, match="facts=2"):
+        jrt_prompt.notes(world(0), 1, 2, seed=0)
+    with pytest.raises(BadInput, match="facts=99"):
+        jrt_prompt.notes(world(0), 1, 99, seed=0)

@@ -1,0 +1,182 @@
+"""JRT-Prompt: the same context and question written several times into one prompt ("Just read twice", section 3.2).
+
+A recurrent model that reads ``C Q`` has to choose what to keep of C before it knows Q. In ``C Q C Q`` it reads C the
+second time with Q already in its state. Nothing is trained; the answer is generated once, at the end.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from workbench.errors import BadInput
+from workbench_datasets.small_world import PERSON_RELATIONS, RELATIONS, Question
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench_datasets.small_world import World
+
+#: As in the paper's evaluation: at most so many new tokens, and none after a line break.
+NEW_TOKENS, STOP = 48, "\n"
+
+Count = Callable[[str], int]
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt of ``tokens`` tokens that holds its context ``repeats`` times; ``default_tokens``: with one copy."""
+
+    text: str
+    repeats: int
+    tokens: int
+    default_tokens: int
+
+
+def repeated(context: str, question: str, repeats: int = 2, separator: str = "\n") -> str:
+    """``C Q C Q``: context and question in turn, ``repeats`` times, with ``separator`` between every two parts.
+
+    >>> repeated("Ada lives in Ulm.", "Where does Ada live?", separator=" ")
+    'Ada lives in Ulm. Where does Ada live? Ada lives in Ulm. Where does Ada live?'
+    """
+    _parts(context=context, question=question)
+    return separator.join([context, question] * _repeats(repeats))
+
+
+def extraction(key: str, text: str, repeats: int = 2) -> str:
+    """The template of the extraction tasks (FDA, SWDE): what is looked for, the text ``repeats`` times, the key again.
+
+    With one copy it is the default prompt, the text and then the key.
+
+    >>> extraction("device name", "Model X2 is a pump.")
+    'Information about device name. Model X2 is a pump.\\nModel X2 is a pump. Device name:'
+    >>> extraction("device name", "Model X2 is a pump.", repeats=1)
+    'Model X2 is a pump. Device name:'
+    """
+    _parts(key=key, text=text)
+    end = f"{key[0].upper()}{key[1:]}:"
+    if _repeats(repeats) == 1:
+        return f"{text} {end}"
+    copies = "\n".join([text] * repeats)
+    return f"Information about {key}. {copies} {end}"
+
+
+def prepare(
+    make: Callable[[int], str],
+    count: Count,
+    context_size: int | None,
+    *,
+    repeats: int = 2,
+    new_tokens: int = NEW_TOKENS,
+) -> Prompt:
+    """The prompt ``make(repeats)`` with both of its lengths.
+
+    Args:
+        make: number of repeats -> text (``repeated`` or ``extraction`` with the rest filled in).
+        count: text -> number of tokens, as the model will read it.
+        context_size: most tokens that the model was made for; None: it has no such limit (a recurrent model).
+
+    Raises BadInput, with both lengths, when prompt and answer would not fit.
+    """
+    text, default = make(_repeats(repeats)), count(make(1))
+    tokens = default if repeats == 1 else count(text)
+    if context_size is not None and tokens + new_tokens > context_size:
+        raise BadInput(
+            f"the prompt with {repeats} repeats has {tokens} tokens (with one {default}); with {new_tokens} new ones "
+            f"that is more than the model's context of {context_size}: shorten the context or repeat it less often"
+        )
+    return Prompt(text, repeats, tokens, default)
+
+
+def contains(generated: str, gold: str) -> bool:
+    """The paper's score: is the gold answer in the generated text, whatever the case?"""
+    if not gold.strip():
+        raise BadInput("gold is empty: every text would contain it")
+    return gold.strip().lower() in generated.lower()
+
+
+def notes(world: World, n: int, facts: int, *, seed: int, split: str = "unseen", people: int = 3) -> list[Question]:
+    """``n`` questions about one of ``facts`` facts that stand only in their own context (``meta["context"]``).
+
+    The people are strangers (``split``), the wordings those of training text; every fact is stated once and each
+    question asks for one of them. ``prompt`` is context, line break, question.
+
+    Raises BadInput for fewer facts than people, or more than the people have relations for.
+    """
+    if n < 1 or not people <= facts <= people * len(PERSON_RELATIONS) or people < 1:
+        raise BadInput(
+            f"n={n}, facts={facts}, people={people}: give n >= 1 and from {people} to "
+            f"{people * len(PERSON_RELATIONS)} facts ({len(PERSON_RELATIONS)} relations a person)"
+        )
+    made = []
+    for item in range(n):
+        rng = random.Random(f"jrt:{seed}:{facts}:{item}")
+        context, question, answer, meta = _note(world, rng, facts, split, people)
+        made.append(Question(f"{context}\n{question}", f" {answer}", kind="notes", meta={"context": context, **meta}))
+    return made
+
+
+def _note(
+    world: World, rng: random.Random, facts: int, split: str, people: int
+) -> tuple[str, str, str, dict[str, Any]]:
+    names = world.new_people(rng, people, split)
+    told = rng.sample([(name, relation) for name in names for relation in PERSON_RELATIONS], facts)
+    objects = {pair: rng.choice(world.objects(pair[1])) for pair in told}
+    lines = [rng.choice(RELATIONS[pair[1]].frames("statement")).format(s=pair[0], o=objects[pair]) for pair in told]
+    asked = rng.randrange(facts)
+    subject, relation = told[asked]
+    question = f"QUESTION: {rng.choice(RELATIONS[relation].frames('question')).format(s=subject)} ANSWER:"
+    context = " ".join(f"{line[0].upper()}{line[1:]}." for line in lines)
+    return context, question, objects[told[asked]], {"asked": asked, "question": question, "relation": relation}
+
+
+def ask(
+    answer: Callable[[Sequence[str]], Sequence[str]],
+    questions: Sequence[Question],
+    count: Count,
+    context_size: int | None,
+    *,
+    repeats: Sequence[int] = (1, 2),
+    new_tokens: int = NEW_TOKENS,
+) -> pd.DataFrame:
+    """Put every question with every number of repeats to a model.
+
+    Args:
+        answer: prompts -> generated texts.
+
+    Returns one row a question and number of repeats: item, repeats, tokens, default_tokens, asked (place of the fact),
+    answer, gold, correct (0 or 1). Raises BadInput before anything is generated when a prompt does not fit.
+    """
+    import pandas as pd
+
+    prompts = {
+        times: [prepare(_of(q), count, context_size, repeats=times, new_tokens=new_tokens) for q in questions]
+        for times in repeats
+    }
+    rows = []
+    for times, made in prompts.items():
+        texts = answer([prompt.text for prompt in made])
+        for item, (prompt, question, text) in enumerate(zip(made, questions, texts, strict=True)):
+            gold, place = question.answer.strip(), question.meta.get("asked", -1)
+            right = float(contains(text, gold))
+            rows.append((item, times, prompt.tokens, prompt.default_tokens, place, text.strip(), gold, right))
+    columns = ["item", "repeats", "tokens", "default_tokens", "asked", "answer", "gold", "correct"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _of(question: Question) -> Callable[[int], str]:
+    return lambda times: repeated(question.meta["context"], question.meta["question"], times)
+
+
+def _repeats(repeats: int) -> int:
+    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
+        raise BadInput(f"repeats={repeats!r} must be a whole number of at least 1 (1 is the default prompt)")
+    return repeats
+
+
+def _parts(**parts: str) -> None:
+    for name, part in parts.items():
+        if not isinstance(part, str) or not part.strip():
+            raise BadInput(f"{name} must be text that is not empty, got {part!r:.60}")
