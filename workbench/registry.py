@@ -57,6 +57,10 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         return sorted({*self._known, *self._modules(), *self._entry_points()})
 
+    def home(self, name: str) -> str | None:
+        """The module of a built-in name, which need not be imported; None for a name from elsewhere."""
+        return self._modules().get(name)
+
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and name in self.names()
 

@@ -101,9 +101,15 @@ class EventLog:
         self._events.clear()
 
 
-def settings_of(memory: object) -> dict[str, Any]:
-    """The hyper-parameters of a mechanism's constructor as they stand, of those that it keeps under their names."""
-    names = [name for name in inspect.signature(type(memory).__init__).parameters if name != "self"]
+def settings_of(memory: object, kinds: Iterable[type] | None = None) -> dict[str, Any]:
+    """The hyper-parameters of a mechanism's constructor as they stand, of those that it keeps under their names.
+
+    ``kinds``: the classes whose constructors count (default its own); for one that hands ``**settings`` to its base.
+    """
+    own = [type(memory)] if kinds is None else [kind for kind in kinds if "__init__" in vars(kind)]
+    taken = [inspect.signature(vars(kind).get("__init__", kind)).parameters.values() for kind in own]
+    loose = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    names = [p.name for parameters in taken for p in parameters if p.name != "self" and p.kind not in loose]
     return {name: getattr(memory, name) for name in names if hasattr(memory, name)}
 
 
