@@ -2,7 +2,9 @@
 
 Analysing the arguments of a launch in Python takes 100 to 250 microseconds, more than a short attention takes on the
 card. Everything it would find is a function of shapes, strides and types, so the compiled kernel is kept under those
-and called directly: 40 to 60 microseconds.
+and called directly: 40 to 60 microseconds. Tensors are handed over as addresses, because Triton asks the driver about
+the address of a tensor and refuses one whose first page is not mapped, as in a cache of virtual memory whose first
+slot is empty.
 """
 
 from __future__ import annotations
@@ -39,15 +41,18 @@ def launch(
     options = {"num_warps": warps, **more} if stages is None else {"num_warps": warps, "num_stages": stages, **more}
     compiled = _COMPILED.get(key)
     if compiled is not None and torch.cuda.current_device() == device.index:
-        compiled[grid](*args, *constants.values())
+        compiled[grid](*map(_address, args), *constants.values())
         return
     with torch.cuda.device(device):
-        if compiled is not None:
-            compiled[grid](*args, *constants.values())
-            return
-        if len(_COMPILED) >= _MOST:  # lengths that never come back
-            _COMPILED.clear()
-        _COMPILED[key] = kernel[grid](*args, **constants, **options)
+        if compiled is None:
+            if len(_COMPILED) >= _MOST:  # lengths that never come back
+                _COMPILED.clear()
+            compiled = _COMPILED[key] = kernel.warmup(*args, grid=grid, **constants, **options)
+        compiled[grid](*map(_address, args), *constants.values())
+
+
+def _address(x: Any) -> Any:
+    return x.data_ptr() if isinstance(x, Tensor) else x
 
 
 def _base(x: Any) -> Any:

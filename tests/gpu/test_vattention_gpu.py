@@ -91,6 +91,29 @@ def test_our_kernels_give_the_same_bits_on_slots_of_mapped_memory() -> None:
         assert torch.equal(mapped, attention(one, *written[slot], causal=True))
 
 
+def test_a_first_slot_without_pages_is_no_hindrance() -> None:
+    from workbench_kernels import decode_attention, paged_attention
+
+    with memory() as kv:
+        assert kv.alloc_new_batch_idx(0) == 0  # holds a slot, and no page is mapped at the head of the tensors
+        ((slot, (k, v)),) = fill_after_empty(kv, 1500).items()
+        slots, lengths = (torch.tensor([x], device="cuda", dtype=torch.int32) for x in (slot, k.shape[1]))
+        for kernel, queries in ((decode_attention, 1), (paged_attention, 300)):
+            q = draw(1, queries, HEADS, DIM, seed=3)
+            mapped = kernel(q, *kv.layer(0), lengths=lengths, slots=slots)
+            assert torch.equal(mapped, kernel(q, k, v, lengths=lengths))
+
+
+def fill_after_empty(kv: VirtualKV, length: int) -> dict[int, tuple[torch.Tensor, torch.Tensor]]:
+    """:func:`fill` for one request, while slot 0 is taken and empty."""
+    slot = kv.alloc_new_batch_idx(length)
+    kv.step([length if at == slot else 0 for at in range(len(kv.slots))])
+    written = tuple(draw(1, length, KV_HEADS, DIM, seed=part) for part in range(2))
+    for place, value in zip(kv.view(0, slot), written):
+        place.copy_(value)
+    return {slot: written}
+
+
 def test_growth_keeps_the_address_and_the_contents_so_that_graphs_stay_valid() -> None:
     with memory() as kv:
         slot = next(iter(fill(kv, [1000])))

@@ -66,7 +66,7 @@ _GPU = {
     "train_batch": 1,
     "train_context": 2048,
     "train_seconds": 6,
-    "stop_after_s": 30,
+    "stop_after_s": 120,
 }
 
 
@@ -329,7 +329,7 @@ class FlashAttention(Study):
     title = "FlashAttention: fast and memory-efficient exact attention with IO-awareness"
     scales = {
         "quick": Scale("quick", _COUNTED, seconds=25),
-        "full": Scale("full", {**_COUNTED, **_GPU}, seconds=60, needs=("cuda",)),
+        "full": Scale("full", {**_COUNTED, **_GPU}, seconds=120, needs=("cuda",)),
     }
     claims = CLAIMS
 
