@@ -1,0 +1,51 @@
+"""Whether WISE's hyper-parameters make sense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.errors import BadInput
+from workbench.memory.parametric._wise_merge import MERGES
+
+_CHOICES = {"merge": tuple(MERGES), "mode": ("merge", "retrieve"), "routing": ("linear", "activated"),
+            "route_by": ("prompt", "token"), "units": ("absolute", "model")}  # fmt: skip
+_SHARES = ("rho", "density")
+_POSITIVE = ("act_ratio", "lr", "clamp")
+_NOT_NEGATIVE = ("alpha", "beta", "gamma", "weight_decay")
+_COUNTS = {"steps": 1, "save_freq": 1, "merge_freq": 1, "contexts": 0}
+
+
+def check(given: Mapping[str, Any]) -> None:
+    """Raise BadInput for the first hyper-parameter that is out of range."""
+    for name, choices in _CHOICES.items():
+        if given[name] not in choices:
+            raise BadInput(f"{name} must be one of {', '.join(choices)}, got {given[name]!r}")
+    for name in _SHARES:
+        if not 0 < given[name] <= 1:
+            raise BadInput(f"{name} is a share in (0, 1], got {given[name]!r}")
+    if not 0 <= given["mix"] <= 1:
+        raise BadInput(f"mix is a share in [0, 1], got {given['mix']!r}")
+    for name in _POSITIVE:
+        if not given[name] > 0:
+            raise BadInput(f"{name} must be above 0, got {given[name]!r}")
+    for name in _NOT_NEGATIVE:
+        if not given[name] >= 0:
+            raise BadInput(f"{name} must be at least 0, got {given[name]!r}")
+    check_counts(given, _COUNTS)
+    if given["merge_freq"] % given["save_freq"]:
+        raise BadInput(
+            f"merge_freq={given['merge_freq']} must be a multiple of save_freq={given['save_freq']}: shards are merged "
+            "whole"
+        )
+    if isinstance(given["negatives"], str) or not all(
+        isinstance(text, str) and text.strip() for text in given["negatives"]
+    ):
+        raise BadInput("negatives is a list of texts that are not empty; put a single text into a list")
+
+
+def check_counts(given: Mapping[str, Any], least: Mapping[str, int]) -> None:
+    """Raise BadInput unless each is a whole number of at least so many."""
+    for name, most in least.items():
+        if isinstance(given[name], bool) or not isinstance(given[name], int) or given[name] < most:
+            raise BadInput(f"{name} must be a whole number of at least {most}, got {given[name]!r}")

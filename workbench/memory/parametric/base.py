@@ -1,0 +1,493 @@
+"""What every memory says that is written into a model's weights: edits, listed, undone, saved, served by routing.
+
+The model's own parameters are never touched. A bound memory hangs one hook on one matrix of one MLP and puts another
+output in its place where it decides to; unbinding takes the hook away, and the model is what it was to the last bit.
+"""
+
+from __future__ import annotations
+
+import weakref
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from workbench.errors import BadInput, MemoryError_
+from workbench.memory.base import EventLog, settings_of
+from workbench.memory.parametric import _file
+from workbench.memory.parametric._place import Prefix, can_be_short, find
+from workbench.memory.parametric._rows import Rows, encode, rows_of, target_ids
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Edits that can be taken back from a kept state; older ones are taken back by writing those after them again.
+KEPT_STATES = 4
+#: Columns of ``contents()``.
+COLUMNS = ("edit", "prompt", "old answer", "new answer", "memory", "delta", "eps", "routed to", "rel", "gen", "steps",
+           "norm")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One fact to be written: after ``prompt`` comes ``target``.
+
+    ``subject`` is the part of the prompt that the fact is about (ROME writes at its last token), ``paraphrase`` another
+    prompt for the same fact (never learned from; ``contents`` scores it), ``negative`` an unrelated text.
+    """
+
+    prompt: str
+    target: str
+    subject: str = ""
+    paraphrase: str = ""
+    negative: str = ""
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What writing one edit came to: ``steps`` used, ``loss`` of each, ``delta`` (Delta of the prompt; NaN without a
+    route), ``norm`` of the change, ``where`` the part of the memory that holds it."""
+
+    steps: int
+    loss: tuple[float, ...] = ()
+    delta: float = float("nan")
+    norm: float = float("nan")
+    where: str = ""
+    old: str = ""
+
+
+@dataclass(frozen=True)
+class Served:
+    """What the matrix gives with the memory: ``output`` (B, S, d_out), ``side`` (B,) which memory answered (-1: main),
+    ``delta`` (B,) how far that memory's output lies from the main one's."""
+
+    output: Tensor
+    side: Tensor
+    delta: Tensor
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Teacher-forced answers: per row the greedy ids, which were right, the route and its Delta."""
+
+    ids: list[list[int]]
+    right: list[list[bool]]
+    side: list[int]
+    delta: list[float]
+
+    def accuracy(self) -> list[float]:
+        """Share of right target tokens, row by row."""
+        return [sum(row) / len(row) for row in self.right]
+
+
+class ParametricMemory(ABC):
+    """Base of the memories of edits. Subclasses say how one edit is learned, what is served, and what the state is.
+
+    Args of every subclass: ``module``, the path of the matrix ("" is the MLP's second matrix of layer ``layer``).
+    """
+
+    slug: ClassVar[str]
+    module: str
+    layer: int = -2
+    needs_subject: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._log = EventLog()
+        self._edits: list[tuple[Edit, Learned]] = []
+        self._kept: list[dict[str, Any]] = []
+        self._model: nn.Module | None = None
+        self._handles: list[Any] = []
+        self._span: Tensor | None = None  # (B, S) prompt tokens of the pass under way
+        self._route: Tensor | None = None  # (B,) decided on the prompt, kept while the answer is generated
+        self._silent = 0
+        self._forced: int | None = None
+
+    # -- the mechanism ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _learn(self, edit: Edit) -> Learned:
+        """Write one edit; may leave the state half-changed when it raises (the caller puts it back)."""
+
+    @abstractmethod
+    def _serve(self, inputs: Tensor, main: Tensor, span: Tensor, route: Tensor | None) -> Served:
+        """The matrix's output for ``inputs`` (B, S, d_in), ``main`` (B, S, d_out); ``span`` (B, S) marks the prompt.
+
+        ``route`` (B,) is given when it was decided before (the tokens of an answer under way)."""
+
+    @abstractmethod
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors (replaced, never changed in place) and JSON values that hold all that was learned."""
+
+    @abstractmethod
+    def _restore(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Back to what ``_state`` gave."""
+
+    @abstractmethod
+    def _empty(self) -> None:
+        """Go to the state before the first edit."""
+
+    def _where(self, number: int) -> str:
+        """Which part of the memory holds an edit now."""
+        return self._edits[number][1].where
+
+    def _eps_of(self, where: str) -> float:
+        return float("nan")
+
+    # -- the model ----------------------------------------------------------------------------------------------------
+
+    def bind(self, model: Any, tokenizer: Any = None) -> ParametricMemory:
+        """Serve ``model`` (a ``LoadedModel``, or a Hugging Face model with its tokenizer) from now on.
+
+        Binding to another model forgets the edits; to the same one it changes nothing.
+
+        Raises:
+            MemoryError_: no tokenizer, or no MLP matrix known by name. UnknownName, BadInput: ``module`` or ``layer``.
+        """
+        tokenizer, model = tokenizer or getattr(model, "tokenizer", None), getattr(model, "model", model)
+        if model is self._model and self._handles:
+            return self
+        if tokenizer is None:
+            raise MemoryError_("edits are given as text and this model has no tokenizer; bind(model, tokenizer)")
+        if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
+            raise BadInput(f"bind takes a LoadedModel or a Hugging Face language model, got {type(model).__name__}")
+        place = find(model, self.module, self.layer)
+        again = model is self._model
+        self.unbind()
+        self._model, self.tokenizer, self.place = model, tokenizer, place
+        self._short = can_be_short(model, place)
+        if not again:
+            self._forget()
+        self._hook()
+        return self
+
+    def unbind(self) -> None:
+        """Take the hooks off the model. The edits stay and serve again after ``bind`` to the same model."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    @property
+    def model(self) -> nn.Module:
+        """The model it is bound to; MemoryError_ before ``bind``."""
+        if self._model is None:
+            raise MemoryError_(f"{self.slug} is not bound to a model yet; call bind(model) or model.use(memory=...)")
+        return self._model
+
+    def _hook(self) -> None:
+        held = weakref.ref(self)
+
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            owner = held()
+            if owner is not None and not owner._silent:
+                owner._enter(args, kwargs)
+
+        def matrix(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            owner = held()
+            return None if owner is None or owner._silent or not owner._edits else owner._answer(args[0], output)
+
+        self._handles = [
+            self.model.register_forward_pre_hook(before, with_kwargs=True),
+            self.place.module.register_forward_hook(matrix),
+        ]
+        for handle in self._handles:
+            weakref.finalize(self, handle.remove)
+
+    def _enter(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        """A pass begins: which of its tokens are the prompt. With a filled cache the answer goes on, and its route."""
+        from workbench.memory.cache._hooks import carried
+
+        cache = carried(kwargs)
+        past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
+        ids: Tensor = next(
+            value for value in (kwargs.get("input_ids"), *args[:1], kwargs.get("inputs_embeds")) if value is not None
+        )
+        if past == 0:
+            self._route = None
+        mask = kwargs.get("attention_mask")
+        usable = isinstance(mask, Tensor) and mask.ndim == 2
+        self._span = mask[:, -ids.shape[1] :].bool() if usable else ids.new_ones(ids.shape[:2], dtype=torch.bool)
+
+    def _answer(self, inputs: Tensor, main: Tensor) -> Tensor | None:
+        span = self._span
+        if span is None or span.shape != inputs.shape[:2]:
+            span = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+        route = self._route if self._route is not None and len(self._route) == len(inputs) else None
+        with torch.no_grad():
+            served = self._serve(inputs, main, span, self._forced_route(len(inputs)) if route is None else route)
+        self._route = served.side
+        return None if bool((served.side < 0).all()) else served.output
+
+    def _forced_route(self, rows: int) -> Tensor | None:
+        return None if self._forced is None else torch.full((rows,), self._forced, device=self.place.weight.device)
+
+    @contextmanager
+    def silent(self) -> Iterator[None]:
+        """The model alone, as if there were no memory."""
+        self._silent += 1
+        try:
+            yield
+        finally:
+            self._silent -= 1
+
+    @contextmanager
+    def forced(self, side: int) -> Iterator[None]:
+        """Every prompt goes to this memory (counted from 0; -1: main), whatever its Delta."""
+        before, self._forced = self._forced, side
+        try:
+            yield
+        finally:
+            self._forced = before
+
+    # -- rows ---------------------------------------------------------------------------------------------------------
+
+    def prepare(self, prompts: Sequence[str], targets: Sequence[str]) -> Rows:
+        """Prompts with their answers, run up to the matrix once; ``answers`` may be asked of them again and again.
+
+        Raises:
+            BadInput: none, of different number, an empty prompt or target.
+        """
+        rows = rows_of(self.tokenizer, prompts, targets, self.place.weight.device)
+        with self.silent():
+            rows.prefix = Prefix(self.model, self.place, rows.ids, rows.at, short=self._short)
+        return rows
+
+    def answers(self, rows: Rows) -> Answers:
+        """What the edited model answers to prepared rows (teacher forcing; the route is decided on the prompt)."""
+        with torch.no_grad(), self.silent():
+            served = self.serve(rows)
+            best = rows.prefix.logits(served.output).argmax(-1)
+        return _answers(rows, best, served)
+
+    def serve(self, rows: Rows) -> Served:
+        """Output, route and Delta of prepared rows."""
+        prefix = rows.prefix
+        if not self._edits:
+            return main_only(prefix.main)
+        return self._serve(prefix.inputs, prefix.main, rows.span, self._forced_route(len(rows.ids)))
+
+    def read(self, prompt: str, new_tokens: int = 1) -> str:
+        """What the edited model says after ``prompt``, greedily; the log notes it."""
+        said = self._greedy(prompt, new_tokens)
+        self._log.append("read", [], "asked", prompt=prompt, said=said)
+        return said
+
+    @torch.no_grad()
+    def _greedy(self, prompt: str, new_tokens: int) -> str:
+        ids = torch.tensor([encode(self.tokenizer, prompt)], device=self.place.weight.device)
+        self.model.eval()
+        made = self.model.generate(
+            ids, max_new_tokens=new_tokens, do_sample=False, attention_mask=torch.ones_like(ids),
+            pad_token_id=self.tokenizer.eos_token_id,
+        )  # fmt: skip
+        return str(self.tokenizer.decode(made[0, ids.shape[1] :]))
+
+    # -- edits --------------------------------------------------------------------------------------------------------
+
+    def write(self, prompt: str, target: str, *, subject: str = "", paraphrase: str = "", negative: str = "") -> int:
+        """Write "after ``prompt`` comes ``target``"; returns the edit's number. See ``Edit`` for the rest.
+
+        Raises:
+            BadInput: an empty prompt or target, a subject that is missing or not in the prompt, a negative text that
+            the mechanism needs and has not. MemoryError_: not bound. The memory is then as it was.
+        """
+        edit = Edit(prompt, target, subject, paraphrase, negative)
+        self._check(edit)
+        tensors, values = self._state()
+        before = {"tensors": dict(tensors), "values": _copy(values)}
+        try:
+            with self.silent():
+                old = self._first_answer(edit)
+            learned = replace(self._learn(edit), old=old)
+        except BaseException:
+            self._restore(before["tensors"], before["values"])
+            raise
+        self._edits.append((edit, learned))
+        self._kept = [*self._kept, before][-KEPT_STATES:]
+        number = len(self._edits) - 1
+        self._log.append("write", [number], f"{prompt} -> {target.strip()}", steps=learned.steps, delta=learned.delta)
+        self._after_write()
+        return number
+
+    def _after_write(self) -> None:  # noqa: B027 (most mechanisms have nothing to do)
+        """What is due now that an edit is in (shards, merging); may log events of its own."""
+
+    def _first_answer(self, edit: Edit) -> str:
+        return self._greedy(edit.prompt, len(target_ids(self.tokenizer, edit.target))).strip()
+
+    def _check(self, edit: Edit) -> None:
+        _ = self.model
+        if not isinstance(edit.prompt, str) or not edit.prompt.strip():
+            raise BadInput("the prompt of an edit is empty; give the words after which the new answer shall come")
+        if not isinstance(edit.target, str) or not edit.target.strip():
+            raise BadInput("the target of an edit is empty; give the new answer")
+        if edit.subject and edit.subject not in edit.prompt:
+            raise BadInput(f"the subject {edit.subject!r} is not in the prompt {edit.prompt!r}; copy it from there")
+        if self.needs_subject and not edit.subject:
+            raise BadInput(f"{self.slug} writes at the subject's last token; give subject='...', words of the prompt")
+
+    def undo(self, edit: int | None = None) -> int:
+        """Take an edit back (default: the last one) and number the ones after it anew; returns how many are left.
+
+        A recent state is put back as it was; behind it, and after an older edit, the later edits are written again.
+
+        Raises:
+            BadInput: there is no such edit.
+        """
+        if not self._edits:
+            raise BadInput("there is no edit to take back")
+        number = len(self._edits) - 1 if edit is None else int(edit)
+        if not 0 <= number < len(self._edits):
+            raise BadInput(f"edit {number} does not exist; there are edits 0 to {len(self._edits) - 1}")
+        later = [given for given, _ in self._edits[number + 1 :]]
+        first = self._back_to(number)
+        again = [given for given, _ in self._gone[: number - first]] + later
+        self._log.append("evict", range(first, first + len(self._gone)), "taken back")
+        for given in again:
+            self.write(**given.__dict__)
+        return len(self._edits)
+
+    def _back_to(self, number: int) -> int:
+        """State before edit ``number``, or the empty one; returns the number of edits that the state holds."""
+        first = len(self._edits) - len(self._kept)
+        if number >= first:
+            state = self._kept[number - first]
+            self._restore(state["tensors"], state["values"])
+            self._kept, start = self._kept[: number - first], number
+        else:
+            self._empty()
+            self._kept, start = [], 0
+        self._gone, self._edits = self._edits[start:], self._edits[:start]
+        self._route = None
+        return start
+
+    def reset(self) -> None:
+        """Forget every edit."""
+        self._forget()
+        self._log.append("reset", [], "all edits forgotten")
+
+    def _forget(self) -> None:
+        self._edits, self._kept, self._route = [], [], None
+        self._empty()
+
+    @property
+    def edits(self) -> list[Edit]:
+        """The edits in force, in the order they were written."""
+        return [edit for edit, _ in self._edits]
+
+    def __len__(self) -> int:
+        return len(self._edits)
+
+    # -- looking ------------------------------------------------------------------------------------------------------
+
+    def nbytes(self) -> int:
+        """Bytes of the state's tensors."""
+        return sum(value.numel() * value.element_size() for value in self._state()[0].values())
+
+    def contents(self) -> pd.DataFrame:
+        """One row an edit: ``COLUMNS``; Rel and Gen as the edited model answers now."""
+        import pandas as pd
+
+        if not self._edits:
+            return pd.DataFrame(columns=list(COLUMNS))
+        targets = [edit.target for edit in self.edits]
+        now = self.answers(self.prepare([edit.prompt for edit in self.edits], targets))
+        gen = self._paraphrased()
+        rows = [
+            (i, edit.prompt, learned.old, edit.target.strip(), self._where(i), now.delta[i],
+             self._eps_of(self._where(i)),
+             "main" if now.side[i] < 0 else "side", now.accuracy()[i], gen.get(i, float("nan")), learned.steps,
+             learned.norm)
+            for i, (edit, learned) in enumerate(self._edits)
+        ]  # fmt: skip
+        return pd.DataFrame(rows, columns=list(COLUMNS))
+
+    def _paraphrased(self) -> dict[int, float]:
+        asked = [i for i, edit in enumerate(self.edits) if edit.paraphrase.strip()]
+        if not asked:
+            return {}
+        chosen = [self.edits[i] for i in asked]
+        rows = self.prepare([edit.paraphrase for edit in chosen], [edit.target for edit in chosen])
+        return dict(zip(asked, self.answers(rows).accuracy()))
+
+    def learned(self) -> list[Learned]:
+        """What writing each edit came to."""
+        return [learned for _, learned in self._edits]
+
+    def events(self) -> EventLog:
+        return self._log
+
+    def settings(self) -> dict[str, Any]:
+        """The constructor's hyper-parameters as they stand."""
+        return settings_of(self)
+
+    # -- files --------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """All edits and what they changed as one safetensors file; entries that did not change take one bit each."""
+        tensors, values = self._state()
+        told = [{**edit.__dict__, **learned.__dict__} for edit, learned in self._edits]
+        head = {"slug": self.slug, "settings": self.settings(), "state": values, "edits": told,
+                "module": self.place.path, "weight": _file.fingerprint(self.place.weight)}  # fmt: skip
+        return _file.write(path, tensors, head)
+
+    @classmethod
+    def load(cls, path: str | Path, model: Any, tokenizer: Any = None) -> ParametricMemory:
+        """The memory that ``save`` wrote, bound to ``model``.
+
+        Raises:
+            BundleError: damaged, or no file of edits. MemoryError_: edits of another mechanism or of another model.
+        """
+        tensors, head = _file.read(path)
+        if head["slug"] != cls.slug:
+            raise MemoryError_(f"{path} holds edits of {head['slug']}, not of {cls.slug}; load it with that class")
+        made = cls(**head["settings"])
+        made.bind(model, tokenizer)
+        found = _file.fingerprint(made.place.weight)
+        if (made.place.path, found) != (head["module"], head["weight"]):
+            made.unbind()
+            raise MemoryError_(
+                f"{path} was written for {head['module']} {head['weight']}; this model has {made.place.path} {found}"
+            )
+        device = made.place.weight.device
+        made._restore({name: value.to(device) for name, value in tensors.items()}, head["state"])
+        for told in head["edits"]:
+            made._edits.append(_edit_of(told))
+            made._log.append("restore", [len(made._edits) - 1], f"read from {Path(path).name}")
+        return made
+
+
+def _edit_of(told: Mapping[str, Any]) -> tuple[Edit, Learned]:
+    edit = {name: told[name] for name in Edit.__dataclass_fields__}
+    learned = {name: told[name] for name in Learned.__dataclass_fields__}
+    return Edit(**edit), Learned(**{**learned, "loss": tuple(learned["loss"])})
+
+
+def _answers(rows: Rows, best: Tensor, served: Served) -> Answers:
+    said, start = best.tolist(), 0
+    ids, right = [], []
+    for target in rows.targets:
+        row = said[start : start + len(target)]
+        start += len(target)
+        ids.append(row)
+        right.append([a == b for a, b in zip(row, target)])
+    return Answers(ids, right, served.side.tolist(), served.delta.tolist())
+
+
+def main_only(main: Tensor) -> Served:
+    """Every row answered by the model alone."""
+    rows = main.shape[0]
+    return Served(
+        main, torch.full((rows,), -1, device=main.device), torch.zeros(rows, dtype=torch.float32, device=main.device)
+    )
+
+
+def _copy(values: Any) -> Any:
+    """A deep copy of JSON values."""
+    if isinstance(values, Mapping):
+        return {key: _copy(value) for key, value in values.items()}
+    return [_copy(value) for value in values] if isinstance(values, list | tuple) else values
