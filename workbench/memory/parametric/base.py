@@ -6,25 +6,27 @@ output in its place where it decides to; unbinding takes the hook away, and the 
 
 from __future__ import annotations
 
-import weakref
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import EventLog, settings_of
 from workbench.memory.parametric import _file
-from workbench.memory.parametric._place import Prefix, can_be_short, find
-from workbench.memory.parametric._rows import Rows, encode, rows_of, target_ids
+from workbench.memory.parametric._bound import Bound
+from workbench.memory.parametric._parts import Answers, Edit, Learned, Served, answers_of, copied, edit_of, main_only
+from workbench.memory.parametric._place import Prefix
+from workbench.memory.parametric._rows import Rows, encode, padded, rows_of, target_ids
 
 if TYPE_CHECKING:
     import pandas as pd
+
+__all__ = ["COLUMNS", "Answers", "Edit", "Learned", "ParametricMemory", "Served", "main_only"]
 
 #: Edits that can be taken back from a kept state; older ones are taken back by writing those after them again.
 KEPT_STATES = 4
@@ -33,91 +35,25 @@ COLUMNS = ("edit", "prompt", "old answer", "new answer", "memory", "delta", "eps
            "norm")  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Edit:
-    """One fact to be written: after ``prompt`` comes ``target``.
-
-    ``subject`` is the part of the prompt that the fact is about (ROME writes at its last token), ``paraphrase`` another
-    prompt for the same fact (never learned from; ``contents`` scores it), ``negative`` an unrelated text.
-    """
-
-    prompt: str
-    target: str
-    subject: str = ""
-    paraphrase: str = ""
-    negative: str = ""
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What writing one edit came to: ``steps`` used, ``loss`` of each, ``delta`` (Delta of the prompt; NaN without a
-    route), ``norm`` of the change, ``where`` the part of the memory that holds it."""
-
-    steps: int
-    loss: tuple[float, ...] = ()
-    delta: float = float("nan")
-    norm: float = float("nan")
-    where: str = ""
-    old: str = ""
-
-
-@dataclass(frozen=True)
-class Served:
-    """What the matrix gives with the memory: ``output`` (B, S, d_out), ``side`` (B,) which memory answered (-1: main),
-    ``delta`` (B,) how far that memory's output lies from the main one's."""
-
-    output: Tensor
-    side: Tensor
-    delta: Tensor
-
-
-@dataclass(frozen=True)
-class Answers:
-    """Teacher-forced answers: per row the greedy ids, which were right, the route and its Delta."""
-
-    ids: list[list[int]]
-    right: list[list[bool]]
-    side: list[int]
-    delta: list[float]
-
-    def accuracy(self) -> list[float]:
-        """Share of right target tokens, row by row."""
-        return [sum(row) / len(row) for row in self.right]
-
-
-class ParametricMemory(ABC):
+class ParametricMemory(Bound):
     """Base of the memories of edits. Subclasses say how one edit is learned, what is served, and what the state is.
 
     Args of every subclass: ``module``, the path of the matrix ("" is the MLP's second matrix of layer ``layer``).
     """
 
-    slug: ClassVar[str]
-    module: str
-    layer: int = -2
     needs_subject: ClassVar[bool] = False
 
     def __init__(self) -> None:
+        super().__init__()
         self._log = EventLog()
         self._edits: list[tuple[Edit, Learned]] = []
         self._kept: list[dict[str, Any]] = []
-        self._model: nn.Module | None = None
-        self._handles: list[Any] = []
-        self._span: Tensor | None = None  # (B, S) prompt tokens of the pass under way
-        self._route: Tensor | None = None  # (B,) decided on the prompt, kept while the answer is generated
-        self._silent = 0
-        self._forced: int | None = None
 
     # -- the mechanism ------------------------------------------------------------------------------------------------
 
     @abstractmethod
     def _learn(self, edit: Edit) -> Learned:
         """Write one edit; may leave the state half-changed when it raises (the caller puts it back)."""
-
-    @abstractmethod
-    def _serve(self, inputs: Tensor, main: Tensor, span: Tensor, route: Tensor | None) -> Served:
-        """The matrix's output for ``inputs`` (B, S, d_in), ``main`` (B, S, d_out); ``span`` (B, S) marks the prompt.
-
-        ``route`` (B,) is given when it was decided before (the tokens of an answer under way)."""
 
     @abstractmethod
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -136,112 +72,8 @@ class ParametricMemory(ABC):
         return self._edits[number][1].where
 
     def _eps_of(self, where: str) -> float:
+        """Threshold of a part of the memory; NaN without routes."""
         return float("nan")
-
-    # -- the model ----------------------------------------------------------------------------------------------------
-
-    def bind(self, model: Any, tokenizer: Any = None) -> ParametricMemory:
-        """Serve ``model`` (a ``LoadedModel``, or a Hugging Face model with its tokenizer) from now on.
-
-        Binding to another model forgets the edits; to the same one it changes nothing.
-
-        Raises:
-            MemoryError_: no tokenizer, or no MLP matrix known by name. UnknownName, BadInput: ``module`` or ``layer``.
-        """
-        tokenizer, model = tokenizer or getattr(model, "tokenizer", None), getattr(model, "model", model)
-        if model is self._model and self._handles:
-            return self
-        if tokenizer is None:
-            raise MemoryError_("edits are given as text and this model has no tokenizer; bind(model, tokenizer)")
-        if not hasattr(model, "config") or not hasattr(model, "get_output_embeddings"):
-            raise BadInput(f"bind takes a LoadedModel or a Hugging Face language model, got {type(model).__name__}")
-        place = find(model, self.module, self.layer)
-        again = model is self._model
-        self.unbind()
-        self._model, self.tokenizer, self.place = model, tokenizer, place
-        self._short = can_be_short(model, place)
-        if not again:
-            self._forget()
-        self._hook()
-        return self
-
-    def unbind(self) -> None:
-        """Take the hooks off the model. The edits stay and serve again after ``bind`` to the same model."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    @property
-    def model(self) -> nn.Module:
-        """The model it is bound to; MemoryError_ before ``bind``."""
-        if self._model is None:
-            raise MemoryError_(f"{self.slug} is not bound to a model yet; call bind(model) or model.use(memory=...)")
-        return self._model
-
-    def _hook(self) -> None:
-        held = weakref.ref(self)
-
-        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            owner = held()
-            if owner is not None and not owner._silent:
-                owner._enter(args, kwargs)
-
-        def matrix(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            owner = held()
-            return None if owner is None or owner._silent or not owner._edits else owner._answer(args[0], output)
-
-        self._handles = [
-            self.model.register_forward_pre_hook(before, with_kwargs=True),
-            self.place.module.register_forward_hook(matrix),
-        ]
-        for handle in self._handles:
-            weakref.finalize(self, handle.remove)
-
-    def _enter(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
-        """A pass begins: which of its tokens are the prompt. With a filled cache the answer goes on, and its route."""
-        from workbench.memory.cache._hooks import carried
-
-        cache = carried(kwargs)
-        past = int(cache.get_seq_length()) if hasattr(cache, "get_seq_length") else 0
-        ids: Tensor = next(
-            value for value in (kwargs.get("input_ids"), *args[:1], kwargs.get("inputs_embeds")) if value is not None
-        )
-        if past == 0:
-            self._route = None
-        mask = kwargs.get("attention_mask")
-        usable = isinstance(mask, Tensor) and mask.ndim == 2
-        self._span = mask[:, -ids.shape[1] :].bool() if usable else ids.new_ones(ids.shape[:2], dtype=torch.bool)
-
-    def _answer(self, inputs: Tensor, main: Tensor) -> Tensor | None:
-        span = self._span
-        if span is None or span.shape != inputs.shape[:2]:
-            span = torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
-        route = self._route if self._route is not None and len(self._route) == len(inputs) else None
-        with torch.no_grad():
-            served = self._serve(inputs, main, span, self._forced_route(len(inputs)) if route is None else route)
-        self._route = served.side
-        return None if bool((served.side < 0).all()) else served.output
-
-    def _forced_route(self, rows: int) -> Tensor | None:
-        return None if self._forced is None else torch.full((rows,), self._forced, device=self.place.weight.device)
-
-    @contextmanager
-    def silent(self) -> Iterator[None]:
-        """The model alone, as if there were no memory."""
-        self._silent += 1
-        try:
-            yield
-        finally:
-            self._silent -= 1
-
-    @contextmanager
-    def forced(self, side: int) -> Iterator[None]:
-        """Every prompt goes to this memory (counted from 0; -1: main), whatever its Delta."""
-        before, self._forced = self._forced, side
-        try:
-            yield
-        finally:
-            self._forced = before
 
     # -- rows ---------------------------------------------------------------------------------------------------------
 
@@ -251,17 +83,24 @@ class ParametricMemory(ABC):
         Raises:
             BadInput: none, of different number, an empty prompt or target.
         """
-        rows = rows_of(self.tokenizer, prompts, targets, self.place.weight.device)
+        return self._run(rows_of(self.tokenizer, prompts, targets, self.place.weight.device))
+
+    def _run(self, rows: Rows) -> Rows:
         with self.silent():
             rows.prefix = Prefix(self.model, self.place, rows.ids, rows.at, short=self._short)
         return rows
+
+    def _texts(self, texts: Sequence[str]) -> Rows:
+        """Texts that are only read, run up to the matrix; ``at`` is empty."""
+        device = self.place.weight.device
+        return self._run(padded([encode(self.tokenizer, text) for text in texts], [[]] * len(texts), device))
 
     def answers(self, rows: Rows) -> Answers:
         """What the edited model answers to prepared rows (teacher forcing; the route is decided on the prompt)."""
         with torch.no_grad(), self.silent():
             served = self.serve(rows)
             best = rows.prefix.logits(served.output).argmax(-1)
-        return _answers(rows, best, served)
+        return answers_of(rows, best, served)
 
     def serve(self, rows: Rows) -> Served:
         """Output, route and Delta of prepared rows."""
@@ -298,7 +137,7 @@ class ParametricMemory(ABC):
         edit = Edit(prompt, target, subject, paraphrase, negative)
         self._check(edit)
         tensors, values = self._state()
-        before = {"tensors": dict(tensors), "values": _copy(values)}
+        before = {"tensors": dict(tensors), "values": copied(values)}
         try:
             with self.silent():
                 old = self._first_answer(edit)
@@ -313,7 +152,7 @@ class ParametricMemory(ABC):
         self._after_write()
         return number
 
-    def _after_write(self) -> None:  # noqa: B027 (most mechanisms have nothing to do)
+    def _after_write(self) -> None:
         """What is due now that an edit is in (shards, merging); may log events of its own."""
 
     def _first_answer(self, edit: Edit) -> str:
@@ -456,38 +295,6 @@ class ParametricMemory(ABC):
         device = made.place.weight.device
         made._restore({name: value.to(device) for name, value in tensors.items()}, head["state"])
         for told in head["edits"]:
-            made._edits.append(_edit_of(told))
+            made._edits.append(edit_of(told))
             made._log.append("restore", [len(made._edits) - 1], f"read from {Path(path).name}")
         return made
-
-
-def _edit_of(told: Mapping[str, Any]) -> tuple[Edit, Learned]:
-    edit = {name: told[name] for name in Edit.__dataclass_fields__}
-    learned = {name: told[name] for name in Learned.__dataclass_fields__}
-    return Edit(**edit), Learned(**{**learned, "loss": tuple(learned["loss"])})
-
-
-def _answers(rows: Rows, best: Tensor, served: Served) -> Answers:
-    said, start = best.tolist(), 0
-    ids, right = [], []
-    for target in rows.targets:
-        row = said[start : start + len(target)]
-        start += len(target)
-        ids.append(row)
-        right.append([a == b for a, b in zip(row, target)])
-    return Answers(ids, right, served.side.tolist(), served.delta.tolist())
-
-
-def main_only(main: Tensor) -> Served:
-    """Every row answered by the model alone."""
-    rows = main.shape[0]
-    return Served(
-        main, torch.full((rows,), -1, device=main.device), torch.zeros(rows, dtype=torch.float32, device=main.device)
-    )
-
-
-def _copy(values: Any) -> Any:
-    """A deep copy of JSON values."""
-    if isinstance(values, Mapping):
-        return {key: _copy(value) for key, value in values.items()}
-    return [_copy(value) for value in values] if isinstance(values, list | tuple) else values

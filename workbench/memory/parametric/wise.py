@@ -19,7 +19,6 @@ from torch.nn import functional
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.parametric._contexts import own_contexts
-from workbench.memory.parametric._place import Prefix
 from workbench.memory.parametric._rows import Rows, encode, padded, target_ids
 from workbench.memory.parametric._wise_checks import check
 from workbench.memory.parametric._wise_merge import merged
@@ -246,9 +245,7 @@ class WISE(ParametricMemory):
         prompts = [edit.prompt, *(f"{text}. {edit.prompt}" for text in self.beginnings())]
         target = target_ids(self.tokenizer, edit.target)
         ids = [encode(self.tokenizer, prompt) for prompt in prompts] + [encode(self.tokenizer, self._negative(edit))]
-        rows = padded(ids, [target] * len(prompts) + [[]], self.place.weight.device)
-        with self.silent():
-            rows.prefix = Prefix(self.model, self.place, rows.ids, rows.at, short=self._short)
+        rows = self._run(padded(ids, [target] * len(prompts) + [[]], self.place.weight.device))
         other = torch.arange(len(ids), device=rows.ids.device) == len(prompts)
         return rows, other
 
@@ -272,10 +269,8 @@ class WISE(ParametricMemory):
         """Median token norm of W_v a on the negatives; measured once."""
         if self._unit is None:
             texts = list(self.negatives) or [self._negative(edit) if edit else ""]
-            rows = padded([encode(self.tokenizer, text) for text in texts], [[]] * len(texts), self.place.weight.device)
-            with self.silent():
-                prefix = Prefix(self.model, self.place, rows.ids, rows.at, short=self._short)
-            self._unit = float(prefix.main.float().norm(dim=-1)[rows.span].median())
+            rows = self._texts(texts)
+            self._unit = float(rows.prefix.main.float().norm(dim=-1)[rows.span].median())
         return self._unit
 
     # -- shards -------------------------------------------------------------------------------------------------------
