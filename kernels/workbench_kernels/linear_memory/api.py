@@ -11,7 +11,8 @@ from torch import Tensor
 
 from workbench_kernels import checks
 
-IMPLEMENTATIONS = ("chunked", "reference")
+#: "triton" is asked first on CUDA; "chunked" takes everything.
+IMPLEMENTATIONS = ("triton", "chunked", "reference")
 
 
 def _taylor(x: Tensor) -> Tensor:
@@ -29,11 +30,17 @@ FEATURE_MAPS = {
 }
 
 
+def _wide(x: Tensor) -> torch.dtype:
+    """The dtype that memories are kept in."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _features(name: str, dim: int) -> int:
+    return 1 + dim + dim * dim if name == "taylor" else dim
+
+
 def _map(name: str, x: Tensor) -> Tensor:
-    if name not in FEATURE_MAPS:
-        raise ValueError(f"feature_map must be one of {', '.join(FEATURE_MAPS)}, got {name!r}")
-    wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return FEATURE_MAPS[name](x.to(wide))
+    return FEATURE_MAPS[checks.choice("feature_map", name, tuple(FEATURE_MAPS))](x.to(_wide(x)))
 
 
 def _with_ones(v: Tensor) -> Tensor:
@@ -53,27 +60,24 @@ def _check_gate(
         raise ValueError(f"{name} must lie in [{low}, {high}], got {gate.min():.4g} to {gate.max():.4g}")
 
 
-def _check_offsets(offsets: Tensor, q: Tensor) -> list[int]:
+def _check_offsets(offsets: Tensor, q: Tensor, values: bool) -> None:
     if not isinstance(offsets, Tensor) or offsets.dim() != 1 or offsets.is_floating_point() or len(offsets) < 2:
         raise ValueError("offsets must be a 1-d integer tensor [0, end of document 1, ..., S]")
     if q.shape[0] != 1:
         raise ValueError(f"packed documents need batch 1, got batch {q.shape[0]}")
-    ends = offsets.tolist()
+    if offsets.device != q.device:
+        raise ValueError(f"offsets is on {offsets.device} but q is on {q.device}")
+    ends = offsets.tolist() if values else [0, q.shape[1]]
     if ends[0] != 0 or ends[-1] != q.shape[1] or any(a > b for a, b in itertools.pairwise(ends)):
         raise ValueError(f"offsets must increase from 0 to the length {q.shape[1]}, got {ends}")
-    return ends
 
 
-def _start(state: Tensor | None, rows: int, q: Tensor, v: Tensor) -> Tensor:
-    shape = (rows, q.shape[2], q.shape[3], v.shape[3])
-    if state is None:
-        return q.new_zeros(shape)
-    if tuple(state.shape) != shape or state.dtype != q.dtype or state.device != q.device:
+def _check_state(state: Tensor | None, shape: tuple[int, ...], q: Tensor) -> None:
+    if state is not None and (tuple(state.shape) != shape or state.dtype != _wide(q) or state.device != q.device):
         raise ValueError(
-            f"state must be {q.dtype} of shape {shape} on {q.device}, got {state.dtype} "
+            f"state must be {_wide(q)} of shape {shape} on {q.device}, got {state.dtype} "
             f"of shape {tuple(state.shape)} on {state.device}; start from None or from this call's own final state"
         )
-    return state
 
 
 def _repeat(k: Tensor, heads: int) -> Tensor:
@@ -106,6 +110,8 @@ def linear_recurrence(
     feature map. ``offsets`` [0, ..., S] packs documents in batch 1, each with its own row of the state.
     ``check_values=False`` leaves out the looks for NaN and for gates out of range, which wait for a GPU's queue and
     cannot be had under ``torch.func.vmap`` or in a CUDA graph; shapes, types and devices are always checked.
+    ``impl``: "auto" picks by device and call, "triton" (CUDA; bfloat16, float16, float32; chunks of 16, 32 or 64),
+    "chunked" (torch, any device) or "reference" (token by token, the specification).
 
     Returns y (B, S, H, Dv) in the dtype of q, and the final state (B or documents, H, D', Dv or Dv + 1 with
     ``normalize``), float64 for float64 inputs, else float32. Raises ValueError for arguments that do not fit.
@@ -120,33 +126,84 @@ def linear_recurrence(
     checks.values(v, q, k, nan=nan)
     if q.shape[1] != k.shape[1]:
         raise ValueError(f"q has {q.shape[1]} tokens but k has {k.shape[1]}; every token both writes and reads")
-    if impl not in ("auto", *IMPLEMENTATIONS):
-        raise ValueError(f"impl must be auto, {', '.join(IMPLEMENTATIONS)}, got {impl!r}")
-    fq, fk = _map(feature_map, q) * scale, _repeat(_map(feature_map, k), q.shape[2])
-    fv = _repeat(v.to(fq.dtype), q.shape[2])
-    fv = _with_ones(fv) if normalize else fv
+    checks.choice("impl", impl, ("auto", *IMPLEMENTATIONS))
+    checks.choice("feature_map", feature_map, tuple(FEATURE_MAPS))
+    features = _features(feature_map, q.shape[3])
     if log_decay is not None:
-        _check_gate("log_decay", log_decay, q, float("-inf"), 0.0, (0, fq.shape[-1]), check_values)
-        log_decay = log_decay.to(fq.dtype).clamp_min(-80)  # exp(-80) is 0 beside 1; -inf - -inf is NaN
-        log_decay = log_decay[..., None] if log_decay.dim() == 3 else log_decay
+        _check_gate("log_decay", log_decay, q, float("-inf"), 0.0, (0, features), check_values)
+        log_decay = log_decay.to(_wide(q)).clamp_min(-80)  # exp(-80) is 0 beside 1; -inf - -inf is NaN
     if beta is not None:
         _check_gate("beta", beta, q, 0.0, 1.0, (0,), check_values)
-        beta = beta.to(fq.dtype)
-    if chunk is None:
-        chunk = 16 if log_decay is not None and log_decay.shape[-1] > 1 else 64
-    if not isinstance(chunk, int) or chunk < 1:
+        beta = beta.to(_wide(q))
+    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
         raise ValueError(f"chunk must be an integer >= 1, got {chunk!r}")
-    ends = None if offsets is None else _check_offsets(offsets, q)
-    start = _start(state, q.shape[0] if ends is None else len(ends) - 1, fq, fv)
-    run = import_module(f"workbench_kernels.linear_memory.{'chunked' if impl == 'auto' else impl}").recurrence
-    y, final = _documents(run, [fq, fk, fv, log_decay, beta], start, ends, chunk)
+    if offsets is not None:
+        _check_offsets(offsets, q, check_values)
+    rows = q.shape[0] if offsets is None else len(offsets) - 1
+    _check_state(state, (rows, q.shape[2], features, v.shape[3] + normalize), q)
+    picked = _pick(impl, q, v, log_decay, beta, feature_map, chunk)
+    if picked == "triton":
+        from workbench_kernels.linear_memory.portable.recurrence import Inputs, recurrence
+
+        inputs = Inputs(q, k, v, log_decay, beta, state)
+        y, final = recurrence(inputs, feature_map=feature_map, ones=normalize, scale=scale, offsets=offsets, chunk=chunk)
+    else:
+        gates = (None if log_decay is None else log_decay[..., None] if log_decay.dim() == 3 else log_decay, beta)
+        fq, fk = _map(feature_map, q) * scale, _repeat(_map(feature_map, k), q.shape[2])
+        fv = _repeat(v.to(fq.dtype), q.shape[2])
+        fv = _with_ones(fv) if normalize else fv
+        start = fq.new_zeros((rows, q.shape[2], features, fv.shape[3])) if state is None else state
+        run = import_module(f"workbench_kernels.linear_memory.{picked}").recurrence
+        y, final = _documents(run, [fq, fk, fv, *gates], start, offsets, chunk or _chunk(gates[0]))
     if normalize:
         y = y[..., :-1] / (y[..., -1:] + epsilon)
     return y.to(q.dtype), final
 
 
-def _documents(run: Any, inputs: list[Any], state: Tensor, ends: list[int] | None, chunk: int) -> tuple[Tensor, Tensor]:
+def _chunk(log_decay: Tensor | None) -> int:
+    return 16 if log_decay is not None and log_decay.shape[-1] > 1 else 64
+
+
+def _pick(
+    impl: str,
+    q: Tensor,
+    v: Tensor,
+    log_decay: Tensor | None,
+    beta: Tensor | None,
+    feature_map: str,
+    chunk: int | None,
+) -> str:
+    """The implementation that takes a call; raises ``ValueError`` when the one asked for by name cannot."""
+    if impl not in ("auto", "triton") or (impl == "auto" and q.device.type != "cuda"):
+        return "chunked" if impl == "auto" else impl
+    reason = _triton_refuses(q, v, log_decay, beta, feature_map, chunk)
+    if reason is None:
+        return "triton"
+    if impl == "auto":
+        return "chunked"
+    raise ValueError(f"{reason} (impl='triton'); 'auto' picks an implementation that takes this call")
+
+
+def _triton_refuses(
+    q: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, feature_map: str, chunk: int | None
+) -> str | None:
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "torch.func transforms do not go through the Triton kernels"
+    if chunk is not None and chunk not in (16, 32, 64):
+        return f"chunk is {chunk}, Triton kernels take 16, 32, 64 or None"
+    try:
+        from workbench_kernels.linear_memory.portable import launch
+    except ImportError as missing:
+        return f"impl 'triton' cannot be imported here: {missing}"
+    vector = log_decay is not None and log_decay.dim() == 4
+    return launch.refusal(q, v, delta=beta is not None, vector=vector, feature_map=feature_map)
+
+
+def _documents(
+    run: Any, inputs: list[Any], state: Tensor, offsets: Tensor | None, chunk: int
+) -> tuple[Tensor, Tensor]:
     """One run, or one a document; a document without tokens leaves its state as it was."""
+    ends = None if offsets is None else offsets.tolist()
     bounds = [(0, inputs[0].shape[1])] if ends is None else list(itertools.pairwise(ends))
     rows = [state] if ends is None else list(state.split(1))
     reads, finals = [inputs[2][:, :0]], []
@@ -170,7 +227,8 @@ def prefix_state(
     """The encoder's sum over a prefix, as the initial state of ``linear_recurrence`` (prefix linear attention).
 
     k (B, M, H, D), v (B, M, H, Dv); ``keep`` (B, M) bool leaves padding out after the feature map. M = 0 gives
-    zeros. ``check_values=False``: see ``linear_recurrence``. With it, every position reads the whole prefix (Just read twice, equation 3).
+    zeros. ``check_values=False``: see ``linear_recurrence``. With this state every position reads the whole prefix
+    (Just read twice, equation 3).
     """
     nan = False if check_values else None
     checks.queries_and_keys(k, k, nan=nan)

@@ -1,0 +1,1 @@
+"""Linear memories in Triton: chunk by chunk, any rule, forward and backward."""

@@ -1,0 +1,84 @@
+"""Tile sizes that ship: one line a launch and kind of product, and into how many pieces a row is cut."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from workbench_kernels.linear_memory.portable.arguments import GATES, MAPS, Plan
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """Key features, value components, warps, stages of the software pipeline."""
+
+    keys: int
+    values: int
+    warps: int
+    stages: int
+
+
+#: bfloat16 factors.
+LOW = {
+    "running": Tiles(32, 16, 4, 1),
+    "states": Tiles(64, 64, 4, 3),
+    "reads": Tiles(64, 128, 8, 2),
+    "values": Tiles(64, 128, 8, 2),
+    "gradients": Tiles(64, 64, 8, 2),
+    "prepare": Tiles(64, 64, 4, 1),
+    "prepare_gradients": Tiles(64, 64, 8, 1),
+}
+#: float32 factors.
+FULL = {
+    "running": Tiles(32, 16, 4, 1),
+    "states": Tiles(32, 32, 4, 2),
+    "reads": Tiles(32, 64, 8, 1),
+    "values": Tiles(32, 64, 8, 1),
+    "gradients": Tiles(32, 32, 8, 1),
+    "prepare": Tiles(32, 32, 4, 1),
+    "prepare_gradients": Tiles(32, 32, 8, 1),
+}
+#: Where a rule needs other tiles than the plain one: the delta rule's states hold all keys, gates a channel need room.
+OTHER: dict[tuple[str, str], Tiles] = {
+    ("states", "delta"): Tiles(256, 32, 8, 2),
+    ("states", "taylor"): Tiles(64, 64, 8, 1),
+    ("reads", "vector"): Tiles(32, 128, 8, 1),
+    ("values", "vector"): Tiles(32, 128, 8, 1),
+    ("gradients", "vector"): Tiles(32, 64, 8, 1),
+}
+#: Programs that keep a card busy; rows are cut until there are so many, into pieces of at least ``PIECE`` chunks.
+BUSY, PIECE, MOST_PIECES = 264, 8, 16
+
+
+def rule_of(plan: Plan) -> str:
+    if plan.map == MAPS["taylor"]:
+        return "taylor"
+    return "delta" if plan.delta else next(name for name, gate in GATES.items() if gate == plan.gate)
+
+
+def pick(plan: Plan, which: str) -> Tiles:
+    """The tiles of a launch: what the caller gave, else the frozen ones."""
+    given: Tiles | None = plan.given.get(which)
+    if given is not None:
+        return given
+    table = LOW if plan.wide == torch.bfloat16 else FULL
+    other = OTHER.get((which, rule_of(plan)))
+    if other is None:
+        return table[which]
+    return other if table is LOW else Tiles(other.keys, min(other.values, table[which].values), other.warps, 1)
+
+
+def segments_of(plan: Plan) -> int:
+    """Pieces of a row that run beside each other."""
+    if "segments" in plan.given:
+        return int(plan.given["segments"])
+    if plan.delta:
+        return 1
+    s, tiles = plan.sizes, pick(plan, "states")
+    programs = plan.count * s.heads * -(-s.dim // tiles.keys) * -(-s.value_dim // tiles.values)
+    longest = -(-plan.rows.length // plan.chunk)
+    pieces = 1
+    while pieces < MOST_PIECES and programs * pieces < BUSY and longest // (2 * pieces) >= PIECE:
+        pieces *= 2
+    return pieces

@@ -1,0 +1,201 @@
+"""The delta rule's own part: a chunk's writes as one triangular system (WY form), and its gradients.
+
+Written values of a chunk solve (I + L) x = diag(beta) (v - (k exp(G)) state), L = strict lower part of
+diag(beta) k k^T exp(G_i - G_j). With T = (I + L)^-1: U = T diag(beta) v, W = T diag(beta exp(G)) k, x = U - W state.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from workbench_kernels.linear_memory.portable.tiles import (
+    base_of,
+    chunk_place,
+    dot,
+    features,
+    matrix,
+    plain,
+    put,
+    row_place,
+    scalar_gate,
+    slope,
+    state_base,
+    values,
+)
+
+
+@triton.jit
+def strict_decay(G, i, f):
+    """exp(G_i - G_j) for j < i, else 0."""
+    below = i[:, None] > i[None, :]
+    if f.GATE == 1:
+        return tl.where(below, tl.exp(tl.where(below, G[:, None] - G[None, :], 0.0)), 0.0)
+    else:
+        return tl.where(below, 1.0, 0.0)
+
+
+@triton.jit
+def gate_of(g, batch, token, head, i, count, f):
+    if f.GATE == 1:
+        return scalar_gate(g, base_of(g, batch, token, head), i, count)
+    else:
+        return tl.zeros([f.C], tl.float32), tl.zeros([], tl.float32)
+
+
+@triton.jit
+def products(k, base, i, count, sizes, f):
+    """k k^T of the chunk."""
+    kk = tl.zeros([f.C, f.C], tl.float32)
+    for d0 in range(0, sizes.dim, f.BK):
+        d = d0 + tl.arange(0, f.BK)
+        left = features(k, base, i, d, count, sizes, f, False)
+        right = features(k, base, i, d, count, sizes, f, True)
+        kk += dot(left, right, f)
+    return kk
+
+
+@triton.jit
+def exact_dot(a, b, f):
+    """In float32 whatever the inputs are: what the solve is made of."""
+    return tl.dot(a, b, input_precision=f.SOLVE)
+
+
+@triton.jit
+def inverse(lower, scratch, i, f):
+    """(I + lower)^-1: blocks of 16 by substitution, row after row; then halves joined, 16 -> 32 -> 64.
+
+    ``scratch`` is C x C floats of this program; rows of the blocks are read back from it, because a row of a tile
+    lies in many threads.
+    """
+    cell = scratch + i[:, None] * f.C + i[None, :]
+    tl.store(cell, lower)
+    tl.debug_barrier()
+    b = tl.arange(0, f.C // 16)
+    r = tl.arange(0, 16)
+    block = scratch + (b[:, None, None] * 16 + r[None, :, None]) * f.C + (b[:, None, None] * 16 + r[None, None, :])
+    inner = -tl.load(block)
+    for row in range(2, 16):
+        line = -tl.load(scratch + (b[:, None] * 16 + row) * f.C + (b[:, None] * 16 + r[None, :]))  # b c
+        line += tl.sum(line[:, :, None] * inner, 1)
+        inner = tl.where((r == row)[None, :, None], line[:, None, :], inner)
+    inner += tl.where((r[:, None] == r[None, :])[None, :, :], 1.0, 0.0)
+    tl.debug_barrier()
+    tl.store(block, inner)
+    tl.debug_barrier()
+    made = tl.load(cell, mask=(i[:, None] // 16) == (i[None, :] // 16), other=0.0)
+    for level in tl.static_range(4, f.LEVELS):
+        half = 1 << level
+        joint = (i[:, None] // (2 * half) == i[None, :] // (2 * half)) & (i[:, None] // half > i[None, :] // half)
+        made -= exact_dot(made, exact_dot(tl.where(joint, lower, 0.0), made, f), f)
+    return made
+
+
+@triton.jit
+def prepare_kernel(k, v, g, beta, inverses, w, u, rows, sizes, f):
+    """T (C x C floats a chunk and head), W and U."""
+    pid = tl.program_id(0)
+    head = pid % sizes.heads
+    c = pid // sizes.heads
+    r, n = chunk_place(rows, c, f)
+    if r < 0:
+        return
+    batch, begin, end, _first = row_place(rows, r, f)
+    token = begin + n * f.C
+    count = tl.minimum(end - token, f.C).to(tl.int32)
+    i = tl.arange(0, f.C)
+    k_base = base_of(k, batch, token, head // sizes.group)
+    rate = tl.load(base_of(beta, batch, token, head) + i * beta.n, mask=i < count, other=0.0).to(tl.float32)
+    G, _total = gate_of(g, batch, token, head, i, count, f)
+    lower = products(k, k_base, i, count, sizes, f) * strict_decay(G, i, f) * rate[:, None]
+    scratch = inverses + (tl.cast(c, tl.int64) * sizes.heads + head) * (f.C * f.C)
+    made = inverse(lower, scratch, i, f)
+    tl.debug_barrier()
+    tl.store(scratch + i[:, None] * f.C + i[None, :], made)
+    for d0 in range(0, sizes.dim, f.BK):
+        d = d0 + tl.arange(0, f.BK)
+        y = features(k, k_base, i, d, count, sizes, f, False).to(tl.float32) * (rate * tl.exp(G))[:, None]
+        put(w, base_of(w, batch, token, head), i, d, count, sizes.dim, dot(made, y, f))
+    for e0 in range(0, sizes.value_dim, f.BV):
+        e = e0 + tl.arange(0, f.BV)
+        x = values(v, base_of(v, batch, token, head // sizes.group), i, e, count, sizes, f)
+        x = x.to(tl.float32) * rate[:, None]
+        put(u, base_of(u, batch, token, head), i, e, count, sizes.value_dim, dot(made, x, f))
+
+
+@triton.jit
+def prepare_gradients_kernel(
+    k, v, g, beta, inverses, h, du, dk, dv, dg, dbeta, scratches, rows, sizes, f
+):  # fmt: skip
+    """From du (the gradient of new_v, hence of U; W's is -du h^T) to k (added), v, g (added) and beta.
+
+    The slope of the feature map is applied here, to all of k's gradient.
+    """
+    pid = tl.program_id(0)
+    head = pid % sizes.heads
+    c = pid // sizes.heads
+    r, n = chunk_place(rows, c, f)
+    if r < 0:
+        return
+    batch, begin, end, first = row_place(rows, r, f)
+    token = begin + n * f.C
+    count = tl.minimum(end - token, f.C).to(tl.int32)
+    i = tl.arange(0, f.C)
+    key_head = head // sizes.group
+    k_base = base_of(k, batch, token, key_head)
+    state = state_base(h, first + n, head, sizes)
+    rate = tl.load(base_of(beta, batch, token, head) + i * beta.n, mask=i < count, other=0.0).to(tl.float32)
+    G, _total = gate_of(g, batch, token, head, i, count, f)
+    grown = tl.exp(G)
+    place = (tl.cast(c, tl.int64) * sizes.heads + head) * (f.C * f.C)
+    turned = tl.load(inverses + place + i[None, :] * f.C + i[:, None])  # T^T
+
+    d_rate = tl.zeros([f.C], tl.float32)
+    d_gate = tl.zeros([f.C], tl.float32)
+    d_inverse = tl.zeros([f.C, f.C], tl.float32)
+    for e0 in range(0, sizes.value_dim, f.BV):
+        e = e0 + tl.arange(0, f.BV)
+        x = values(v, base_of(v, batch, token, key_head), i, e, count, sizes, f).to(tl.float32)
+        d_x = plain(du, base_of(du, batch, token, head), i, e, count, sizes.value_dim, False)
+        d_inverse += dot(d_x, tl.trans((x * rate[:, None]).to(f.X)), f)
+        back = dot(turned, d_x, f)
+        d_rate += tl.sum(back * x, 1)
+        put(dv, base_of(dv, batch, token, head), i, e, count, sizes.value_dim, back * rate[:, None])
+    for d0 in range(0, sizes.dim, f.BK):
+        d = d0 + tl.arange(0, f.BK)
+        y = features(k, k_base, i, d, count, sizes, f, False).to(tl.float32)
+        d_w = tl.zeros([f.C, f.BK], tl.float32)
+        for e0 in range(0, sizes.value_dim, f.BV):
+            e = e0 + tl.arange(0, f.BV)
+            d_x = plain(du, base_of(du, batch, token, head), i, e, count, sizes.value_dim, False)
+            d_w -= dot(d_x, matrix(state, d, e, sizes, True), f)
+        d_inverse += dot(d_w, tl.trans((y * (rate * grown)[:, None]).to(f.X)), f)
+        back = dot(turned, d_w, f) * grown[:, None]
+        one = tl.sum(back * y, 1)
+        d_rate += one
+        d_gate += one * rate
+        at = base_of(dk, batch, token, head)
+        before = plain(dk, at, i, d, count, sizes.dim, False)
+        put(dk, at, i, d, count, sizes.dim, before + back * rate[:, None])
+    d_lower = -exact_dot(turned, exact_dot(d_inverse, turned, f), f)
+    scores = products(k, k_base, i, count, sizes, f)
+    decay = strict_decay(G, i, f)
+    d_rate += tl.sum(d_lower * scores * decay, 1)
+    both = d_lower * decay * rate[:, None]
+    if f.GATE == 1:
+        d_gate += tl.sum(both * scores, 1) - tl.sum(both * scores, 0)
+        gate_at = base_of(dg, batch, token, head) + i * dg.n
+        other = tl.load(gate_at, mask=i < count, other=0.0)
+        tl.store(gate_at, other + tl.cumsum(d_gate, 0, reverse=True), mask=i < count)
+    tl.store(base_of(dbeta, batch, token, head) + i * dbeta.n, d_rate, mask=i < count)
+    cell = scratches + place
+    tl.store(cell + i[:, None] * f.C + i[None, :], both)
+    tl.debug_barrier()
+    both_turned = tl.load(cell + i[None, :] * f.C + i[:, None])
+    for d0 in range(0, sizes.dim, f.BK):
+        d = d0 + tl.arange(0, f.BK)
+        y = features(k, k_base, i, d, count, sizes, f, False)
+        at = base_of(dk, batch, token, head)
+        before = plain(dk, at, i, d, count, sizes.dim, False)
+        whole = before + dot(both, y, f) + dot(both_turned, y, f)
+        put(dk, at, i, d, count, sizes.dim, whole * slope(y, f))

@@ -1,0 +1,321 @@
+"""``impl="triton"``: the linear recurrence chunk by chunk on a GPU, any rule, forward and backward.
+
+Three launches a pass (five with the delta rule): the states at the chunks' starts, one row after the other; then all
+chunks at once. The forward pass keeps nothing but its inputs and, with the delta rule, the triangular systems; the
+states are made again in the backward pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import triton
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from workbench_kernels.linear_memory.portable import launch
+from workbench_kernels.linear_memory.portable.arguments import (
+    GATES,
+    MAPS,
+    Plan,
+    Sizes,
+    flags_of,
+    rows_of,
+    strided,
+    tile,
+)
+from workbench_kernels.linear_memory.portable.configurations import pick, segments_of
+from workbench_kernels.linear_memory.portable.delta import prepare_gradients_kernel, prepare_kernel
+from workbench_kernels.linear_memory.portable.reads import gradients_kernel, reads_kernel, value_gradients_kernel
+from workbench_kernels.linear_memory.portable.states import running_kernel, state_gradients_kernel, states_kernel
+from workbench_kernels.linear_memory.portable.step import step_kernel
+from workbench_kernels.linear_memory.portable.taylor import taylor_gradients_kernel
+
+#: Calls of at most so many tokens a row, without gradients, go token by token.
+STEPS = 8
+
+
+class Inputs(NamedTuple):
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_decay: Tensor | None
+    beta: Tensor | None
+    state: Tensor | None
+
+
+def recurrence(
+    inputs: Inputs,
+    *,
+    feature_map: str,
+    ones: bool,
+    scale: float,
+    offsets: Tensor | None,
+    chunk: int | None = None,
+    tokens: bool | None = None,
+    options: dict[str, Any] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """(y, final state): y in float32 with the column of ``ones``, else in the dtype of q.
+
+    ``tokens``: go token by token (no gradients); None decides by length. ``options`` replace frozen tiles.
+    """
+    q, k, v, log_decay, beta, _ = inputs
+    inputs = Inputs(*(None if x is None else _contiguous(x) for x in inputs))
+    trained = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+    vector = log_decay is not None and log_decay.dim() == 4
+    raw = q.shape[3]
+    sizes = Sizes(
+        heads=q.shape[2],
+        group=q.shape[2] // k.shape[2],
+        dim=1 + raw + raw * raw if feature_map == "taylor" else raw,
+        raw=raw,
+        value_dim=v.shape[3] + ones,
+        width=v.shape[3],
+    )
+    given = options or {}
+    chunk = chunk or 64
+    rows, count, chunks = rows_of(offsets, q.shape[0], q.shape[1], chunk)
+    gate = GATES["none" if log_decay is None else "vector" if vector else "scalar"]
+    wide = torch.bfloat16 if q.dtype == torch.bfloat16 else torch.float32
+    precision = "tf32x3" if q.dtype == torch.float32 else "tf32"
+    plan = Plan(
+        rows, sizes, count, chunks, chunk, MAPS[feature_map], gate, beta is not None, wide, precision, scale, given
+    )
+    if tokens is None:
+        tokens = not trained and offsets is None and q.shape[1] <= STEPS
+    with launch.on(q):
+        if tokens:
+            return _steps(plan, inputs)
+        return _Recurrence.apply(*inputs, plan)  # type: ignore[no-any-return]
+
+
+def _contiguous(x: Tensor) -> Tensor:
+    """Last dimension contiguous (a gate's: heads), and a chunk of it within 32-bit offsets."""
+    last = x.stride(-1) if x.dim() == 4 else 1
+    return x if last == 1 and abs(x.stride(1)) < 1 << 23 else x.contiguous()
+
+
+def _outputs(plan: Plan, x: Inputs) -> tuple[Tensor, Tensor]:
+    s = plan.sizes
+    kind = torch.float32 if s.value_dim > s.width else x.q.dtype
+    y = torch.empty(*x.q.shape[:3], s.value_dim, dtype=kind, device=x.q.device)
+    final = torch.empty(plan.count, s.heads, s.dim, s.value_dim, dtype=torch.float32, device=x.q.device)
+    return y, final
+
+
+def _steps(plan: Plan, x: Inputs) -> tuple[Tensor, Tensor]:
+    y, final = _outputs(plan, x)
+    keys = max(16, triton.next_power_of_2(plan.sizes.dim))
+    flags = flags_of(plan, keys=keys, values=tile(plan.sizes.value_dim, max(4096 // keys, 16)))
+    count = plan.count * plan.sizes.heads * _tiles(plan.sizes.value_dim, flags.BV)
+    tensors = *map(strided, (x.q, x.k, x.v, x.log_decay, x.beta)), x.state, strided(y), final
+    launch.start(step_kernel, count, (4, 1), flags, *tensors, plan.rows, plan.sizes, plan.scale)
+    return y, final
+
+
+def _tiles(size: int, width: Any) -> int:
+    return triton.cdiv(size, width.value)
+
+
+class _Delta(NamedTuple):
+    inverses: Tensor
+    w: Tensor
+    u: Tensor
+
+
+class _Call:
+    """One call's tensors and launches; what forward and backward share."""
+
+    def __init__(self, plan: Plan, inputs: Inputs) -> None:
+        self.plan, self.inputs, self.sizes = plan, inputs, plan.sizes
+        self.like = {"device": inputs.q.device, "dtype": torch.float32}
+        self.gate = inputs.log_decay
+        if plan.gate == GATES["vector"] and inputs.log_decay is not None:
+            self.gate = torch.empty(inputs.log_decay.shape, **self.like)
+            flags, shape = self.flags("running")
+            count = plan.chunks * self.sizes.heads * _tiles(self.sizes.dim, flags.BK)
+            arguments = strided(inputs.log_decay), strided(self.gate), plan.rows, self.sizes
+            launch.start(running_kernel, count, shape, flags, *arguments)
+
+    def flags(self, which: str, segments: int = 1) -> tuple[Any, tuple[int, int]]:
+        tiles = pick(self.plan, which)
+        keys, values = tile(self.sizes.dim, tiles.keys), tile(self.sizes.value_dim, tiles.values)
+        if which == "states" and self.plan.delta:
+            keys = tile(self.sizes.dim, 256)
+        if self.plan.map == MAPS["taylor"]:
+            keys = max(keys, tile(self.sizes.raw, 32))
+        flags = flags_of(self.plan, keys=keys, values=values, segments=segments)
+        return flags, (tiles.warps, tiles.stages)
+
+    def empty(self, *shape: int, wide: bool = False) -> Tensor:
+        return torch.empty(*shape, device=self.like["device"], dtype=self.plan.wide if wide else torch.float32)
+
+    def states_like(self) -> Tensor:
+        return self.empty(self.plan.chunks, self.sizes.heads, self.sizes.dim, self.sizes.value_dim, wide=True)
+
+    def tokens_like(self, width: int, wide: bool = True) -> Tensor:
+        return self.empty(*self.inputs.q.shape[:3], width, wide=wide)
+
+    def prepare(self) -> _Delta:
+        x, s, plan = self.inputs, self.sizes, self.plan
+        made = _Delta(
+            self.empty(plan.chunks, s.heads, plan.chunk, plan.chunk),
+            self.tokens_like(s.dim),
+            self.tokens_like(s.value_dim),
+        )
+        flags, shape = self.flags("prepare")
+        tensors = *map(strided, (x.k, x.v, self.gate, x.beta)), made.inverses, strided(made.w), strided(made.u)
+        launch.start(prepare_kernel, plan.chunks * s.heads, shape, flags, *tensors, plan.rows, s)
+        return made
+
+    def states(self, delta: _Delta | None) -> tuple[Tensor, Tensor, Tensor, tuple[int, Tensor | None]]:
+        """(states at the chunks' starts, what was written, final state, (segments, their log decays))."""
+        x, s, plan = self.inputs, self.sizes, self.plan
+        segments = segments_of(plan)
+        flags, shape = self.flags("states", segments)
+        h, final = self.states_like(), self.empty(plan.count, s.heads, s.dim, s.value_dim)
+        v, w = (x.v, None) if delta is None else (delta.u, delta.w)
+        new_v = None if delta is None else self.tokens_like(s.value_dim)
+        totals, decays = self.segment_sums(segments)
+        count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
+        leading = *map(strided, (x.k, v, w, self.gate)), x.state, totals, decays
+        tensors = *leading, h, strided(new_v), final, plan.rows, s
+        for first in (True, False)[segments == 1 :]:
+            launch.start(states_kernel, count, shape, flags, *tensors, TOTALS=first)
+        return h, v if new_v is None else new_v, final, (segments, decays)
+
+    def segment_sums(self, segments: int) -> tuple[Tensor | None, Tensor | None]:
+        if segments == 1:
+            return None, None
+        lead = (self.plan.count, segments, self.sizes.heads)
+        width = {0: None, 1: (), 2: (self.sizes.dim,)}[self.plan.gate]
+        decays = None if width is None else self.empty(*lead, *width)
+        return self.empty(*lead, self.sizes.dim, self.sizes.value_dim), decays
+
+    def reads(self, h: Tensor, written: Tensor, y: Tensor) -> None:
+        x, s, plan = self.inputs, self.sizes, self.plan
+        flags, shape = self.flags("reads")
+        count = plan.chunks * s.heads * _tiles(s.value_dim, flags.BV)
+        tensors = *map(strided, (x.q, x.k, written, self.gate)), h, strided(y)
+        launch.start(reads_kernel, count, shape, flags, *tensors, plan.rows, s, plan.scale)
+
+    def value_gradients(self, grad: Tensor, dh: Tensor | None, dv: Tensor) -> None:
+        x, s, plan = self.inputs, self.sizes, self.plan
+        flags, shape = self.flags("values")
+        count = plan.chunks * s.heads * _tiles(s.value_dim, flags.BV)
+        tensors = *map(strided, (x.q, x.k, self.gate, grad)), dh, strided(dv)
+        launch.start(value_gradients_kernel, count, shape, flags, *tensors, plan.rows, s, plan.scale)
+
+    def state_gradients(
+        self, grad: Tensor, last: Tensor | None, w: Tensor | None, dv: Tensor | None, known: tuple[int, Tensor | None]
+    ) -> tuple[Tensor, Tensor | None]:
+        x, s, plan = self.inputs, self.sizes, self.plan
+        segments, decays = known
+        flags, shape = self.flags("states", segments)
+        dh, first_grad = self.states_like(), None if x.state is None else torch.empty_like(x.state)
+        count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
+        totals = self.segment_sums(segments)[0]
+        leading = *map(strided, (x.q, x.k, w, self.gate, grad)), last, totals, decays
+        tensors = *leading, dh, strided(dv), first_grad, plan.rows, s, plan.scale
+        for first in (True, False)[segments == 1 :]:
+            launch.start(state_gradients_kernel, count, shape, flags, *tensors, TOTALS=first)
+        return dh, first_grad
+
+    def gradients(
+        self, grad: Tensor, written: Tensor, h: Tensor, dh: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        x, s, plan = self.inputs, self.sizes, self.plan
+        flags, shape = self.flags("gradients")
+        dq, dk = torch.empty(x.q.shape, **self.kind()), self.tokens_like(s.raw)
+        taylor = plan.map == MAPS["taylor"]
+        tiles = 1 if taylor else _tiles(s.dim, flags.BK)
+        dg = None
+        if plan.gate == GATES["scalar"]:
+            dg = self.empty(tiles, *x.q.shape[:3])
+        elif plan.gate == GATES["vector"]:
+            dg = self.tokens_like(s.dim, wide=False)
+        step = 0 if dg is None else dg.stride(0)
+        view = dg[0] if dg is not None and plan.gate == GATES["scalar"] else dg
+        tensors = *map(strided, (x.q, x.k, written, self.gate, grad)), h, dh, strided(dq), strided(dk), strided(view)
+        kernel = taylor_gradients_kernel if taylor else gradients_kernel
+        launch.start(
+            kernel, plan.chunks * s.heads * tiles, shape, flags, *tensors, step, plan.rows, s, plan.scale
+        )
+        return dq, dk, dg.sum(0) if dg is not None and plan.gate == GATES["scalar"] else dg
+
+    def kind(self) -> dict[str, Any]:
+        return {"device": self.inputs.q.device, "dtype": self.inputs.q.dtype}
+
+    def prepare_gradients(
+        self, delta: _Delta, h: Tensor, du: Tensor, dk: Tensor, dg: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        x, s, plan = self.inputs, self.sizes, self.plan
+        flags, shape = self.flags("prepare_gradients")
+        dv, dbeta = self.tokens_like(s.value_dim), self.empty(*x.q.shape[:3])
+        tensors = *map(strided, (x.k, x.v, self.gate, x.beta)), delta.inverses, h, strided(du), strided(dk), strided(dv)
+        more = strided(dg), strided(dbeta), torch.empty_like(delta.inverses)
+        launch.start(prepare_gradients_kernel, plan.chunks * s.heads, shape, flags, *tensors, *more, plan.rows, s)
+        return dv, dbeta
+
+
+class _Recurrence(torch.autograd.Function):
+    @staticmethod
+    def forward(  # type: ignore[override]
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        log_decay: Tensor | None,
+        beta: Tensor | None,
+        state: Tensor | None,
+        plan: Plan,
+    ) -> tuple[Tensor, Tensor]:
+        call = _Call(plan, Inputs(q, k, v, log_decay, beta, state))
+        delta = call.prepare() if plan.delta else None
+        h, written, final, _ = call.states(delta)
+        y, _ = _outputs(plan, call.inputs)
+        call.reads(h, written, y)
+        ctx.save_for_backward(q, k, v, log_decay, beta, state)
+        ctx.plan = plan
+        ctx.set_materialize_grads(False)
+        return y, final
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor | None, last: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        inputs, plan = Inputs(*ctx.saved_tensors), ctx.plan
+        with launch.on(inputs.q):
+            found = _backward(_Call(plan, inputs), grad, last)
+        shared = [None if x is None else _shared(x, like) for x, like in zip(found, inputs, strict=True)]
+        return *shared, None
+
+
+def _backward(call: _Call, grad: Tensor | None, last: Tensor | None) -> tuple[Tensor | None, ...]:
+    x, s = call.inputs, call.sizes
+    if grad is None:
+        grad = torch.zeros(*x.q.shape[:3], s.value_dim, **call.kind())
+    grad = grad if grad.stride(3) == 1 else grad.contiguous()
+    last = None if last is None else last.contiguous()
+    delta = call.prepare() if call.plan.delta else None
+    h, written, _, known = call.states(delta)
+    dv = call.tokens_like(s.value_dim)
+    if delta is None:
+        dh, first = call.state_gradients(grad, last, None, None, known)
+        call.value_gradients(grad, dh, dv)
+    else:
+        call.value_gradients(grad, None, dv)
+        dh, first = call.state_gradients(grad, last, delta.w, dv, known)
+    dq, dk, dg = call.gradients(grad, written, h, dh)
+    dbeta = None
+    if delta is not None:
+        dv, dbeta = call.prepare_gradients(delta, h, dv, dk, dg)
+    return dq, dk, dv[..., : s.width], dg, dbeta, first
+
+
+def _shared(grad: Tensor, like: Tensor) -> Tensor:
+    """Summed over the query heads that share a key head; in the dtype of the input."""
+    if grad.shape[2:3] != like.shape[2:3] and grad.dim() == 4 and like.dim() == 4:
+        batch, length, heads, width = like.shape
+        grad = grad.view(batch, length, heads, -1, width).float().sum(3)
+    return grad.to(like.dtype)
