@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from workbench.errors import BadInput
 from workbench.tasks import disjointness, jrt_prompt
 from workbench.tasks.disjointness import Sets
+from workbench_datasets import notes
 from workbench_datasets.small_world import world
 
 # ---- set disjointness by hand -------------------------------------------------------------------------------------
@@ -120,29 +123,70 @@ def test_the_score_is_containment_whatever_the_case():
 
 
 def test_notes_hold_their_answer_once_and_are_reproducible():
-    asked = jrt_prompt.notes(world(0), 12, 8, seed=3)
-    for question in asked:
-        context = question.meta["context"]
-        assert context.count(". ") == 7
-        assert context.split(". ")[question.meta["asked"]].strip(".").endswith(question.answer)
-        assert question.prompt == f"{context}\n{question.meta['question']}"
-    assert asked == jrt_prompt.notes(world(0), 12, 8, seed=3)
-    assert asked[0] != jrt_prompt.notes(world(0), 1, 8, seed=4)[0]
+    made = notes.notes(12, 8, seed=3)
+    for note in made:
+        lines = note.context.split(". ")
+        assert len(lines) == 8
+        assert lines[note.asked].strip(".").endswith(f" {note.answer}")
+        assert note.question.startswith("QUESTION: ")
+        name = lines[note.asked]
+        assert any(word in name for word in note.question.split() if word[0].isupper())
+    assert made == notes.notes(12, 8, seed=3)
+    assert made[0] != notes.notes(1, 8, seed=4)[0]
+    crowded = notes.notes(6, 10, people=2, seed=3)
+    assert all(note.context.count(".") == 10 for note in crowded)
+
+
+def test_names_of_training_and_test_never_meet():
+    from workbench_datasets._world_words import FIRST_NAMES, LAST_NAMES
+
+    small = world(0)
+    for split in ("context", "unseen"):
+        text = " ".join(note.context for note in notes.notes(40, 10, split=split)).replace(".", "").split()
+        found = [f"{a} {b}" for a, b in itertools.pairwise(text) if a in FIRST_NAMES and b in LAST_NAMES]
+        assert len(found) == 400
+        assert {small.name_split(name) for name in found} == {split}
+
+
+def test_the_language_is_closed_and_padded_on_the_left():
+    made = notes.notes(20, 12, seed=1)
+    pool = notes.notes_pool(made, 2, length=250)
+    assert pool.ids.shape == (20, 250)
+    assert pool.ids.max() < pool.vocabulary == len(notes.vocabulary()) < 500
+    for row, note in enumerate(made):
+        half = notes.encode(note.context + note.question)
+        assert pool.ids[row][pool.ids[row] > 0].tolist() == half * 2
+        assert pool.lengths[row] == 2 * len(half)
+        assert notes.decode([pool.targets[row, -1]]) == note.answer
+    assert (pool.targets[:, :-1] == -100).all()
+    for again, note in zip(range(20), made):
+        text = notes.decode(notes.encode(note.context))
+        assert text.replace(" ", "") == note.context.replace(" ", ""), again
+    with pytest.raises(ValueError, match="'zebra' is no word"):
+        notes.encode("What does zebra play?")
+    with pytest.raises(ValueError, match="longest prompt"):
+        notes.notes_pool(made, 2, length=100)
+    with pytest.raises(ValueError, match="repeats=0"):
+        notes.notes_pool(made, 0)
+    for facts, people in ((2, 3), (99, 3), (0, None)):
+        with pytest.raises(ValueError, match=f"facts={facts}"):
+            notes.notes(1, facts, people=people)
 
 
 def test_every_question_is_put_with_every_number_of_repeats():
-    asked, seen = jrt_prompt.notes(world(0), 3, 8, seed=5), []
+    asked, seen = notes.notes(3, 8, seed=5), []
 
     def knows_the_second_time(prompts):
         seen.extend(prompts)
         twice = ["QUESTION" in prompt.split("ANSWER:", 1)[1] for prompt in prompts]
-        return [f"It is{q.answer.upper()}." if again else "?" for q, again in zip(asked, twice)]
+        return [f"It is {q.answer.upper()}." if again else "?" for q, again in zip(asked, twice)]
 
     frame = jrt_prompt.ask(knows_the_second_time, asked, words, None)
     assert frame.groupby("repeats")["correct"].mean().to_dict() == {1: 0.0, 2: 1.0}
     assert (frame[frame.repeats == 2]["tokens"] == 2 * frame[frame.repeats == 2]["default_tokens"]).all()
-    assert seen[0] == asked[0].prompt
-    assert seen[3] == f"{asked[0].prompt}\n{asked[0].prompt}"
+    once = f"{asked[0].context}\n{asked[0].question}"
+    assert seen[0] == once
+    assert seen[3] == f"{once}\n{once}"
     seen.clear()
     with pytest.raises(BadInput, match="context of 60"):
         jrt_prompt.ask(knows_the_second_time, asked, words, 60)
@@ -150,14 +194,11 @@ def test_every_question_is_put_with_every_number_of_repeats():
 
 
 def test_prompts_that_cannot_be_are_refused():
-    for repeats in (0, -1, 1.5, True):
+    wrong: list[Any] = [0, -1, 1.5, True]
+    for repeats in wrong:
         with pytest.raises(BadInput, match="repeats"):
             jrt_prompt.repeated("C", "Q", repeats)
     with pytest.raises(BadInput, match="question must be text"):
         jrt_prompt.repeated("C", "  ")
     with pytest.raises(BadInput, match="key must be text"):
         jrt_prompt.extraction("", "T")
-    with pytest.raises(BadInput, match="facts=2"):
-        jrt_prompt.notes(world(0), 1, 2, seed=0)
-    with pytest.raises(BadInput, match="facts=99"):
-        jrt_prompt.notes(world(0), 1, 99, seed=0)

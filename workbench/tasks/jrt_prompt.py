@@ -6,18 +6,16 @@ second time with Q already in its state. Nothing is trained; the answer is gener
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from workbench.errors import BadInput
-from workbench_datasets.small_world import PERSON_RELATIONS, RELATIONS, Question
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workbench_datasets.small_world import World
+    from workbench_datasets.notes import Note
 
 #: As in the paper's evaluation: at most so many new tokens, and none after a line break.
 NEW_TOKENS, STOP = 48, "\n"
@@ -97,44 +95,9 @@ def contains(generated: str, gold: str) -> bool:
     return gold.strip().lower() in generated.lower()
 
 
-def notes(world: World, n: int, facts: int, *, seed: int, split: str = "unseen", people: int = 3) -> list[Question]:
-    """``n`` questions about one of ``facts`` facts that stand only in their own context (``meta["context"]``).
-
-    The people are strangers (``split``), the wordings those of training text; every fact is stated once and each
-    question asks for one of them. ``prompt`` is context, line break, question.
-
-    Raises BadInput for fewer facts than people, or more than the people have relations for.
-    """
-    if n < 1 or not people <= facts <= people * len(PERSON_RELATIONS) or people < 1:
-        raise BadInput(
-            f"n={n}, facts={facts}, people={people}: give n >= 1 and from {people} to "
-            f"{people * len(PERSON_RELATIONS)} facts ({len(PERSON_RELATIONS)} relations a person)"
-        )
-    made = []
-    for item in range(n):
-        rng = random.Random(f"jrt:{seed}:{facts}:{item}")
-        context, question, answer, meta = _note(world, rng, facts, split, people)
-        made.append(Question(f"{context}\n{question}", f" {answer}", kind="notes", meta={"context": context, **meta}))
-    return made
-
-
-def _note(
-    world: World, rng: random.Random, facts: int, split: str, people: int
-) -> tuple[str, str, str, dict[str, Any]]:
-    names = world.new_people(rng, people, split)
-    told = rng.sample([(name, relation) for name in names for relation in PERSON_RELATIONS], facts)
-    objects = {pair: rng.choice(world.objects(pair[1])) for pair in told}
-    lines = [rng.choice(RELATIONS[pair[1]].frames("statement")).format(s=pair[0], o=objects[pair]) for pair in told]
-    asked = rng.randrange(facts)
-    subject, relation = told[asked]
-    question = f"QUESTION: {rng.choice(RELATIONS[relation].frames('question')).format(s=subject)} ANSWER:"
-    context = " ".join(f"{line[0].upper()}{line[1:]}." for line in lines)
-    return context, question, objects[told[asked]], {"asked": asked, "question": question, "relation": relation}
-
-
 def ask(
     answer: Callable[[Sequence[str]], Sequence[str]],
-    questions: Sequence[Question],
+    questions: Sequence[Note],
     count: Count,
     context_size: int | None,
     *,
@@ -159,15 +122,14 @@ def ask(
     for times, made in prompts.items():
         texts = answer([prompt.text for prompt in made])
         for item, (prompt, question, text) in enumerate(zip(made, questions, texts, strict=True)):
-            gold, place = question.answer.strip(), question.meta.get("asked", -1)
-            right = float(contains(text, gold))
-            rows.append((item, times, prompt.tokens, prompt.default_tokens, place, text.strip(), gold, right))
+            right, sizes = float(contains(text, question.answer)), (prompt.tokens, prompt.default_tokens)
+            rows.append((item, times, *sizes, question.asked, text.strip(), question.answer, right))
     columns = ["item", "repeats", "tokens", "default_tokens", "asked", "answer", "gold", "correct"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _of(question: Question) -> Callable[[int], str]:
-    return lambda times: repeated(question.meta["context"], question.meta["question"], times)
+def _of(question: Note) -> Callable[[int], str]:
+    return lambda times: repeated(question.context, question.question, times)
 
 
 def _repeats(repeats: int) -> int:

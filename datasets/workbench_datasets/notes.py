@@ -1,0 +1,136 @@
+"""Notes about strangers and one question about them: in-context recall with a known number of facts.
+
+Every text states facts of the small world's kinds about people who are never in any training text, each once and in one
+wording, and asks for one of them. The language is closed (:func:`vocabulary`), so that a model of a hundred thousand
+weights can learn it in seconds and be asked in plain words.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+
+import numpy as np
+
+from workbench_datasets import _world_words as words
+from workbench_datasets.small_world import PERSON_RELATIONS, RELATIONS, World, world
+from workbench_datasets.streams import Streams, blank
+
+__all__ = ["Note", "decode", "encode", "notes", "notes_pool", "vocabulary"]
+
+_TOKEN = re.compile(r"\w+|[^\w\s]")
+
+
+@dataclass(frozen=True)
+class Note:
+    """``context`` (facts), ``question`` (ends with "ANSWER:"), ``answer`` (a word); ``asked``: place of the fact."""
+
+    context: str
+    question: str
+    answer: str
+    asked: int
+    relation: str
+
+
+def notes(n: int, facts: int, *, people: int | None = None, split: str = "unseen", seed: int = 0) -> list[Note]:
+    """``n`` notes of ``facts`` facts about ``people`` people (default: as many, one fact each).
+
+    ``split``: "unseen" names are in nobody's training text, "context" ones are for training. Raises ValueError for
+    fewer facts than people, or more than they have relations for.
+    """
+    people = facts if people is None else people
+    if n < 1 or people < 1 or not people <= facts <= people * len(PERSON_RELATIONS):
+        raise ValueError(
+            f"n={n}, facts={facts}, people={people}: expected n >= 1 and from people to "
+            f"{len(PERSON_RELATIONS)} x people facts"
+        )
+    small = world(0)
+    objects = {relation: small.objects(relation) for relation in PERSON_RELATIONS}
+    rng = random.Random(f"notes:{split}:{seed}:{facts}:{people}")
+    return [_note(small, objects, rng, facts, people, split) for _ in range(n)]
+
+
+def _note(
+    small: World, objects: dict[str, tuple[str, ...]], rng: random.Random, facts: int, people: int, split: str
+) -> Note:
+    names = small.new_people(rng, people, split)
+    if people == facts:
+        told = [(name, rng.choice(PERSON_RELATIONS)) for name in names]
+    else:
+        rest = [(name, relation) for name in names for relation in PERSON_RELATIONS]
+        first = [(name, rng.choice(PERSON_RELATIONS)) for name in names]
+        told = first + rng.sample([pair for pair in rest if pair not in first], facts - people)
+        rng.shuffle(told)
+    held = [rng.choice(objects[relation]) for _, relation in told]
+    lines = [_said(relation, name, obj) for (name, relation), obj in zip(told, held)]
+    asked = rng.randrange(facts)
+    name, relation = told[asked]
+    question = f"QUESTION: {RELATIONS[relation].frames('question')[0].format(s=name)} ANSWER:"
+    return Note(" ".join(lines), question, held[asked], asked, relation)
+
+
+def _said(relation: str, name: str, obj: str) -> str:
+    line = RELATIONS[relation].frames("statement")[0].format(s=name, o=obj)
+    return f"{line[0].upper()}{line[1:]}."
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Every word of the notes; the place is the id, and 0 is padding."""
+    frames = [
+        text.replace("{s}", " ")
+        for relation in PERSON_RELATIONS
+        for text in (
+            _said(relation, "", ""),
+            RELATIONS[relation].frames("question")[0],
+        )
+    ]
+    small = world(0)
+    objects = [obj for relation in PERSON_RELATIONS for obj in small.objects(relation)]
+    texts = [*frames, "QUESTION: ANSWER:", *objects, *words.FIRST_NAMES, *words.LAST_NAMES]
+    return ("", *sorted({token for text in texts for token in _TOKEN.findall(text)}))
+
+
+@cache
+def _ids() -> dict[str, int]:
+    return {word: place for place, word in enumerate(vocabulary())}
+
+
+def encode(text: str) -> list[int]:
+    """Ids of a text in the language of the notes; a ValueError names the first word that it does not have."""
+    found = _TOKEN.findall(text)
+    unknown = next((token for token in found if token not in _ids()), None)
+    if unknown is not None:
+        raise ValueError(f"{unknown!r} is no word of the notes' language; see workbench_datasets.notes.vocabulary()")
+    return [_ids()[token] for token in found]
+
+
+def decode(ids: Iterable[int]) -> str:
+    """The words of ids, padding left out."""
+    return " ".join(vocabulary()[i] for i in map(int, ids) if i)
+
+
+def notes_pool(asked: Sequence[Note], repeats: int = 1, *, length: int | None = None) -> Streams:
+    """Prompts ``(C Q) x repeats`` as ids, padded on the left to ``length``; the answer is the target of the last token.
+
+    Raises ValueError for no notes, repeats < 1, or a length that would cut a prompt.
+    """
+    if not asked or repeats < 1:
+        raise ValueError(f"{len(asked)} notes, repeats={repeats}: expected at least 1 of each")
+    rows = [(encode(note.context) + encode(note.question)) * repeats for note in asked]
+    longest = max(map(len, rows))
+    length = longest if length is None else length
+    if length < longest:
+        raise ValueError(f"length={length}: the longest prompt has {longest} tokens; nothing is cut")
+    tables = blank(len(rows), length)
+    tables["lengths"] = np.array([len(row) for row in rows], np.int32)
+    for place, (row, note) in enumerate(zip(rows, asked)):
+        tables["ids"][place, length - len(row) :] = row
+        tables["targets"][place, -1] = encode(note.answer)[0]
+        tables["category"][place, -1] = 0
+    kinds = len({note.answer for note in asked})
+    name = f"{len(encode(asked[0].context))} words, {repeats} x"
+    return Streams(**tables, categories=(name,), vocabulary=len(vocabulary()), chance=1 / max(kinds, 1))
