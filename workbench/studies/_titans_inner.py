@@ -1,14 +1,15 @@
 """Titans without an outer loop: a neural memory alone, written by streams of pairs with known answers.
 
 Four questions of the paper's card, each with the constants that were fixed there: does the memory need depth (A1), how
-many correlated pairs does it hold (A2), does forgetting help what came last (A3), what does a chunk cost (A4). All seeds
-(and all settings that share a depth) run as rows of one batch; every write goes through the library's chunk form.
+many correlated pairs does it hold (A2), does forgetting help what came last (A3), what does a chunk cost (A4). All
+seeds (and all settings that share a depth) run as rows of one batch; every write goes through the library's chunk form.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -49,7 +50,7 @@ def first_weights(layers: int, d_in: int, d_out: int, rows: int, seed: int) -> t
         raise BadInput(f"layers={layers}: a memory has at least one weight matrix")
     generator = torch.Generator().manual_seed(seed)
     sizes = [d_in, *[EXPANSION * d_in] * (layers - 1), d_out]
-    shapes = list(zip(sizes, sizes[1:]))
+    shapes = list(pairwise(sizes))
     hidden = [torch.randn(rows, 1, a, b, generator=generator) / a**0.5 for a, b in shapes[:-1]]
     return (*hidden, torch.zeros(rows, 1, *shapes[-1]))
 
@@ -88,7 +89,7 @@ def run(rules: Sequence[Rule], k: Tensor, v: Tensor, seed: int) -> tuple[Tensor,
     if one.hebbian:
         w = torch.einsum("bshk,bshv->bhkv", k, v)
         return k[:, :, 0], torch.full_like(v[:, :, 0], torch.nan), NeuralState((w,), state.momentum)
-    kept = {"initial": first} if one.decay_to == "init" else {}
+    kept: dict[str, Any] = {"initial": first} if one.decay_to == "init" else {}
     gates = _gates(rules, repeats, length)
     with torch.no_grad():
         y, state = neural_memory(
@@ -197,12 +198,11 @@ def forgetting(settings: dict[str, Any], seeds: Sequence[int]) -> Lines:
     deep = {"theta": settings["theta"], "layers": 2}
     groups: list[dict[str, Rule]] = [
         {
-            "2 layers, no decay": Rule(**deep, decay_to="init"),
             "2 layers, α .01 to initial": Rule(**deep, alpha=0.01, decay_to="init"),
             "2 layers, reset α 1": Rule(**deep, reset=(last, 1.0), decay_to="init"),
             "2 layers, reset α .5": Rule(**deep, reset=(last, 0.5), decay_to="init"),
         },
-        {"2 layers, α .01 to zero": Rule(**deep, alpha=0.01)},
+        {"2 layers, no decay": Rule(**deep), "2 layers, α .01 to zero": Rule(**deep, alpha=0.01)},
         {
             "linear, no decay": Rule(theta=0.25, eta=0.5),
             "linear, α .01": Rule(theta=0.25, eta=0.5, alpha=0.01),
