@@ -245,7 +245,7 @@ def _live_ratios(live: pd.DataFrame | None) -> list[dict[str, Any]]:
 def scaling(frame: pd.DataFrame, *, metric: str = "peak", stage: str = "forward+backward") -> alt.Chart:
     """Peak bytes or time over the sequence length, log-log, one line a kernel; a cross marks what ran out of memory.
 
-    Columns: item, n, metric, stage, value (study rows of E3 or GPU). Brush to select lengths (selection ``lengths``).
+    Columns: item, n, metric, stage, value (study rows of E3 or GPU). Brush to select lengths, as ``lengths_<metric>``.
     """
     data = frame_for("scaling", frame, numbers=("n", "value"), columns=("item", "metric", "stage"))
     rows = data[(data.metric == metric) & (data.stage == stage)]
@@ -260,7 +260,7 @@ def scaling(frame: pd.DataFrame, *, metric: str = "peak", stage: str = "forward+
     powers = [10.0**p for p in range(-3, 13)]
     x = alt.X("n:Q", title="sequence length N", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=ticks))
     y = alt.Y("value:Q", title=title, scale=alt.Scale(type="log"), axis=alt.Axis(format=form, grid=True, values=powers))
-    brush = alt.selection_interval(name="lengths", encodings=["x"])
+    brush = alt.selection_interval(name=f"lengths_{metric}", encodings=["x"])  # two of these may share a page
     tips = ["item:N", "n:Q", alt.Tooltip("value:Q", format=".4~s")]
     line = alt.Chart(rows).mark_line().encode(x=x, y=y, color=_kernel_colour(names))
     dots = (
