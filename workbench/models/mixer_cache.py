@@ -1,0 +1,126 @@
+"""The states of a ``MixerLM``'s layers, in the shape of a transformers cache; for looking, also a memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+
+from workbench.errors import BadInput, MemoryError_
+from workbench.memory.base import EventLog
+from workbench.memory.layers.base import State, carried, nbytes
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.models.mixer import MixerLM
+
+
+class MixerCache(Cache):
+    """One state a layer, and how many tokens are in them.
+
+    Args:
+        model: the model whose layers' states these are.
+        log: keep a log of every pass, with numbers per token and layer (this costs a second look at every token).
+    """
+
+    slug = "layers"
+
+    def __init__(self, model: MixerLM, *, log: bool = False):
+        super().__init__(layers=[])
+        self.model, self.log = model, log
+        self.states: list[State | None] = [None] * len(model.blocks)
+        self.fed, self._log = 0, EventLog()
+
+    # ------------------------------------------------------------------ what the model asks
+    def layer(self, index: int) -> State | None:
+        return self.states[index]
+
+    def note(self, seen: list[dict[str, Tensor]], tokens: int) -> None:
+        """One event for a pass of ``tokens``; ``seen`` holds each layer's numbers per token, of the batch's row 0."""
+        names = list(dict.fromkeys(name for layer in seen for name in layer))
+        detail = {name: [_rounded(layer[name]) if name in layer else None for layer in seen] for name in names}
+        self._log.append("write", range(self.fed, self.fed + tokens), "every token is written", **detail)
+
+    # ------------------------------------------------------------------ the memory protocol
+    def write(self, input_ids: Tensor) -> Tensor:
+        """Stream tokens (B, n) through the model into these states; logits (B, n, V)."""
+        with torch.no_grad():
+            return self.model(input_ids=input_ids, past_key_values=self).logits
+
+    def read(self, layer: int) -> State:
+        """The state of one layer; the empty one before the first pass."""
+        if not 0 <= layer < len(self.states):
+            raise BadInput(f"layer={layer} is outside this model of {len(self.states)} layers")
+        held = self.states[layer]
+        return self.model.blocks[layer].mixer.start(1) if held is None else carried(held)
+
+    def reset(self) -> None:
+        """Empty every state; the log says so."""
+        self.states, self.fed = [None] * len(self.states), 0
+        self._log.append("reset", [], "reset() was called")
+
+    def nbytes(self) -> int:
+        """Bytes of all states, measured on their tensors."""
+        return sum(nbytes(state) for state in self.states if state is not None)
+
+    def contents(self, row: int = 0) -> pd.DataFrame:
+        """Every layer's own table of one row of the batch, under the columns layer and mixer."""
+        import pandas as pd
+
+        tables = []
+        for index, block in enumerate(self.model.blocks):
+            table = block.mixer.describe(self.read(index), 0 if self.states[index] is None else row)
+            table.insert(0, "layer", index)
+            table.insert(1, "mixer", block.mixer.slug)
+            tables.append(table)
+        return pd.concat(tables, ignore_index=True)
+
+    def events(self) -> EventLog:
+        """One event a pass (with ``log=True``); items are positions in the stream."""
+        return self._log
+
+    # ------------------------------------------------------------------ transformers.Cache
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        return self.fed
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
+        return self.fed + query_length, 0
+
+    def get_max_length(self, layer_idx: int | None = None) -> int:
+        return -1
+
+    @property
+    def is_croppable(self) -> bool:
+        return False
+
+    @property
+    def is_linear(self) -> list[bool]:
+        return [True] * len(self.states)
+
+    def crop(self, tokens_to_remove: int) -> None:
+        raise MemoryError_("a state that was written cannot be cropped; keep a copy of the states from before")
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep these rows of the batch, in this order."""
+        order = torch.as_tensor(indices)
+        self._each(lambda value: value[order.to(value.device)])
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        self.batch_select_indices(beam_idx)
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        self._each(lambda value: value.repeat_interleave(repeats, 0))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> None:
+        self.states = [
+            None if state is None else {k: change(v) if isinstance(v, Tensor) else v for k, v in carried(state).items()}
+            for state in self.states
+        ]
+
+
+def _rounded(value: Tensor) -> list[Any]:
+    return [round(float(number), 6) for number in value.detach().flatten()]
