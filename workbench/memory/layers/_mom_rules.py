@@ -73,8 +73,6 @@ class Gates(nn.Module):
             self.low = nn.Parameter(xavier(memories, dim, RANK))
             self.high = nn.Parameter(xavier(memories, RANK, heads * key_dim))
             self.bias = nn.Parameter(torch.zeros(memories, heads * key_dim))
-        elif self.rule.decay == "fixed":
-            self.register_buffer("log_gamma", torch.log1p(-(2.0 ** (-5.0 - torch.arange(heads)))))
 
     def forward(self, x: Tensor, own: slice) -> tuple[Tensor | None, Tensor | None]:
         """log decay <= 0, (B, T, G, H) or (B, T, G, H, d_k), and beta in (0, 1), (B, T, G, H); None for neither.
@@ -95,5 +93,6 @@ class Gates(nn.Module):
             return (logsigmoid(gate) / DAMPING).unflatten(-1, (self.heads, self.key_dim))
         if self.rule.decay == "fixed":
             groups = x.shape[2] if x.dim() == 4 else len(range(*own.indices(self.groups)))
-            return self.log_gamma.to(x.dtype).expand(*x.shape[:2], groups, self.heads)
+            rate = 2.0 ** (-5 - torch.arange(self.heads, dtype=x.dtype, device=x.device))
+            return torch.log1p(-rate).expand(*x.shape[:2], groups, self.heads)
         return None
