@@ -1,0 +1,55 @@
+"""Titans, memory as a layer (MAL): what the neural memory says goes through a sliding window."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from workbench.memory.base import MEMORIES
+from workbench.memory.layers._titans_attention import WindowAttention
+from workbench.memory.layers._titans_base import TitansLayer
+from workbench.memory.layers.base import Slot, State, carried
+
+
+@MEMORIES.register("titans-mal")
+class TitansMAL(TitansLayer):
+    """y = M([P, x]), o = SWAttn(y) (arXiv 2501.00663, equations 29 to 31), as in H3.
+
+    The persistent tokens go into the memory only; a token that they have changed is what the window sees.
+
+    Args:
+        dim, heads, persistent and the memory's own: see ``Titans``. heads are also the attention's.
+        window: tokens that each token sees, itself included.
+    """
+
+    slug = "titans-mal"
+    examples: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"heads": 2, "chunk": 4, "window": 3, "persistent": 2},
+        {"heads": 1, "chunk": 2, "depth": 1, "window": 1, "persistent": 0, "conv": 0},
+    )
+
+    def __init__(self, dim: int, heads: int = 4, *, window: int = 64, persistent: int = 4, **memory: Any):
+        super().__init__(dim, heads, persistent, memory)
+        self.attention, self.window = WindowAttention(dim, heads, self.core.conv, window), window
+        self.norm = nn.RMSNorm(dim)
+
+    def layout(self, batch: int) -> dict[str, Slot]:
+        return {**self.core.layout(batch), **self.attention.layout(batch)}
+
+    def start(self, batch: int, *, device: Any = None, dtype: torch.dtype | None = None) -> State:
+        attention = self.attention.start(batch, device or self.device, dtype or self.state_dtype)
+        return {**self.begun(batch, device, dtype), **attention}
+
+    def run(self, x: Tensor, state: State, keep: Tensor | None) -> tuple[Tensor, State]:
+        m, memory = self.core.run(x, state)
+        y, local = self.attention.run(self.norm(m), state, self.persistent[:0])
+        return y, {**memory, **local}
+
+    def recall(self, x: Tensor, state: State) -> Tensor:
+        """M(q) of each token, alone beside the held window; no step is made."""
+        rows = x.shape[1]
+        wide = {n: v.expand(rows, *v.shape[1:]) if isinstance(v, Tensor) else v for n, v in carried(state).items()}
+        m = self.norm(self.asked(x, state).to(x.dtype)).transpose(0, 1)
+        return self.attention.run(m, wide, self.persistent[:0])[0].transpose(0, 1)
