@@ -1,0 +1,117 @@
+"""Softmax attention to the last tokens, or to all: the memory that keeps its tokens as they are."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import pad
+
+from workbench.errors import BadInput
+from workbench.memory.base import MEMORIES
+from workbench.memory.layers._conv import order_of_kept, take
+from workbench.memory.layers._rotary import rotate
+from workbench.memory.layers.base import MemoryLayer, Slot, State, divides, whole
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@MEMORIES.register("sliding-window-attention")
+class SlidingWindowAttention(MemoryLayer):
+    """y_t = softmax(q_t k_j / sqrt(D)) v_j over the last ``window`` tokens j <= t, with rotary positions.
+
+    The state holds the keys, before rotation, and values of the last ``window - 1`` tokens. With ``window=None`` it
+    attends to everything and the state grows with the stream: the reference that fixed states are held against.
+
+    Args:
+        dim, heads: as in attention; dim / heads must be even.
+        window: tokens seen, the own one included; None for all.
+    """
+
+    slug = "sliding-window-attention"
+    examples: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"heads": 2, "window": 4},
+        {"heads": 1, "window": 1},
+        {"heads": 2, "window": None},
+    )
+
+    def __init__(self, dim: int, heads: int = 4, *, window: int | None = 64):
+        super().__init__(dim)
+        self.heads, self.head_dim = heads, divides("heads", heads, dim)
+        if self.head_dim % 2:
+            raise BadInput(f"dim / heads must be even, because positions turn pairs of channels; got {self.head_dim}")
+        self.window = None if window is None else whole("window", window)
+        self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.to_out = nn.Linear(dim, dim, bias=False)
+
+    def layout(self, batch: int) -> dict[str, Slot]:
+        columns = -1 if self.window is None else self.window - 1
+        kept = Slot((batch, columns, self.heads, self.head_dim), self.dtype)
+        return {"keys": kept, "values": kept, "held": Slot((batch,), torch.int64)}
+
+    def run(self, x: Tensor, state: State, keep: Tensor | None) -> tuple[Tensor, State]:
+        q, known, valid, order = self._known(x, state, keep)
+        y = _attend(q, *known, valid, self.window)[0]
+        y = y if order is None else take(y, torch.argsort(order, dim=1))
+        y = self.to_out(rearrange(y[:, y.shape[1] - x.shape[1] :], "b t h d -> b t (h d)"))
+        stays = known[0].shape[1] if self.window is None else self.window - 1
+        first = known[0].shape[1] - stays
+        held = valid[:, first:].sum(1)
+        return y, {"keys": known[0][:, first:], "values": known[1][:, first:], "held": held}
+
+    def _known(
+        self, x: Tensor, state: State, keep: Tensor | None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor], Tensor, Tensor | None]:
+        """Queries, keys and values with the state in front, which of these are tokens, and how they were re-ordered.
+
+        Columns without a token always come first, so that neighbours are neighbours; queries are then as many as keys.
+        """
+        q, k, v = rearrange(self.to_qkv(x), "b t (n h d) -> n b t h d", n=3, h=self.heads)
+        keys, values = torch.cat([state["keys"], k], 1), torch.cat([state["values"], v], 1)
+        before = state["keys"].shape[1]
+        slots = torch.arange(before, device=x.device)
+        old = slots >= before - state["held"][:, None]
+        new = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device) if keep is None else keep
+        valid = torch.cat([old, new], 1)
+        if keep is None:
+            return q, (keys, values), valid, None
+        order = order_of_kept(valid)
+        queries = torch.cat([torch.zeros_like(state["keys"]), q], 1)
+        return take(queries, order), (take(keys, order), take(values, order)), take(valid, order), order
+
+    def scalars(self, x: Tensor, state: State) -> dict[str, Tensor]:
+        """Entropy of the attention in nats, mean over heads."""
+        q, known, valid, _ = self._known(x, state, None)
+        weights = _attend(q, *known, valid, self.window)[1]
+        return {"attention_entropy": torch.special.entr(weights).sum(-1).mean(1)[0]}
+
+    def describe(self, state: State, row: int = 0) -> pd.DataFrame:
+        """Keys and values a head, of the tokens held."""
+        n = int(state["held"][row])
+        parts = {name: state[name][:, state[name].shape[1] - n :].transpose(1, 2) for name in ("keys", "values")}
+        return super().describe(parts, row)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
+    """The last q.shape[1] of k's columns ask all before them: y (B, T, H, D) and weights (B, H, T, keys of a block).
+
+    Under a window the queries go in blocks of ``window``, each with the ``window - 1`` columns before it.
+    """
+    size, columns = q.shape[1], torch.arange(k.shape[1], device=k.device)
+    q, k = rotate(q, columns[k.shape[1] - size :]) * q.shape[-1] ** -0.5, rotate(k, columns)
+    reach = k.shape[1] - size if window is None else window - 1  # columns before a block that it may see
+    block = size if window is None else min(window, size)
+    short, lack = -size % block, reach - (k.shape[1] - size)
+    q = pad(q, (0, 0, 0, 0, 0, short)).unflatten(1, (-1, block))  # b n c h d
+    k, v = (pad(x, (0, 0, 0, 0, lack, short)).unfold(1, reach + block, block) for x in (k, v))  # b n h d r
+    valid = pad(valid, (lack, short)).unfold(1, reach + block, block)  # b n r
+    keys, queries = torch.arange(reach + block, device=q.device), torch.arange(block, device=q.device)[:, None]
+    near = keys <= queries + reach if window is None else (keys >= queries) & (keys <= queries + reach)
+    scores = torch.einsum("bnchd,bnhdr->bnhcr", q, k)
+    seen = near & valid[:, :, None, None]
+    weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
+    y = torch.einsum("bnhcr,bnhdr->bnchd", weights, v).flatten(1, 2)[:, :size]
+    return y, rearrange(weights, "b n h c r -> b h (n c) r")[:, :, :size]
