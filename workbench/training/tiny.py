@@ -23,11 +23,27 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import BadInput, ModelError
+from workbench.training._tiny_bundle import bundle_path, bundle_record, bundle_target, load_bundle, save_bundle
 
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["IGNORE", "Pool", "Recipe", "Trained", "answer_loss", "as_pool", "fitted", "seconds_a_step", "train"]
+__all__ = [
+    "IGNORE",
+    "Pool",
+    "Recipe",
+    "Trained",
+    "answer_loss",
+    "as_pool",
+    "bundle_path",
+    "bundle_record",
+    "bundle_target",
+    "fitted",
+    "load_bundle",
+    "save_bundle",
+    "seconds_a_step",
+    "train",
+]
 
 IGNORE = -100
 SCHEDULES = ("cosine", "linear", "constant")
