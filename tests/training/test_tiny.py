@@ -309,3 +309,19 @@ def test_bad_calls_are_refused(call, message):
 def test_a_step_can_be_timed_without_training_anything():
     took = seconds_a_step(kit.build, kit.pool(), kit.RECIPE, (0,), device="cpu", steps=3)
     assert 0 < took < 5
+
+
+def test_padding_does_not_cost_the_stack():
+    from workbench.models.mixer import MixerConfig, MixerLM
+    from workbench_datasets.set_disjointness import sizes_pool
+
+    made = sizes_pool([(2, 4), (4, 2), (2, 2)], 20, vocabulary=24, side="left")
+    padded = Pool(made.ids, made.targets, {"attention_mask": (made.ids > 0).astype("int64")})
+
+    def build(seed):
+        return MixerLM(MixerConfig(vocab_size=24, dim=8, mixers=[{"mixer": "linear-attention", "heads": 2, "conv": 2}]))
+
+    recipe = Recipe(steps=3, batch=4, warmup=1)
+    stacked = train(lambda seed: build(seed).double(), padded, recipe, (0, 1), device="cpu", stack=True)
+    in_turn = train(lambda seed: build(seed).double(), padded, recipe, (0, 1), device="cpu", stack=False)
+    same(stacked, in_turn, rtol=1e-9, atol=1e-9)

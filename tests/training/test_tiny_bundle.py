@@ -60,9 +60,8 @@ def test_models_come_back_with_their_config_and_weights(made):
 
 def test_float32_is_exact_and_the_header_says_how_the_models_were_made(tmp_path):
     model = mixer(3)
-    path = save_bundle(
-        tmp_path / "x.safetensors", {"a": model}, {"recipe": {"steps": 3}, "seeds": [0]}, dtype="float32"
-    )
+    made_by = {"recipe": {"steps": 3}, "seeds": [0]}
+    path = save_bundle(tmp_path / "x.safetensors", {"a": model}, made_by, dtype="float32")
     again = load_bundle(path)["a"]
     ids = torch.arange(9)[None]
     assert torch.equal(again(ids).logits, model(ids).logits)

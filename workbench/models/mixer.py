@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, silu
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
@@ -203,13 +204,13 @@ def _takes_conv(slug: str) -> bool:
 
 
 def _keep(mask: Tensor | None, x: Tensor) -> Tensor | None:
-    """(B, T) bool where something is padding, else None."""
+    """(B, T) bool where something is padding, else None; a bool mask is not looked at, for ``vmap`` and CUDA graphs."""
     if mask is None:
         return None
     if mask.dim() != 2 or mask.shape[0] != x.shape[0] or mask.shape[1] < x.shape[1]:
         raise BadInput(f"attention_mask must be ({x.shape[0]}, {x.shape[1]} or more), got {tuple(mask.shape)}")
     keep = mask[:, mask.shape[1] - x.shape[1] :].bool()
-    return None if bool(keep.all()) else keep
+    return None if mask.dtype != torch.bool and bool(keep.all()) else keep
 
 
 def _scalars(block: nn.Module, x: Tensor, state: State | None) -> dict[str, Tensor]:

@@ -73,6 +73,8 @@ class TinyRun:
             return
         pool, self._made = as_pool(made), made
         tables = {"input_ids": pool.ids.long(), "targets": pool.targets.long(), **pool.extras}
+        if "attention_mask" in tables:  # a model takes a bool mask as it is; at numbers it looks, which costs the graph
+            tables["attention_mask"] = tables["attention_mask"].bool()
         held = getattr(self, "data", {})
         same = held.keys() == tables.keys() and all(held[k].shape == v.shape for k, v in tables.items())
         if same:
