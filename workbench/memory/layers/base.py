@@ -36,8 +36,8 @@ AUX = "aux/"
 
 
 class Slot(NamedTuple):
-    """One tensor of a state. ``shape`` has the batch first and -1 where it grows with the stream; ``dtype`` None is the
-    memory's own type: float64 in a float64 module, else float32."""
+    """One tensor of a state. ``shape`` has the batch first and -1 where it grows with the stream; () is a whole number
+    that all rows share. ``dtype`` None is the memory's own type: float64 in a float64 module, else float32."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None = None
@@ -52,14 +52,17 @@ class MemoryLayer(nn.Module, ABC):
     Attributes:
         slug: name in the registry.
         examples: settings that the shared tests run, each with ``dim=8``.
-        noncausal_prefix: how many of the first tokens see each other; the first call of a stream brings them all.
+        noncausal_prefix: how many of the first tokens, padding included, see each other; the first call of a stream
+            brings them all.
         masks_padding: whether ``keep`` is understood; if not, a ``keep`` with padding is refused.
+        static: whether no shape depends on the tokens' values; if not, it cannot run under vmap or in a CUDA graph.
     """
 
     slug: ClassVar[str]
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     masks_padding: ClassVar[bool] = True
     noncausal_prefix: int = 0
+    static: bool = True
 
     def __init__(self, dim: int):
         super().__init__()
@@ -81,6 +84,8 @@ class MemoryLayer(nn.Module, ABC):
         place, own = device or self.device, dtype or self.state_dtype
         return {
             name: torch.zeros([max(size, 0) for size in slot.shape], dtype=slot.dtype or own, device=place)
+            if slot.shape
+            else 0
             for name, slot in self.layout(whole("batch", batch)).items()
         }
 
@@ -137,7 +142,7 @@ class MemoryLayer(nn.Module, ABC):
         """Bytes of the state; ``tokens`` only matters to a state that grows with the stream (full attention)."""
         total = 0
         for slot in self.layout(whole("batch", batch)).values():
-            n = 1
+            n = 1 if slot.shape else 0
             for size in slot.shape:
                 n *= tokens if size < 0 else size
             total += n * (slot.dtype or self.state_dtype).itemsize
@@ -186,7 +191,7 @@ class MemoryLayer(nn.Module, ABC):
             self._check_slot(name, slot, given[name])
 
     def _check_slot(self, name: str, slot: Slot, value: Any) -> None:
-        if not slot.shape:  # a whole number that all rows share
+        if not slot.shape:
             return
         dtype = slot.dtype or self.state_dtype
         fits = len(slot.shape) == value.dim() and all(a in (-1, b) for a, b in zip(slot.shape, value.shape))

@@ -84,6 +84,7 @@ class MoM(MemoryLayer):
         super().__init__(dim)
         self.rule, self.conv_scope = _one_of("rule", rule, RULES), _one_of("conv_scope", conv_scope, SCOPES)
         self.form, self.chunk = _one_of("form", form, FORMS), None if chunk is None else whole("chunk", chunk)
+        self.static = form != "packed"
         self.memories, self.top_k = whole("memories", memories), whole("top_k", top_k)
         if top_k > memories:
             raise BadInput(f"top_k={top_k} is more than memories={memories}; a token can go to each memory once")

@@ -78,7 +78,8 @@ class SlidingWindowAttention(MemoryLayer):
         valid = torch.cat([old, new], 1)
         if keep is None:
             return q, (keys, values), valid, None
-        order = order_of_kept(valid)
+        order, seen = order_of_kept(valid), valid[..., None, None]
+        keys, values = (torch.where(seen, part, torch.zeros_like(part)) for part in (keys, values))
         queries = torch.cat([torch.zeros_like(state["keys"]), q], 1)
         return take(queries, order), (take(keys, order), take(values, order)), take(valid, order), order
 
@@ -98,20 +99,25 @@ class SlidingWindowAttention(MemoryLayer):
 def _attend(q: Tensor, k: Tensor, v: Tensor, valid: Tensor, window: int | None) -> tuple[Tensor, Tensor]:
     """The last q.shape[1] of k's columns ask all before them: y (B, T, H, D) and weights (B, H, T, keys of a block).
 
-    Under a window the queries go in blocks of ``window``, each with the ``window - 1`` columns before it.
+    More queries than a window holds go in blocks of ``window``, each with the ``window`` columns before it.
     """
-    size, columns = q.shape[1], torch.arange(k.shape[1], device=k.device)
-    q, k = rotate(q, columns[k.shape[1] - size :]) * q.shape[-1] ** -0.5, rotate(k, columns)
-    reach = k.shape[1] - size if window is None else window - 1  # columns before a block that it may see
-    block = size if window is None else min(window, size)
-    short, lack = -size % block, reach - (k.shape[1] - size)
-    q = pad(q, (0, 0, 0, 0, 0, short)).unflatten(1, (-1, block))  # b n c h d
-    k, v = (pad(x, (0, 0, 0, 0, lack, short)).unfold(1, reach + block, block) for x in (k, v))  # b n h d r
-    valid = pad(valid, (lack, short)).unfold(1, reach + block, block)  # b n r
-    keys, queries = torch.arange(reach + block, device=q.device), torch.arange(block, device=q.device)[:, None]
-    near = keys <= queries + reach if window is None else (keys >= queries) & (keys <= queries + reach)
-    scores = torch.einsum("bnchd,bnhdr->bnhcr", q, k)
-    seen = near & valid[:, :, None, None]
-    weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(-1)
-    y = torch.einsum("bnhcr,bnhdr->bnchd", weights, v).flatten(1, 2)[:, :size]
+    size, before, columns = q.shape[1], k.shape[1] - q.shape[1], torch.arange(k.shape[1], device=k.device)
+    q, k = rotate(q, columns[before:]) * q.shape[-1] ** -0.5, rotate(k, columns)
+    if window is None or size <= window:
+        q, k, v, valid = (x[:, None] for x in (q, k, v, valid))
+    else:
+        (k, v, valid), before = (_pairs(x, window - before, -size % window, window) for x in (k, v, valid)), window
+        q = pad(q, (0, 0, 0, 0, 0, -size % window)).unflatten(1, (-1, window))  # b n c h d
+    keys, asking = torch.arange(k.shape[2], device=q.device), torch.arange(q.shape[2], device=q.device)[:, None]
+    near = keys <= asking + before
+    near = near if window is None else near & (keys > asking + before - window)
+    scores = torch.einsum("bnchd,bnrhd->bnhcr", q, k)
+    weights = scores.masked_fill(~(near & valid[:, :, None, None]), torch.finfo(scores.dtype).min).softmax(-1)
+    y = torch.einsum("bnhcr,bnrhd->bnchd", weights, v).flatten(1, 2)[:, :size]
     return y, rearrange(weights, "b n h c r -> b h (n c) r")[:, :, :size]
+
+
+def _pairs(x: Tensor, left: int, right: int, window: int) -> Tensor:
+    """(B, S, ...) padded and cut into blocks, each with the one before it: (B, n, 2 window, ...)."""
+    blocks = pad(x, (*[0] * (2 * x.dim() - 4), left, right)).unflatten(1, (-1, window))
+    return torch.cat([blocks[:, :-1], blocks[:, 1:]], 2)
