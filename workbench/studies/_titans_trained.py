@@ -1,0 +1,239 @@
+"""Titans with its outer loop: small language models on FactStream, trained or loaded, asked for facts of long ago."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from workbench.studies._titans_claims import (
+    DELTA,
+    HEBBIAN,
+    LINEAR,
+    LMM,
+    MAC,
+    MAG,
+    MAL,
+    NO_DECAY,
+    NO_MOMENTUM,
+    TTT,
+    WINDOW,
+)
+
+if TYPE_CHECKING:
+    from workbench.models.mixer import MixerLM
+    from workbench.training.tiny import Pool, Recipe
+
+Lines = Iterator[dict[str, Any]]
+
+#: Two blocks of one of these; the memory of each head is 32 -> 128 -> 32, or one 32 x 32 matrix. In the order in which
+#: a full run takes them: what the claims need most comes first.
+VARIANTS: dict[str, dict[str, Any]] = {
+    LMM: {"mixer": "titans"},
+    LINEAR: {"mixer": "titans", "depth": 1},
+    WINDOW: {"mixer": "sliding-window-attention", "window": 64},
+    MAG: {"mixer": "titans-mag", "window": 64},
+    MAC: {"mixer": "titans-mac", "segment": 64},
+    MAL: {"mixer": "titans-mal", "window": 64},
+    DELTA: {"mixer": "delta-net", "gate": True},
+    NO_MOMENTUM: {"mixer": "titans", "momentum": False},
+    NO_DECAY: {"mixer": "titans", "decay": False},
+    HEBBIAN: {"mixer": "titans", "depth": 1, "momentum": False, "objective": "inner product"},
+    TTT: {"mixer": "titans", "depth": 1, "momentum": False, "decay": False},
+}
+DIM, HEADS, BLOCKS, FACTS, QUERIES = 64, 2, 2, 8, 4
+
+
+def build(variant: str, blocks: int = BLOCKS) -> MixerLM:
+    """A fresh model, its weights drawn by torch's generator."""
+    from workbench.models.mixer import MixerConfig, MixerLM
+    from workbench_datasets.fact_stream import VOCABULARY
+
+    return MixerLM(MixerConfig(VOCABULARY, DIM, [{**VARIANTS[variant], "heads": HEADS}] * blocks))
+
+
+def stream(n: int, length: int, facts: int, seed: int, split: str) -> Any:
+    from workbench_datasets.fact_stream import fact_stream
+
+    return fact_stream(n, length=length, facts=facts, queries=min(QUERIES, facts), seed=seed, split=split)
+
+
+# -- training ---------------------------------------------------------------------------------------------------------
+
+
+def curriculum(stages: Sequence[Sequence[float]], steps: int, sequences: int, seed: int) -> Callable[[int], Pool]:
+    """Pools by step: (share of the steps, length, facts) a stage, short streams of few facts first."""
+    from workbench.training.tiny import as_pool
+
+    ends, passed = [], 0.0
+    for share, _, _ in stages:
+        passed += share
+        ends.append(round(passed * steps))
+
+    @cache
+    def pool(stage: int) -> Pool:
+        _, length, facts = stages[stage]
+        return as_pool(stream(sequences, int(length), int(facts), seed, "train"))
+
+    return lambda step: pool(next((i for i, end in enumerate(ends) if step < end), len(stages) - 1))
+
+
+def recipe_of(settings: Mapping[str, Any]) -> Recipe:
+    from workbench.training.tiny import Recipe
+
+    return Recipe(**settings["recipe"])
+
+
+def affordable(settings: Mapping[str, Any], seeds: Sequence[int]) -> Recipe:
+    """The recipe with as many steps as the run's budget holds: the same number for every variant.
+
+    A step of the LMM is timed in every stage; all variants together cost ``relative_cost`` times the LMM (measured on
+    the card before).
+    """
+    from workbench.training.tiny import fitted, seconds_a_step
+
+    recipe = recipe_of(settings)
+    mean = 0.0
+    for share, length, facts in settings["stages"]:
+        pool = stream(512, int(length), int(facts), 0, "train")
+        mean += share * seconds_a_step(
+            lambda _: build(LMM), pool, recipe, seeds, device=settings["device"], steps=settings["timed_steps"]
+        )
+    return fitted(recipe, mean * settings["relative_cost"], settings["train_seconds"])
+
+
+def trained(variant: str, settings: Mapping[str, Any], recipe: Recipe, seed: int, progress: Any = None) -> Any:
+    """Models of ``settings["seeds"]`` seeds, trained on streams that no test contains."""
+    from workbench.training.tiny import train
+
+    seeds = [1_000 * (seed + 1) + i for i in range(settings["seeds"])]
+    pools = curriculum(settings["stages"], recipe.steps, settings["sequences"], seed)
+    return train(
+        lambda _: build(variant), pools, recipe, seeds, device=settings["device"], progress=progress,
+        label=variant, diverged="keep",
+    )  # fmt: skip
+
+
+def training_lines(variant: str, losses: Any, every: int = 50) -> Lines:
+    """The loss and the share of right answers, means of ``every`` steps."""
+    blocks = losses.assign(x=((losses["step"] - 1) // every + 1) * every).groupby(["seed", "x"])[["loss", "right"]]
+    numbers = {seed: i for i, seed in enumerate(dict.fromkeys(losses["seed"]))}
+    for (seed, x), row in blocks.mean().iterrows():
+        for metric in ("loss", "right"):
+            yield _line("training", variant, x, numbers[seed], metric, row[metric])
+
+
+def _line(part: str, variant: str, x: float, model: Any, metric: str, value: float, unit: Any = 0) -> dict[str, Any]:
+    named = {"part": part, "variant": variant, "x": float(x), "model": str(model), "unit": str(unit)}
+    return {**named, "metric": metric, "value": float(value)}
+
+
+# -- asking -----------------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def answers(model: MixerLM, streams: Any, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Right or wrong, and distance in tokens, of every question, (N, questions) each."""
+    right, far = [], []
+    for at in range(0, len(streams), batch):
+        part = streams[at : at + batch]
+        ids, targets = (torch.as_tensor(x, device=model.device).long() for x in (part.ids, part.targets))
+        asked = targets >= 0
+        hidden = model(input_ids=ids, use_cache=False).logits[asked]
+        right.append((hidden.argmax(-1) == targets[asked]).reshape(len(ids), -1).cpu())
+        far.append(torch.as_tensor(part.distance)[asked.cpu()].reshape(len(ids), -1))
+    return torch.cat(right), torch.cat(far)
+
+
+def asked_lines(variant: str, models: Sequence[MixerLM], settings: Mapping[str, Any], seed: int) -> Lines:
+    """Recall by length of the stream, by number of facts, and by distance.
+
+    One line a trained model and group of sequences (``groups`` of them: what is left to vary when there is one model).
+    """
+    for part, x, length, facts in _tests(settings):
+        streams = stream(settings["test_sequences"], length, facts, 10_000 + seed, "test")
+        for i, model in enumerate(models):
+            right, far = answers(model, streams, settings["test_batch"])
+            for unit, rows in enumerate(right.float().chunk(settings["groups"])):
+                yield _line(part, variant, x, i, "recall", rows.mean(), unit)
+            if part == "length" and length == settings["distance_length"]:
+                yield from _by_distance(variant, i, right, far)
+
+
+def _tests(settings: Mapping[str, Any]) -> list[tuple[str, int, int, int]]:
+    lengths = [("length", length, length, FACTS) for length in settings["lengths"]]
+    return [*lengths, *(("facts", facts, settings["facts_length"], facts) for facts in settings["facts"])]
+
+
+#: Upper ends of the distance buckets (tokens). Two layers of window 64 reach 126 tokens back, and the convolution 3.
+BUCKETS = (64, 129, 10_000)
+
+
+def _by_distance(variant: str, model: int, right: torch.Tensor, far: torch.Tensor) -> Lines:
+    low = 0
+    for high in BUCKETS:
+        inside = (far >= low) & (far < high)
+        if inside.any():
+            yield _line("distance", variant, high, model, "recall", right[inside].float().mean())
+            yield _line("distance", variant, high, model, "questions", float(inside.sum()))
+        low = high
+
+
+# -- the shipped models, a live training, the cost --------------------------------------------------------------------
+
+
+def shipped() -> dict[str, MixerLM]:
+    """The trained models that ship, one a variant; empty when there are none."""
+    from workbench.training.tiny import bundle_path, load_bundle
+
+    path = bundle_path("titans")
+    return {name: model for name, model in load_bundle(path).items() if name in VARIANTS} if path.is_file() else {}
+
+
+def ship(models: Mapping[str, MixerLM], recipe: Recipe) -> None:
+    """Write the first seed's models beside the recorded runs; one that diverged is left out."""
+    from workbench.training.tiny import bundle_target, save_bundle
+
+    whole = {name: m for name, m in models.items() if all(bool(torch.isfinite(p).all()) for p in m.parameters())}
+    save_bundle(bundle_target("titans"), whole, recipe)
+
+
+def live_lines(settings: Mapping[str, Any], seed: int) -> Lines:
+    """A few training steps of one small LMM: does the loss fall?"""
+    from workbench.training.tiny import Recipe, train
+
+    live = settings["live"]
+    recipe = Recipe(**live["recipe"])
+    pool = stream(live["sequences"], live["length"], live["facts"], seed, "train")
+    losses = train(lambda _: build(LMM, blocks=1), pool, recipe, (seed,), device=settings["device"]).losses
+    for step, loss in zip(losses["step"], losses["loss"]):
+        yield _line("live training", LMM, step, 0, "loss", loss)
+
+
+@torch.no_grad()
+def cost_lines(settings: Mapping[str, Any], seed: int) -> Lines:
+    """Seconds of a forward pass and bytes of state by length, LMM beside full attention."""
+    from workbench.memory.layers.base import build_layer, nbytes
+
+    torch.manual_seed(seed)
+    layers = {LMM: build_layer("titans", DIM, heads=HEADS)}
+    layers["full attention"] = build_layer("sliding-window-attention", DIM, heads=HEADS, window=None)
+    for variant, layer in layers.items():
+        layer.to(settings["device"])
+        for length in settings["cost_lengths"]:
+            x = torch.randn(1, length, DIM, device=settings["device"])
+            took = [_seconds(layer, x) for _ in range(settings["cost_repeats"] + 1)][1:]
+            for unit, seconds in enumerate(took):
+                yield _line("cost", variant, length, 0, "seconds", seconds, unit)
+            yield _line("cost", variant, length, 0, "state bytes", nbytes(layer(x)[1]))
+
+
+def _seconds(layer: Any, x: torch.Tensor) -> float:
+    begun = time.perf_counter()
+    layer(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun

@@ -1,0 +1,141 @@
+"""Titans (Behrouz et al. 2024): does a memory that is a network, trained while it reads, remember more?
+
+Part A has no outer loop: a memory is written by a stream of pairs, with the constants of the paper's card (depth,
+capacity, forgetting, chunk size). Part B asks small language models for facts of long ago (FactStream): the
+paper's variants, its ablations, and memories that are special cases. ``full`` trains them, three seeds each, and
+writes one seed's models beside the record; ``quick`` loads those and trains one model for 60 steps.
+
+All variants are trained with the same streams, steps and learning rate. Their states differ: a deep memory of this
+size holds 8 times the floats of a linear one, and momentum doubles both. Test streams come from seeds that no training
+used; settings were tried on the seeds 900 and up only.
+
+The curriculum (streams of 64, then 128, then 256 tokens) is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from workbench.studies._titans_claims import CLAIMS
+from workbench.studies.base import STUDIES, Progress, Scale, Study
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+_QUICK: dict[str, Any] = {
+    "A1": {"streams": 4, "length": 3000, "last": 500, "thetas": {"1": [0.1], "2": [0.05]}},
+    "A2": {
+        "streams": 8, "pairs": [64, 128], "d": 32,
+        "rules": ["Hebbian", "delta", "delta + momentum", "2 layers", "wide linear"],
+    },
+    "A3": {"streams": 4, "pairs": 1056, "d": 32, "last": 32, "theta": 0.2},
+    "A4": {"streams": 8, "pairs": 64, "d": 32, "chunks": [1, 2, 4, 8, 16, 64]},
+    "train": False,
+    "lengths": [256, 1024],
+    "distance_length": 256,
+    "facts": [],
+    "facts_length": 512,
+    "test_sequences": 16,
+    "test_batch": 16,
+    "groups": 16,
+    "live": {
+        "recipe": {"steps": 60, "batch": 16, "lr": 5e-3, "warmup": 5}, "sequences": 2000, "length": 48, "facts": 4,
+    },
+    "cost_lengths": [256, 1024, 4096],
+    "cost_repeats": 5,
+}  # fmt: skip
+_FULL: dict[str, Any] = {
+    **_QUICK,
+    "A1": {**_QUICK["A1"], "streams": 10, "thetas": {"1": [0.1, 0.25], "2": [0.05], "3": [0.05], "4": [0.05]}},
+    "A2": {**_QUICK["A2"], "streams": 20, "pairs": [64, 128, 256], "rules": [*_QUICK["A2"]["rules"], "3 layers"]},
+    "A3": {**_QUICK["A3"], "streams": 10},
+    "A4": {**_QUICK["A4"], "streams": 20},
+    "train": True,
+    "seeds": 3,
+    "recipe": {"steps": 1500, "batch": 64, "lr": 2e-3, "warmup": 50},
+    "stages": [[0.4, 64, 4], [0.2, 128, 6], [0.4, 256, 8]],
+    "sequences": 60_000,
+    "train_seconds": 90.0,
+    "relative_cost": 9.0,
+    "timed_steps": 10,
+    "lengths": [256, 512, 1024, 2048],
+    "distance_length": 512,
+    "facts": [8, 16, 32, 64],
+    "test_sequences": 128,
+    "test_batch": 128,
+    "groups": 8,
+    "cost_lengths": [256, 1024, 4096, 16384],
+}
+#: Streams of study seed 0 for part A; settings were tried on 900 and up.
+FIRST_SEED = 10_000
+
+
+class TitansStudy(Study):
+    slug, title = "titans", "Titans: Learning to Memorize at Test Time"
+    scales = {"quick": Scale("quick", _QUICK, seconds=25), "full": Scale("full", _FULL, 150, ("cuda",))}
+    claims = CLAIMS
+
+    def run(self, scale: Scale, seed: int, progress: Progress) -> pd.DataFrame:
+        import pandas as pd
+
+        settings = scale.settings
+        parts = _trained if settings["train"] else _loaded
+        lines = [*parts(settings, seed, progress), *_alone(settings, seed, progress)]
+        return pd.DataFrame(lines)[["part", "variant", "x", "model", "unit", "metric", "value"]]
+
+    def figure(
+        self, live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None
+    ) -> alt.Chart:
+        from workbench.views.titans import paper_figure
+
+        return paper_figure(live, reported, recorded)
+
+
+Lines = Iterator[dict[str, Any]]
+
+
+def _alone(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
+    """Part A: a memory without an outer loop."""
+    from workbench.studies import _titans_inner as inner
+
+    parts = {"A1": inner.needs_depth, "A2": inner.capacity, "A3": inner.forgetting, "A4": inner.chunks}
+    for name in progress(list(parts), "memory alone"):
+        seeds = [(FIRST_SEED + seed) * 1_000 + i for i in range(settings[name]["streams"])]
+        yield from ({**line, "model": ""} for line in parts[name](settings[name], seeds))
+
+
+def _loaded(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
+    """Part B, quick: the shipped models answer, one is trained for a moment, the cost is taken."""
+    from workbench.studies import _titans_trained as outer
+
+    models = outer.shipped()
+    if not models:
+        progress.say("no trained models ship with this copy: run the full scale on a GPU to make them")
+    for variant, model in progress(list(models.items()), "trained models"):
+        yield from outer.asked_lines(variant, [model], settings, seed)
+    yield from outer.live_lines(settings, seed)
+    yield from outer.cost_lines(settings, seed)
+
+
+def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
+    """Part B, full: every variant is trained and asked; a variant that fails leaves the others as they are."""
+    from workbench.studies import _titans_trained as outer
+
+    yield from outer.cost_lines(settings, seed)
+    recipe = outer.affordable(settings, range(settings["seeds"]))
+    yield outer._line("training", "all", 0, "", "steps", recipe.steps)
+    first: dict[str, Any] = {}
+    for variant in progress(list(outer.VARIANTS), "variants"):
+        made = outer.trained(variant, settings, recipe, seed)
+        first[variant] = made.models[0]
+        yield outer._line("training", variant, recipe.steps, "", "seconds", made.record["seconds"])
+        yield from outer.training_lines(variant, made.losses)
+        yield from outer.asked_lines(variant, made.models, settings, seed)
+        progress.say(f"{variant}: {made.record['seconds']:.0f} s, {made.how}")
+        if seed == 0:
+            outer.ship(first, recipe)
+
+
+STUDIES.register("titans")(TitansStudy())
