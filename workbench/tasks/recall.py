@@ -142,7 +142,7 @@ def recall(
     return pd.DataFrame(lines, columns=[*by, *RECALL])
 
 
-def buckets(distance: Iterable[int], edges: Sequence[int] | None = None) -> pd.Categorical:
+def buckets(distance: Iterable[int], edges: Sequence[int] | None = None) -> pd.Categorical[str]:
     """Distances in tokens as ordered buckets, named "64-127"; the last one is open.
 
     >>> list(buckets([3, 70, 130], (0, 64, 128)))
