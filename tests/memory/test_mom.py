@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid, normalize, silu, softplus
 from workbench.errors import BadInput
 from workbench.memory.layers._mom_router import balance_loss, route, spread
 from workbench.memory.layers._mom_rules import RULES
+from workbench.memory.layers.base import build_layer
 from workbench.memory.layers.mom import MoM
 
 SHAPES: tuple[dict[str, Any], ...] = (
@@ -160,6 +161,47 @@ def test_equal_memories_are_one_memory():
     y, state = many(tokens(2, 15))
     assert (state["memory"] - state["memory"][:, :1]).abs().max() < 1e-12
     assert (y - one(tokens(2, 15))[0]).abs().max() < 1e-12
+
+
+#: The same weights in a plain layer: name there -> name in a mixture of one memory.
+PLAIN: dict[str, tuple[dict[str, Any], dict[str, str]]] = {
+    "linear-attention": ({"feature_map": "identity"}, {}),
+    "delta-net": ({}, {"to_beta.weight": "beta"}),
+    "gated-delta-net": (
+        {}, {"to_beta.weight": "beta", "to_step.weight": "a", "to_step.bias": "dt_bias", "log_rate": "A_log"},
+    ),
+    "gla": (
+        {"key_dim": 4}, {"to_decay.0.weight": "low", "to_decay.1.weight": "high", "to_decay.1.bias": "bias"},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", PLAIN)
+@torch.no_grad()
+def test_a_mixture_of_one_is_the_plain_layer(rule):
+    options, names = PLAIN[rule]
+    one = layer(rule=rule, memories=1, top_k=1, shared=False)
+    plain = build_layer(rule, 8, heads=2, conv=4, gate=True, **options).double()
+    weights = {
+        "to_qkv.weight": torch.cat([one.to_q, one.to_k[0], one.to_v[0]], -1).T,
+        "short.weight": one.short.weight,
+        "to_gate.weight": one.to_gate.T,
+        "norm.weight": one.norm.weight,
+        "to_out.weight": one.to_out.T,
+    }
+    for name, mine in names.items():
+        held = getattr(one.gates, mine)
+        held = held if mine in ("dt_bias", "A_log") else held[0]
+        weights[name] = held.T if held.dim() == 2 else held
+    if rule == "delta-net":
+        weights["to_beta.bias"] = torch.zeros(2)  # a mixture's rates have none
+    plain.load_state_dict(weights)
+    x, keep = tokens(2, 23), torch.rand(2, 23) > 0.2
+    for kept in (None, keep):
+        (y, state), (wanted, memory) = one(x, keep=kept), plain(x, keep=kept)
+        seen = torch.ones_like(keep) if kept is None else kept
+        assert (y - wanted)[seen].abs().max() < 1e-12
+        assert (state["memory"][:, 0] - memory["memory"]).abs().max() < 1e-12
 
 
 # ---- what is not chosen is not touched ----------------------------------------------------------------------------
