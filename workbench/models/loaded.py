@@ -11,7 +11,7 @@ from torch import Tensor
 
 from workbench.errors import BadInput, KernelUnsupported, ModelError
 from workbench.models import anatomy, encoding
-from workbench.models.swap import KEEP, Swap
+from workbench.models.swap import KEEP, Swap, own_states
 from workbench.models.through_store import is_store
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ class LoadedModel:
     """A loaded model; ``model``, ``tokenizer`` and ``config`` are transformers' own objects.
 
     Attributes:
-        attention: name of the kernel in force. memory: the memory in force, or None (an ordinary full cache).
+        attention: name of the kernel in force. memory: the memory in force, or None (an ordinary full cache); of a
+            model whose layers are memories (``MixerLM``) their states, when no other is put in.
         n_layers, n_heads, n_kv_heads, head_dim: of the language part. max_positions: longest sequence the model was
             made for (None if its config names none). is_decoder: predicts the next token.
     """
@@ -49,6 +50,7 @@ class LoadedModel:
         self.memory: Any = None
         self.session: Any = None
         self._hooks: list[Any] = []
+        self._attach(own_states(model))
 
     # -- what it is ---------------------------------------------------------------------------------------------------
 
@@ -117,7 +119,7 @@ class LoadedModel:
         for hook in self._hooks:
             hook.remove()
         self._hooks, self.memory, self.session = [], memory, None
-        if self.cache is not None:
+        if self.cache is not None and hasattr(memory, "before_forward"):
             self._hooks = [
                 self.model.register_forward_pre_hook(_Before(memory), with_kwargs=True),
                 self.model.register_forward_hook(_After(memory), with_kwargs=True),

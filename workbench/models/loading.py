@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
 from workbench.errors import BadInput, ModelError
 from workbench.models import hub, weights
 from workbench.models.loaded import LoadedModel
+from workbench.models.mixer import MixerConfig
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 
@@ -98,6 +99,8 @@ def _auto_class(config: Any) -> Any:
     """The auto class that fits the architecture which the checkpoint says it is."""
     architecture = (config.architectures or [""])[0]
     kind = config.model_type
+    if isinstance(config, MixerConfig):
+        return AutoModelForCausalLM
     if architecture in _names(MODEL_FOR_MASKED_LM_MAPPING_NAMES.get(kind)):
         return AutoModelForMaskedLM
     if architecture in _names(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(kind)):

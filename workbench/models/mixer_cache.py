@@ -28,22 +28,56 @@ class MixerCache(Cache):
     """
 
     slug = "layers"
+    #: No column of it stands for a token, so there is nothing that attention could be shown on.
+    has_slots = False
 
     def __init__(self, model: MixerLM, *, log: bool = False):
         super().__init__(layers=[])
         self.model, self.log = model, log
-        self.states: list[State | None] = [None] * len(model.blocks)
-        self.fed, self._log = 0, EventLog()
+        self.states: list[State | None]
+        self._forget()
+        self._log = EventLog()
+
+    def _forget(self) -> None:
+        self.states = [None] * len(self.model.blocks)
+        self.fed, self._seen = 0, list[dict[str, Any]]()
 
     # ------------------------------------------------------------------ what the model asks
     def layer(self, index: int) -> State | None:
         return self.states[index]
 
     def note(self, seen: list[dict[str, Tensor]], tokens: int) -> None:
-        """One event for a pass of ``tokens``; ``seen`` holds each layer's numbers per token, of the batch's row 0."""
-        names = list(dict.fromkeys(name for layer in seen for name in layer))
-        detail = {name: [_rounded(layer[name]) if name in layer else None for layer in seen] for name in names}
+        """One event for a pass of ``tokens``; ``seen`` holds each layer's numbers per token, of the batch's row 0.
+
+        The event holds their means over tokens and layers; ``scalars`` has them all.
+        """
+        means: dict[str, list[float]] = {}
+        for layer, numbers in enumerate(seen):
+            for name, value in numbers.items():
+                lines = enumerate(value.detach().flatten().tolist(), self.fed)
+                new = [{"position": at, "layer": layer, "name": name, "value": number} for at, number in lines]
+                self._seen += new
+                means.setdefault(name, []).extend(line["value"] for line in new)
+        detail = {name: round(sum(numbers) / len(numbers), 6) for name, numbers in means.items()}
         self._log.append("write", range(self.fed, self.fed + tokens), "every token is written", **detail)
+
+    def scalars(self) -> pd.DataFrame:
+        """Every layer's numbers per token since the last reset (with ``log=True``): position, layer, name, value."""
+        import pandas as pd
+
+        return pd.DataFrame(self._seen, columns=["position", "layer", "name", "value"])
+
+    # ------------------------------------------------------------------ moments
+    def snapshot(self) -> tuple[Any, ...]:
+        """This moment, to ``restore`` later."""
+        return list(self.states), self.fed, list(self._seen), self._log.copy()
+
+    def restore(self, moment: tuple[Any, ...]) -> None:
+        """Go back to a moment of this cache; it may be restored any number of times."""
+        states, fed, seen, log = moment
+        if len(states) != len(self.states):
+            raise MemoryError_(f"the moment has {len(states)} layers and this model {len(self.states)}")
+        self.states, self.fed, self._seen, self._log = list(states), fed, list(seen), log.copy()
 
     # ------------------------------------------------------------------ the memory protocol
     def write(self, input_ids: Tensor) -> Tensor:
@@ -60,7 +94,7 @@ class MixerCache(Cache):
 
     def reset(self) -> None:
         """Empty every state; the log says so."""
-        self.states, self.fed = [None] * len(self.states), 0
+        self._forget()
         self._log.append("reset", [], "reset() was called")
 
     def nbytes(self) -> int:
@@ -120,7 +154,3 @@ class MixerCache(Cache):
             None if state is None else {k: change(v) if isinstance(v, Tensor) else v for k, v in carried(state).items()}
             for state in self.states
         ]
-
-
-def _rounded(value: Tensor) -> list[Any]:
-    return [round(float(number), 6) for number in value.detach().flatten()]

@@ -100,6 +100,8 @@ class Stream:
 
 
 def _full_cache(loaded: LoadedModel) -> Any:
+    if hasattr(loaded.model, "new_cache"):  # beside a memory of items: the layers' states, without a log
+        return loaded.model.new_cache()
     from transformers import DynamicCache
 
     return DynamicCache(config=loaded.model.config)

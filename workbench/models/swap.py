@@ -94,7 +94,7 @@ def kernel_for(name: str) -> AttentionKernel:
 def make_memory(loaded: LoadedModel, memory: Any) -> Any:
     """A memory that serves this model, from a slug, an instance, or None / "none"; a token cache comes back bound."""
     if memory is None or memory == "none":
-        return None
+        return own_states(loaded.model)
     if isinstance(memory, str):
         made = _memory_class(memory)()
     elif isinstance(memory, type):
@@ -115,6 +115,11 @@ def make_memory(loaded: LoadedModel, memory: Any) -> Any:
     if _bound_to(made) is not loaded.model:  # binding empties a memory; one that is bound here keeps what it holds
         made.bind(loaded.model)
     return made
+
+
+def own_states(model: Any) -> Any:
+    """Empty states of a model whose layers are memories, with a log; None for a model that attends."""
+    return model.new_cache(log=True) if hasattr(model, "new_cache") else None
 
 
 def _bound_to(memory: Any) -> Any:

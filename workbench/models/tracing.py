@@ -66,11 +66,15 @@ def trace(
         taken.append(_layer(index, call, values, memory))
 
     start = time.perf_counter()
-    with _shown(loaded, batch["input_ids"], progress) as tick, recorded_kernel(loaded), _put_back(memory):
+    attends = not hasattr(loaded.model, "new_cache")
+    kernel = recorded_kernel(loaded) if attends else contextlib.nullcontext()
+    with _shown(loaded, batch["input_ids"], progress) as tick, kernel, _put_back(memory):
         recorder = Recorder(take, wanted, tick)
         with recording(recorder):
             seen = predict(loaded, batch, hidden=hidden, cache=memory)
-    if recorder.calls == 0:
+    if not attends:
+        notes = [*notes, f"{type(loaded.model).__name__} mixes tokens by memories: there is no attention to look at"]
+    elif recorder.calls == 0:
         raise ModelError(f"{type(loaded.model).__name__} computes attention in its own code; it cannot be recorded")
     return Trace(
         model_name=loaded.name,
