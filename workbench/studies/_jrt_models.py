@@ -1,0 +1,172 @@
+"""The tiny models of Just read twice and how they are trained: set disjointness in three modes, notes in two.
+
+Every model alternates BaseConv and one kind of linear attention, twice, without an MLP; the embedding is tied to the
+output. Modes differ in the attention alone (and the centred window of the non-causal one), so equal sizes have equal
+states.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from workbench.studies.base import Progress
+
+MODES = ("causal", "prefix", "non-causal")
+#: Language models on notes: mode -> name in the bundle.
+NOTES = {"causal": "notes-causal", "prefix": "notes-prefix"}
+HEADS, BLOCKS = 2, 2
+
+
+def variant(mode: str, dim: int, key_dim: int) -> str:
+    return f"sets-{mode}-{dim}x{key_dim}"
+
+
+def build(mode: str, dim: int, key_dim: int, vocabulary: int, seed: int = 0) -> nn.Module:
+    """A model of ``BLOCKS`` pairs; the caller has seeded torch."""
+    from workbench.models.mixer import MixerConfig, MixerLM
+
+    attention = {"mixer": "just-read-twice", "heads": HEADS, "key_dim": key_dim, "mode": mode}
+    pair = [{"mixer": "base-conv", "causal": mode != "non-causal"}, attention]
+    config = MixerConfig(vocab_size=vocabulary, dim=dim, mixers=pair * BLOCKS, mlp_ratio=0, tie=True)
+    model = MixerLM(config)
+    nn.init.normal_(model.get_input_embeddings().weight, std=dim**-0.5)
+    return model
+
+
+def state_bytes(dim: int, key_dim: int) -> int:
+    """Of all attention layers of one model: layers x heads x D x (d_head + 1) x 4 bytes."""
+    return BLOCKS * HEADS * (1 + key_dim + key_dim**2) * (dim // HEADS + 1) * 4
+
+
+# ---- data ---------------------------------------------------------------------------------------------------------
+
+
+def masked(streams: Any) -> Any:
+    """A pool whose padding (0 is no word of either language) the model leaves out."""
+    from workbench.training.tiny import Pool
+
+    return Pool(streams.ids, streams.targets, {"attention_mask": streams.ids > 0})
+
+
+def sets_stages(settings: Mapping[str, Any]) -> Callable[[int], Any]:
+    """Short sequences first, then all sizes: the search is learned sooner, and a short step costs a third."""
+    from workbench_datasets.set_disjointness import sizes_pool
+
+    each, given = settings["sequences"], {"vocabulary": settings["vocabulary"], "seed": settings["data_seed"]}
+    made = [masked(sizes_pool(settings[name], each, **given)) for name in ("short_sizes", "train_sizes")]
+    return lambda step: made[step >= settings["short_steps"]]
+
+
+def notes_stages(settings: Mapping[str, Any]) -> Callable[[int], Any]:
+    """Notes read once first, then half of them read twice; the names are those of training."""
+    from workbench_datasets.notes import notes, notes_pool
+    from workbench_datasets.streams import join
+
+    count, facts = settings["notes"], settings["facts"]
+    made = notes(count, facts, split="context", seed=settings["data_seed"])
+    once, twice = notes_pool(made[: count // 2]), notes_pool(made[count // 2 :], 2)
+    pools = [masked(once), masked(join([once, twice], side="left"))]
+    return lambda step: pools[step >= settings["notes_short_steps"]]
+
+
+# ---- training -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Made:
+    """The models of one variant, one a seed; ``losses``: seed, step, loss; ``record``: what fixed the training."""
+
+    name: str
+    mode: str
+    models: list[Any]
+    losses: Any
+    record: dict[str, Any]
+
+
+def train_sets(settings: Mapping[str, Any], device: str, progress: Progress) -> Iterator[Made]:
+    """Every mode at every state size, all with the same number of steps.
+
+    The rule, set before any run: the dearest variant (prefix, largest) is timed for ``timed_steps`` steps at the full
+    length; the number of steps is what fits its share of ``train_s`` into that time, at most ``steps``.
+    """
+    stage, (largest, *_) = sets_stages(settings), sorted(settings["states"], reverse=True)
+    cells = [(mode, *size) for size in settings["states"] for mode in MODES]
+    make = partial(_train, settings, stage, "steps", device=device, progress=progress)
+    builds = {cell: _builder(*cell, settings["vocabulary"]) for cell in cells}
+    steps = settings["steps"]
+    if settings.get("train_s"):
+        steps = _fitting(settings, stage, builds["prefix", *largest], device, settings["train_s"] / len(cells))
+    for mode, dim, key_dim in cells:
+        yield make(builds[mode, dim, key_dim], steps, variant(mode, dim, key_dim), mode)
+
+
+def train_notes(settings: Mapping[str, Any], device: str, progress: Progress) -> Iterator[Made]:
+    """Based and JRT-RNN on the same notes, the same steps."""
+    from workbench_datasets.notes import vocabulary
+
+    make = partial(_train, settings, notes_stages(settings), "notes_steps", device=device, progress=progress)
+    dim, key_dim = settings["notes_state"]
+    for mode, name in NOTES.items():
+        yield make(_builder(mode, dim, key_dim, len(vocabulary())), settings["notes_steps"], name, mode)
+
+
+def _builder(mode: str, dim: int, key_dim: int, vocabulary: int) -> Callable[[int], nn.Module]:
+    return partial(build, mode, dim, key_dim, vocabulary)
+
+
+def _recipe(settings: Mapping[str, Any], steps: int) -> Any:
+    from workbench.training.tiny import Recipe
+
+    warmup = min(100, steps // 10)
+    return Recipe(steps=steps, batch=settings["batch"], lr=settings["lr"], warmup=warmup, next_token=0.0,
+                  data_seed=settings["data_seed"])  # fmt: skip
+
+
+def _train(
+    settings: Mapping[str, Any],
+    stage: Callable[[int], Any],
+    planned: str,
+    builder: Callable[[int], nn.Module],
+    steps: int,
+    name: str,
+    mode: str,
+    *,
+    device: str,
+    progress: Progress,
+) -> Made:
+    """``stage`` speaks of the planned number of steps; with fewer, its changes come earlier in proportion."""
+    from workbench.training.tiny import train
+
+    def at(step: int) -> Any:
+        return stage(step * settings[planned] // steps)
+
+    done = train(builder, at, _recipe(settings, steps), settings["train_seeds"], device=device, label=name,
+                 progress=progress)  # fmt: skip
+    return Made(name, mode, done.models, done.losses, {**done.record, "how": done.how})
+
+
+def _fitting(
+    settings: Mapping[str, Any],
+    stage: Callable[[int], Any],
+    builder: Callable[[int], nn.Module],
+    device: str,
+    share: float,
+) -> int:
+    from workbench.training.tiny import train
+
+    last, timed = settings["steps"] - 1, settings["timed_steps"]
+    begun = time.perf_counter()
+    train(builder, lambda step: stage(last), _recipe(settings, timed), settings["train_seeds"], device=device)
+    a_step = (time.perf_counter() - begun) / timed
+    return max(timed, min(settings["steps"], int(share / a_step)))
+
+
+def first_of_each(made: Sequence[Made]) -> dict[str, Any]:
+    """The first seed's model of every variant: what ships."""
+    return {one.name: one.models[0] for one in made}

@@ -1,0 +1,179 @@
+"""Just read twice (Arora et al. 2024): what the order of the input costs a recurrent model, and two ways around it.
+
+E1, by hand: a sum of random codes has to hold the first set when it reads once, and the smaller one when it reads
+twice. E2, trained: set disjointness by tiny models that differ in the attention alone (causal, with a non-causal
+prefix, non-causal) at three sizes of state, Figure 2. E3, prompts: notes about strangers and a question, once and
+twice, to the embedded model (full attention) and to a tiny recurrent language model of ours, which saw both forms in
+training in equal parts and names it has never seen in the test. ``quick`` asks the shipped models and trains forty
+steps; ``full`` trains them all, three seeds each, and races prefill on the card.
+
+Fixed before any full run, on data seed 0 and CPU trials of the search with small sets: learning rate, initialisation
+of the embedding, short sequences first. Modes share every setting and the number of steps. The paper's own language
+models (360 M and 1.3 B weights) and its data sets are not reproduced; Table 1 stands beside our notes only to show
+direction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from workbench.studies._jrt_claims import CLAIMS
+from workbench.studies.base import STUDIES, Progress, Scale, Study
+
+if TYPE_CHECKING:
+    import altair as alt
+    import pandas as pd
+
+_SHORT = [[4, 16], [16, 4], [8, 32], [32, 8]]
+_TRAIN = [*_SHORT, [16, 64], [64, 16], [4, 128], [128, 4]]
+_QUICK: dict[str, Any] = {
+    "first_seed": 7_000,
+    "hand_dims": [32, 64, 128, 256],
+    "hand_sizes": [[4, 64], [64, 4], [16, 256], [256, 16]],
+    "hand_draws": 12,
+    "hand_trials": 50,
+    "vocabulary": 512,
+    "states": [[32, 4], [48, 8], [64, 16]],
+    "short_sizes": _SHORT,
+    "test_sizes": [[16, 64], [64, 16], [4, 128], [128, 4]],
+    "test_sequences": 100,
+    "test_batch": 100,
+    "lr": 6e-3,
+    "data_seed": 0,
+    "live_state": [32, 4],
+    "live_steps": 40,
+    "live_batch": 32,
+    "live_sequences": 400,
+    "facts": 12,
+    "items": 200,
+    "embedded_items": 40,
+    "embedded_facts": 12,
+}
+_FULL: dict[str, Any] = {
+    **_QUICK,
+    "train_sizes": _TRAIN,
+    "test_sizes": [*_TRAIN, [16, 128], [128, 16]],
+    "test_sequences": 1_000,
+    "test_batch": 250,
+    "sequences": 20_000,
+    "batch": 256,
+    "steps": 3_000,
+    "short_steps": 1_500,
+    "timed_steps": 60,
+    "train_s": 70,
+    "train_seeds": [0, 1, 2],
+    "notes": 40_000,
+    "notes_state": [64, 8],
+    "notes_steps": 1_500,
+    "notes_short_steps": 800,
+    "embedded_items": 200,
+    "loss_every": 50,
+    "prefill_lengths": [1024, 2048, 4096, 8192, 16384, 32768],
+    "prefill_batch": 4,
+    "prefill_heads": 16,
+    "prefill_f": 16,
+    "prefill_d": 64,
+    "prefill_launches": 20,
+    "prefill_s": 1.0,
+    "deadline_s": 200,
+}
+
+Row = dict[str, Any]
+COLUMNS = ["experiment", "item", "first", "second", "x", "unit", "metric", "value", "n"]
+
+
+class JustReadTwiceStudy(Study):
+    slug = "just-read-twice"
+    title = "Just read twice: closing the recall gap for recurrent language models"
+    scales = {"quick": Scale("quick", _QUICK, seconds=25), "full": Scale("full", _FULL, 150, ("cuda",))}
+    claims = CLAIMS
+
+    def run(self, scale: Scale, seed: int, progress: Progress) -> pd.DataFrame:
+        """Tidy rows: experiment, item, the sizes of both sets, x (dimension, bytes, repeats, tokens), unit, metric."""
+        import pandas as pd
+
+        settings = scale.settings
+        rows = list(_full(settings, seed, progress) if "steps" in settings else _quick(settings, seed, progress))
+        return pd.DataFrame(rows).reindex(columns=COLUMNS)
+
+    def figure(
+        self, live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None
+    ) -> alt.Chart:
+        from workbench.views.just_read_twice import paper_figure
+
+        return paper_figure(live, reported, recorded)
+
+
+def _quick(settings: Mapping[str, Any], seed: int, progress: Progress) -> Iterator[Row]:
+    from workbench.studies import _jrt_models as models
+    from workbench.studies import _jrt_parts as parts
+
+    device = settings["device"]
+    yield from parts.by_hand(settings, seed)
+    yield from parts.sets(settings, seed, progress(parts.shipped_sets(), "sets"), device)
+    yield from parts.live_training(settings, seed)
+    held = parts.shipped("notes-")
+    ours = [(mode, "shipped", held[name]) for mode, name in models.NOTES.items() if name in held]
+    yield from parts.prompts(settings, seed, ours, device, progress)
+    yield from parts.states(settings)
+
+
+def _full(settings: Mapping[str, Any], seed: int, progress: Progress) -> Iterator[Row]:
+    """What the claims need first comes first; a part that fails or no longer fits in time says so in a row."""
+    from workbench.studies import _attention_race as racing
+    from workbench.studies import _jrt_gpu as gpu
+    from workbench.studies import _jrt_parts as parts
+
+    clock, made = racing.Clock(settings["deadline_s"]), list[Any]()
+    yield from racing.parts(
+        clock,
+        [
+            ("by hand", 0, lambda: parts.by_hand(settings, seed)),
+            ("state", 0, lambda: parts.states(settings)),
+            ("sets", 0, lambda: _trained_sets(settings, seed, made, progress)),
+            ("prompt", 15, lambda: _trained_notes(settings, seed, made, progress)),
+            ("prefill", 5, lambda: gpu.prefill(settings, seed, clock, progress)),
+            ("prompt", 10, lambda: parts.prompts(settings, seed, [], settings["device"], progress)),
+        ],
+    )
+    _save(made, settings)
+
+
+def _trained_sets(settings: Mapping[str, Any], seed: int, kept: list[Any], progress: Progress) -> Iterator[Row]:
+    from workbench.studies import _jrt_models as models
+    from workbench.studies import _jrt_parts as parts
+
+    device = settings["device"]
+    for made in models.train_sets(settings, device, progress):
+        kept.append(made)
+        yield from parts.curves(made, settings["loss_every"])
+        yield from parts.sets(settings, seed, _units(made, settings), device)
+
+
+def _trained_notes(settings: Mapping[str, Any], seed: int, kept: list[Any], progress: Progress) -> Iterator[Row]:
+    from workbench.studies import _jrt_models as models
+    from workbench.studies import _jrt_parts as parts
+
+    without = {**settings, "embedded_items": 0}
+    for made in models.train_notes(settings, settings["device"], progress):
+        kept.append(made)
+        yield from parts.curves(made, settings["loss_every"])
+        yield from parts.prompts(without, seed, _units(made, settings), settings["device"], progress)
+
+
+def _units(made: Any, settings: Mapping[str, Any]) -> Iterable[tuple[str, str, Any]]:
+    return [(made.mode, str(number), model) for number, model in zip(settings["train_seeds"], made.models)]
+
+
+def _save(made: list[Any], settings: Mapping[str, Any]) -> None:
+    """The first seed of every variant, in one file beside the recorded rows."""
+    from workbench.studies import _jrt_models as models
+    from workbench.training.tiny import bundle_target, save_bundle
+
+    if made:
+        recipe = {"settings": dict(settings), "records": {one.name: one.record for one in made}}
+        save_bundle(bundle_target(JustReadTwiceStudy.slug), models.first_of_each(made), recipe)
+
+
+STUDIES.register("just-read-twice")(JustReadTwiceStudy())
