@@ -1,0 +1,149 @@
+"""What MoM claims and how each claim is tested on the study's frame: part, variant, x, model, unit, metric, value.
+
+Trained models are paired by seed and judged by Student's t over seeds; where only one of each kind is at hand (the
+weights that ship), by a bootstrap over groups of test sequences: that says how sure the number is for these two models,
+not for others.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from workbench import statistics
+from workbench.statistics import Interval
+from workbench.studies.base import Claim, Outcome
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAPER = "arXiv 2502.13685"
+#: The largest number of pairs in training.
+PAIRS = 32
+
+
+def _wide(frame: pd.DataFrame, part: str, metric: str, x: float | None = None) -> pd.DataFrame:
+    """A column a variant, a row a model and unit (and seed of the run)."""
+    rows = frame[(frame["part"] == part) & (frame["metric"] == metric)]
+    rows = rows if x is None else rows[rows["x"] == x]
+    return rows.pivot_table(index=_keys(rows, "model", "unit"), columns="variant", values="value")
+
+
+def _keys(rows: pd.DataFrame, *names: str) -> list[str]:
+    return [name for name in ("seed", *names) if name in rows]
+
+
+def _over_models(values: pd.Series) -> Interval:
+    """Of values by (seed,) model and unit: over models, or over units where there is one model."""
+    models = values.groupby(level=[name for name in values.index.names if name != "unit"]).mean()
+    if len(models) > 1:
+        return statistics.t_interval(models.to_numpy())
+    return statistics.of_differences(values.to_numpy())
+
+
+def difference(frame: pd.DataFrame, first: str, second: str) -> Outcome:
+    """Recall of ``first`` minus ``second`` at the largest number of pairs that was trained."""
+    wide = _wide(frame, "recall", "recall", PAIRS)
+    if not {first, second} <= set(wide) or len(wide[[first, second]].dropna()) < 2:
+        return Outcome.unmeasured(
+            f"{first} and {second} were not both measured (no trained models, or a run cut short)"
+        )
+    pair = wide[[first, second]].dropna()
+    note = f"{first} {pair[first].mean():.3f}, {second} {pair[second].mean():.3f} at {PAIRS} pairs"
+    return Outcome.of(_over_models(pair[first] - pair[second]), 0.0, ">", note)
+
+
+def better_than_one(frame: pd.DataFrame) -> Outcome:
+    return Outcome.weakest([difference(frame, f"{rule} MoM", f"{rule} single") for rule in ("GDN", "GLA")])
+
+
+def better_than_expanded(frame: pd.DataFrame) -> Outcome:
+    """For one rule at least: the stronger of the two, both are told."""
+    found = [difference(frame, f"{rule} MoM", f"{rule} expanded") for rule in ("GDN", "GLA")]
+    rank = {"holds": 2, "inconclusive": 1, "not reproduced": 0}
+    best = max(found, key=lambda one: (one.n > 0, rank[one.verdict], one.effect))
+    note = "; ".join(f"{one.note} ({one.verdict})" for one in found)
+    return Outcome(best.verdict, best.effect, best.low, best.high, best.n, note)
+
+
+def shared_helps(frame: pd.DataFrame) -> Outcome:
+    return difference(frame, "GDN MoM", "GDN MoM, not shared")
+
+
+#: N by variant; k is half of it in each.
+SIZES = {"GDN MoM, N=2": 2, "GDN MoM": 4, "GDN MoM, N=8": 8}
+
+
+def more_memories(frame: pd.DataFrame) -> Outcome:
+    """Slope of recall over log2 N, k = N/2."""
+    import numpy as np
+    import pandas as pd
+
+    wide = _wide(frame, "recall", "recall", PAIRS)
+    if not set(SIZES) <= set(wide) or len(wide[list(SIZES)].dropna()) < 2:
+        return Outcome.unmeasured("recall was not measured for N = 2, 4 and 8")
+    table = wide[list(SIZES)].dropna()
+    slopes = np.polyfit(np.log2(list(SIZES.values())), table.to_numpy().T, 1)[0]
+    note = "recall " + ", ".join(f"N={SIZES[name]} {table[name].mean():.3f}" for name in SIZES)
+    return Outcome.of(_over_models(pd.Series(slopes, table.index)), 0.0, ">", note)
+
+
+def constant_decoding(frame: pd.DataFrame) -> Outcome:
+    """Exponent of the median time of a step in the context; the state must not grow by a byte."""
+    rows = frame[frame["part"] == "decoding"]
+    if not len(rows):
+        return Outcome.unmeasured("decoding was not timed")
+    slopes, grown = {}, {}
+    for variant, mine in rows.groupby("variant"):
+        times = mine[mine["metric"] == "seconds"].groupby("x")["value"].median()
+        slopes[variant] = statistics.slope_interval(times.index, times.to_numpy(), log=True)
+        held = mine[mine["metric"] == "state bytes"].groupby("x")["value"].mean()
+        grown[variant] = held.iloc[-1] / held.iloc[0]
+    note = ", ".join(f"{name}: exponent {slopes[name].effect:.3f}, state x {grown[name]:.3g}" for name in slopes)
+    mine, bytes_ = slopes["GDN MoM"], grown["GDN MoM"]
+    timed = Outcome.of(mine, 0.1, "<", note)
+    return Outcome.weakest([timed, Outcome.of(Interval(bytes_, bytes_, bytes_, len(rows)), 1.0, "<=")], note)
+
+
+def balanced(frame: pd.DataFrame) -> Outcome:
+    """Spread of the memories' shares over their mean, without the balance loss minus with it, mean of the layers."""
+    rows = frame[(frame["part"] == "routing") & (frame["metric"] == "share")]
+    group = rows["unit"].astype(str).str.split(".").str[0]
+    rows = rows.assign(unit=group)
+    keys = [*_keys(rows, "model"), "unit", "variant", "x"]
+    spread = rows.groupby(keys)["value"].agg(lambda shares: shares.std(ddof=0) / shares.mean()).reset_index()
+    without, with_ = "GDN MoM, no balance loss", "GDN MoM"
+    if not {without, with_} <= set(spread["variant"]):
+        return Outcome.unmeasured("routing was not measured with and without the balance loss")
+    wide = spread.pivot_table(index=[*_keys(rows, "model"), "unit"], columns="variant", values="value")
+    pair = wide[[without, with_]].dropna()
+    note = f"spread / mean of shares: without {pair[without].mean():.3f}, with {pair[with_].mean():.3f}"
+    gap = pair[without] - pair[with_]
+    models = gap.groupby(level=[name for name in gap.index.names if name != "unit"]).mean()
+    found = statistics.t_interval(models.to_numpy()) if len(models) > 1 else statistics.bootstrap(gap.to_numpy())
+    return Outcome.of(found, 0.0, ">", note)
+
+
+def separation(frame: pd.DataFrame) -> Outcome:
+    """Untrained: a linear router by domain against one memory, 16 facts a domain; what else does it is in the note."""
+    wide = _wide(frame, "by hand", "recall", 16)
+    if len(wide) < 2:
+        return Outcome.unmeasured("facts were not written by hand")
+    means = wide.mean()
+    note = ", ".join(f"{name} {means[name]:.2f}" for name in means.sort_values().index)
+    return Outcome.of(statistics.t_interval((wide["domain router"] - wide["single"]).to_numpy()), 0.0, ">", note)
+
+
+CLAIMS = (
+    Claim("C1", "MQAR, 32 pairs: MoM recalls more than one memory of the same rule (gated DeltaNet and GLA)",
+          f"{PAPER}, table 2", better_than_one),
+    Claim("C2", "more than one memory expanded to the same activated state, for one rule at least",
+          f"{PAPER}, table 4", better_than_expanded),
+    Claim("C3", "the shared memory helps: with it - without it > 0", f"{PAPER}, table 6", shared_helps),
+    Claim("C4", "recall grows with the number of memories N at k = N/2", f"{PAPER}, figure 6", more_memories),
+    Claim("C5", "decoding costs the same at every length: exponent of time < .1, state constant",
+          f"{PAPER}, section 4", constant_decoding),
+    Claim("C6", "the balance loss evens the load: spread of shares without - with > 0",
+          f"{PAPER}, figure 5", balanced),
+    Claim("C7", "untrained, facts under shared keys: a router by domain > one memory",
+          f"{PAPER}, section 1 (interference); set-up of our own", separation),
+)  # fmt: skip
