@@ -58,25 +58,25 @@ def state_floats(model: Any) -> tuple[int, int]:
 
 def stages(settings: Mapping[str, Any], steps: int) -> Callable[[int], Any]:
     """Few pairs first: over the first ``curriculum`` of the steps one size after the other joins the mixture."""
-    pairs = settings["train_pairs"]
-    pool = lru_cache(partial(_pool, settings))
-    opening = max(1, int(settings["curriculum"] * steps))
+    pairs, opening = settings["train_pairs"], max(1, int(settings["curriculum"] * steps))
+    fixed = (settings["sequences"], settings["length"], settings["vocabulary"], settings["data_seed"])
 
     def stage(step: int) -> Any:
-        return pool(min(len(pairs), 1 + step * (len(pairs) - 1) // opening))
+        return _pool(tuple(pairs[: min(len(pairs), 1 + step * (len(pairs) - 1) // opening)]), *fixed)
 
     return stage
 
 
-def _pool(settings: Mapping[str, Any], sizes: int) -> Any:
+@lru_cache(maxsize=8)
+def _pool(pairs: tuple[int, ...], sequences: int, length: int, vocabulary: int, seed: int) -> Any:
+    """As many sequences of each number of pairs; made once for all variants."""
     from workbench.training.tiny import as_pool
     from workbench_datasets.mqar import mqar
     from workbench_datasets.streams import join
 
-    each, given = settings["sequences"] // sizes, _language(settings)
-    counts = [each + (settings["sequences"] - each * sizes if i == 0 else 0) for i in range(sizes)]
-    sized = zip(counts, settings["train_pairs"])
-    return as_pool(join([mqar(n, pairs=pairs, seed=settings["data_seed"], **given) for n, pairs in sized]))
+    counts = [sequences // len(pairs) + (i < sequences % len(pairs)) for i in range(len(pairs))]
+    given = {"length": length, "vocabulary": vocabulary, "seed": seed}
+    return as_pool(join([mqar(n, pairs=size, **given) for n, size in zip(counts, pairs)]))
 
 
 def _language(settings: Mapping[str, Any]) -> dict[str, int]:
