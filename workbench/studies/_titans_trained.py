@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -24,6 +25,8 @@ from workbench.studies._titans_claims import (
 )
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from workbench.models.mixer import MixerLM
     from workbench.training.tiny import Pool, Recipe
 
@@ -134,33 +137,22 @@ def _line(part: str, variant: str, x: float, model: Any, metric: str, value: flo
 # -- asking -----------------------------------------------------------------------------------------------------------
 
 
-@torch.no_grad()
-def answers(model: MixerLM, streams: Any, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right or wrong, and distance in tokens, of every question, (N, questions) each."""
-    right, far = [], []
-    for at in range(0, len(streams), batch):
-        part = streams[at : at + batch]
-        ids, targets = (torch.as_tensor(x, device=model.device).long() for x in (part.ids, part.targets))
-        asked = targets >= 0
-        hidden = model(input_ids=ids, use_cache=False).logits[asked]
-        right.append((hidden.argmax(-1) == targets[asked]).reshape(len(ids), -1).cpu())
-        far.append(torch.as_tensor(part.distance)[asked.cpu()].reshape(len(ids), -1))
-    return torch.cat(right), torch.cat(far)
-
-
 def asked_lines(variant: str, models: Sequence[MixerLM], settings: Mapping[str, Any], seed: int) -> Lines:
     """Recall by length of the stream, by number of facts, and by distance.
 
     One line a trained model and group of sequences (``groups`` of them: what is left to vary when there is one model).
     """
+    from workbench.tasks.recall import answers
+
+    n, groups = settings["test_sequences"], settings["groups"]
     for part, x, length, facts in _tests(settings):
-        streams = stream(settings["test_sequences"], length, facts, 10_000 + seed, "test")
+        streams = stream(n, length, facts, 10_000 + seed, "test")
         for i, model in enumerate(models):
-            right, far = answers(model, streams, settings["test_batch"])
-            for unit, rows in enumerate(right.float().chunk(settings["groups"])):
-                yield _line(part, variant, x, i, "recall", rows.mean(), unit)
+            table = answers(model, streams, batch_tokens=settings["batch_tokens"])
+            for unit, right in table["right"].groupby(table["sequence"] * groups // n):
+                yield _line(part, variant, x, i, "recall", right.mean(), unit)
             if part == "length" and length == settings["distance_length"]:
-                yield from _by_distance(variant, i, right, far)
+                yield from _by_distance(variant, i, table.assign(unit=table["sequence"] * groups // n))
 
 
 def _tests(settings: Mapping[str, Any]) -> list[tuple[str, int, int, int]]:
@@ -168,18 +160,16 @@ def _tests(settings: Mapping[str, Any]) -> list[tuple[str, int, int, int]]:
     return [*lengths, *(("facts", facts, settings["facts_length"], facts) for facts in settings["facts"])]
 
 
-#: Upper ends of the distance buckets (tokens). Two layers of window 64 reach 126 tokens back, and the convolution 3.
-BUCKETS = (64, 129, 10_000)
+#: Upper ends of the distance buckets (tokens). Two layers of window 64 reach 126 tokens back, and the convolution 3
+#: in each of them.
+BUCKETS = (64, 133, 10_000)
 
 
-def _by_distance(variant: str, model: int, right: torch.Tensor, far: torch.Tensor) -> Lines:
-    low = 0
-    for high in BUCKETS:
-        inside = (far >= low) & (far < high)
-        if inside.any():
-            yield _line("distance", variant, high, model, "recall", right[inside].float().mean())
-            yield _line("distance", variant, high, model, "questions", float(inside.sum()))
-        low = high
+def _by_distance(variant: str, model: int, table: pd.DataFrame) -> Lines:
+    for low, high in pairwise((0, *BUCKETS)):
+        inside = table[(table["distance"] >= low) & (table["distance"] < high)]
+        for unit, right in inside.groupby("unit")["right"]:
+            yield _line("distance", variant, high, model, "recall", right.mean(), unit)
 
 
 # -- the shipped models, a live training, the cost --------------------------------------------------------------------

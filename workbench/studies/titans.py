@@ -14,6 +14,7 @@ The curriculum (streams of 64, then 128, then 256 tokens) is ours.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ _QUICK: dict[str, Any] = {
     "facts": [],
     "facts_length": 512,
     "test_sequences": 16,
-    "test_batch": 16,
+    "batch_tokens": 16_384,
     "groups": 16,
     "live": {
         "recipe": {"steps": 60, "batch": 16, "lr": 5e-3, "warmup": 5}, "sequences": 2000, "length": 48, "facts": 4,
@@ -60,11 +61,12 @@ _FULL: dict[str, Any] = {
     "train_seconds": 90.0,
     "relative_cost": 9.0,
     "timed_steps": 10,
+    "deadline": 190.0,
     "lengths": [256, 512, 1024, 2048],
     "distance_length": 512,
     "facts": [8, 16, 32, 64],
     "test_sequences": 128,
-    "test_batch": 128,
+    "batch_tokens": 262_144,
     "groups": 8,
     "cost_lengths": [256, 1024, 4096, 16384],
 }
@@ -120,14 +122,18 @@ def _loaded(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines
 
 
 def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
-    """Part B, full: every variant is trained and asked; a variant that fails leaves the others as they are."""
+    """Part B, full: every variant is trained and asked, until ``deadline`` (seconds); what is left out is said."""
     from workbench.studies import _titans_trained as outer
 
+    begun = time.monotonic()
     yield from outer.cost_lines(settings, seed)
     recipe = outer.affordable(settings, range(settings["seeds"]))
     yield outer._line("training", "all", 0, "", "steps", recipe.steps)
     first: dict[str, Any] = {}
     for variant in progress(list(outer.VARIANTS), "variants"):
+        if time.monotonic() - begun > settings["deadline"]:
+            progress.say(f"{variant}: left out, the time of this run is used up")
+            continue
         made = outer.trained(variant, settings, recipe, seed)
         first[variant] = made.models[0]
         yield outer._line("training", variant, recipe.steps, "", "seconds", made.record["seconds"])

@@ -1,0 +1,223 @@
+"""Titans' pictures: surprise token by token, recall by age, depth, who sees what, and the figure of the study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+
+from workbench.views import theme
+from workbench.views._check import frame_for, matrix
+from workbench.views.figures import line_with_band, paper_recorded_live
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What a surprise trace may show, in this order of colours.
+MEASURES = {
+    "surprise": "surprise (norm of the gradient)",
+    "momentum": "momentum (norm of S)",
+    "before": "error before",
+    "after": "error after",
+    "theta": "step θ",
+    "eta": "momentum gate η",
+    "alpha": "forgetting α",
+}
+#: Order (and so colours) of the trained models, in two pictures: Titans and what is taken away from it, and others.
+TITANS = ("LMM", "MAC", "MAG", "MAL", "LMM, linear memory", "LMM, no momentum", "LMM, no decay")
+OTHERS = ("LMM", "DeltaNet", "Hebbian + decay", "TTT, linear", "window attention")
+#: Rows of Table 5 and our variants.
+ABLATION = {
+    "LMM": "LMM",
+    "LMM + attention (MAC)": "MAC",
+    "LMM + attention (MAG)": "MAG",
+    "LMM + attention (MAL)": "MAL",
+    "linear memory": "LMM, linear memory",
+    "without momentum": "LMM, no momentum",
+    "without weight decay": "LMM, no decay",
+}
+
+
+def surprise_trace(
+    frame: pd.DataFrame,
+    measures: Sequence[str] = ("surprise", "momentum", "before", "after"),
+    *,
+    title: str = "",
+    subtitle: str = "",
+    width: int = 620,
+) -> alt.Chart:
+    """Lines over the tokens of a stream; pointing at one shows all its numbers (selection ``token``).
+
+    Columns: position, and each of ``measures`` (keys of :data:`MEASURES`); optional ``token`` and ``nearest``.
+    """
+    data = frame_for("surprise_trace", frame, numbers=("position", *measures))
+    names = [MEASURES.get(name, name) for name in measures]
+    shown = [name for name in ("token", "nearest") if name in data]
+    data["nearest"] = data["nearest"].map(str) if "nearest" in data else ""
+    long = data.melt(["position", *shown], list(measures), "measure", "value")
+    long["measure"] = long["measure"].map(MEASURES)
+    at = alt.selection_point(name="token", fields=["position"], on="pointerover", nearest=True, empty=False)
+    pick = alt.selection_point(name="lines", fields=["measure"], bind="legend")
+    x = alt.X("position:Q", title="token", scale=alt.Scale(nice=False, zero=False))
+    base = alt.Chart(long).encode(x=x)
+    colour = alt.Color("measure:N", title=None, sort=names, scale=theme.categories(names))
+    lines = base.mark_line(strokeWidth=1.6).encode(
+        y=alt.Y("value:Q", title="norm, squared error"), color=colour,
+        opacity=alt.condition(pick, alt.value(1.0), alt.value(0.12)),
+    )  # fmt: skip
+    told = [alt.Tooltip(f"{n}:N" if n in shown else f"{n}:Q", format="" if n in shown else ".3~g")
+            for n in ("position", *shown, *measures)]  # fmt: skip
+    rule = alt.Chart(data).mark_rule(color=theme.MUTED).encode(
+        x=x, opacity=alt.condition(at, alt.value(0.6), alt.value(0.0)), tooltip=told
+    )  # fmt: skip
+    chart = alt.layer(lines.add_params(pick), rule.add_params(at)).properties(width=width, height=220)
+    return theme.themed(chart, title, subtitle)
+
+
+def recall_by_age(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
+    """Heat map: how long ago a pair was written (x), how the memory writes (y), share recalled (colour).
+
+    Columns: age (lower end of a bucket, tokens), method, recall in [0, 1].
+    """
+    data = frame_for("recall_by_age", frame, numbers=("age", "recall"), columns=("method",))
+    methods = list(dict.fromkeys(data["method"]))
+    base = alt.Chart(data).encode(
+        x=alt.X("age:O", title="age of the pair (tokens since it was written)", axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("method:N", title=None, sort=methods, axis=alt.Axis(labelLimit=240)),
+    )
+    colour = alt.Color("recall:Q", title="recall", scale=theme.magnitude(domain=[0, 1]))
+    told = ["method:N", "age:Q", alt.Tooltip("recall:Q", format=".2f")]
+    cells = base.mark_rect(**theme.SEAMLESS).encode(color=colour, tooltip=told)
+    ink = alt.condition("datum.recall > 0.6", alt.value(theme.INK), alt.value(theme.PAPER))
+    text = base.mark_text(fontSize=10).encode(text=alt.Text("recall:Q", format=".2f"), color=ink)
+    return theme.themed(alt.layer(cells, text).properties(width=440, height=30 * len(methods)), title, subtitle)
+
+
+def depth_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
+    """Error over the stream, one line a depth, and tokens a second beside it (the shapes of the paper's 7 and 8).
+
+    Columns: position, layers (number), error, tokens_per_second.
+    """
+    data = frame_for("depth_curves", frame, numbers=("position", "layers", "error", "tokens_per_second"))
+    data["memory"] = data["layers"].map(lambda n: f"{n:.0f} matrix" if n == 1 else f"{n:.0f} matrices")
+    names = list(dict.fromkeys(data["memory"]))
+    left = line_with_band(
+        data, "position", "error", colour="memory", order=names, points=False, zero=True, width=360,
+        x_title="pairs read", y_title="squared error before the write",
+    )  # fmt: skip
+    speed = data.groupby("memory", sort=False)["tokens_per_second"].mean().reset_index()
+    bars = alt.Chart(speed).mark_bar().encode(
+        x=alt.X("memory:N", sort=names, title=None, axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("tokens_per_second:Q", title="tokens a second, on this machine"),
+        color=alt.Color("memory:N", sort=names, scale=theme.categories(names), legend=None),
+        tooltip=["memory:N", alt.Tooltip("tokens_per_second:Q", format=",.0f")],
+    ).properties(width=alt.Step(72), height=260)  # fmt: skip
+    return theme.beside(left, bars, title=title, subtitle=subtitle)
+
+
+def attention_mask(mask: Any, groups: Sequence[tuple[str, int]], *, title: str = "", subtitle: str = "") -> alt.Chart:
+    """Who sees what, from the layer's own mask (tokens, columns); ``groups`` name the columns in order, with counts."""
+    import pandas as pd
+
+    seen = matrix("mask", mask)
+    kinds = [name for name, count in groups for _ in range(count)]
+    data = pd.DataFrame(
+        [{"token": i, "column": j, "kind": kinds[j]} for i in range(len(seen)) for j in range(len(kinds)) if seen[i, j]]
+    )
+    data = frame_for("attention_mask", data, numbers=("token", "column"), columns=("kind",))
+    names = [name for name, count in groups if count]
+    order = list(range(len(kinds)))
+    colour = alt.Color("kind:N", title="sees", sort=names, scale=theme.categories(names))
+    cells = alt.Chart(data).mark_rect(stroke=theme.PAPER, strokeWidth=0.5).encode(
+        x=alt.X("column:O", title="key", scale=alt.Scale(domain=order), axis=alt.Axis(labels=False, ticks=False)),
+        y=alt.Y("token:O", title="token that asks", axis=alt.Axis(labelOverlap=True)),
+        color=colour, tooltip=["token:O", "column:O", "kind:N"],
+    )  # fmt: skip
+    size = max(5, min(14, 420 // max(len(kinds), 1)))
+    return theme.themed(cells.properties(width=size * len(kinds), height=size * len(seen)), title, subtitle)
+
+
+def inner_curves(frame: pd.DataFrame, part: str, *, title: str = "", subtitle: str = "") -> alt.Chart:
+    """Part A of the study: recall by number of pairs (A2), or by chunk size (A4)."""
+    rows = _means(frame[(frame["part"] == part) & (frame["metric"] == "accuracy")])
+    x_title = {"A2": "pairs written, once each", "A4": "tokens whose gradients are taken together (b)"}[part]
+    return line_with_band(
+        rows, "x", "value", low="low", high="high", colour="variant", log_x=part == "A4", zero=True,
+        width=300,
+        x_title=x_title, y_title="share of pairs recalled", title=title, subtitle=subtitle,
+    )  # fmt: skip
+
+
+def recall_curves(
+    frame: pd.DataFrame, part: str = "length", models: Sequence[str] = TITANS, *, title: str = "", subtitle: str = ""
+) -> alt.Chart:
+    """Part B: recall of trained models by length of the stream, or by number of facts ("facts")."""
+    rows = frame[(frame["part"] == part) & (frame["metric"] == "recall") & frame["variant"].isin(models)]
+    x_title = "length of the stream (tokens)" if part == "length" else "facts in the stream"
+    return line_with_band(
+        _means(rows), "x", "value", low="low", high="high", colour="variant", order=list(models), zero=True, width=310,
+        x_title=x_title, y_title="recall of facts", title=title, subtitle=subtitle,
+    )  # fmt: skip
+
+
+def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None) -> alt.Chart:
+    """Recall by length (the recorded run, else the live one), pairs held, and the ablation from all sources."""
+    top: list[Any] = []
+    alone: list[Any] = []
+    for frame, whose in ((recorded, "recorded run"), (live, "live run")):
+        if frame is not None and _has(frame, "length", "recall"):
+            top.append(recall_curves(frame, title=f"Titans, trained at 256 tokens ({whose})"))
+            top.append(recall_curves(frame, models=OTHERS, title="Other memories, the same training"))
+            break
+    for frame, whose in ((live, "live run"), (recorded, "recorded run")):
+        if frame is not None and _has(frame, "A2", "accuracy"):
+            alone.append(inner_curves(frame, "A2", title=f"A memory alone ({whose})"))
+            break
+    dots = paper_recorded_live(
+        _ablation(live), _table_5(reported), _ablation(recorded), item="item", unit="accuracy, recall (share)",
+        title="Ablation: long-context accuracy, and recall beyond the trained length", width=380, row_height=36,
+        items=list(ABLATION.values()),
+    )  # fmt: skip
+    note = [
+        "The paper's column is the mean of its needle tasks at 2K to 16K tokens, models of 340M parameters and more;",
+        "ours are models of 0.15M on streams of facts at 512 to 2,048 tokens: compare the order, not the numbers.",
+    ]
+    title = "A memory that is a network, trained while it reads"
+    rows = [theme.beside(*parts) for parts in (top, [dots, *alone]) if parts]
+    return theme.below(*rows, title=title, subtitle=note)
+
+
+def _has(frame: pd.DataFrame, part: str, metric: str) -> bool:
+    return bool(((frame["part"] == part) & (frame["metric"] == metric)).any())
+
+
+def _means(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean and 95 % interval by variant and x: over trained models where there are several, else over units."""
+    keys = [key for key in ("seed", "model") if key in rows]
+    several = len(rows[keys].drop_duplicates()) > 1 if keys else False
+    if several:
+        rows = rows.groupby([*keys, "variant", "x"])["value"].mean().reset_index()
+    found = rows.groupby(["variant", "x"], sort=False)["value"].agg(["mean", "sem"]).reset_index()
+    half = 1.96 * found["sem"].fillna(0.0)
+    return found.assign(
+        value=found["mean"], low=(found["mean"] - half).clip(0), high=(found["mean"] + half).clip(upper=1)
+    )
+
+
+def _ablation(frame: pd.DataFrame | None) -> pd.DataFrame | None:
+    if frame is None or not _has(frame, "length", "recall"):
+        return None
+    rows = frame[(frame["part"] == "length") & (frame["metric"] == "recall") & (frame["x"] > 256)]
+    rows = rows[rows["variant"].isin(list(ABLATION.values()))]
+    found = _means(rows.assign(x=0.0)).rename(columns={"variant": "item"})
+    return found if len(found) else None
+
+
+def _table_5(reported: pd.DataFrame | None) -> pd.DataFrame | None:
+    if reported is None or not len(reported):
+        return None
+    rows = reported[(reported["table"] == "Table 5, ablation") & (reported["metric"] == "long-context accuracy")]
+    rows = rows[rows["item"].isin(list(ABLATION))].copy()
+    rows["item"], rows["value"] = rows["item"].map(ABLATION), rows["value"] / 100
+    return rows if len(rows) else None
