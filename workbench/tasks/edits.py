@@ -1,9 +1,9 @@
 """Editing what a model knows: new objects for known facts, paraphrases, and facts that must not change.
 
 An edit gives a fact of the small world that the model answers right another object of the same type. It is asked again
-in the words it was taught (Rel), in other words (Gen), and a fact about a person nobody edited is asked beside it (Loc:
-the answer must stay what it was). People are split in two by their rank: settings of a method are looked for on one
-part, and reported on the other.
+in the words it was taught (Rel), in other words (Gen; "said": as a statement left open), and a fact about a person
+nobody edited is asked beside it (Loc: the answer must stay what it was). People are split in two by their rank: settings
+of a method are looked for on one part, and reported on the other.
 """
 
 from __future__ import annotations
@@ -28,14 +28,15 @@ RELATIONS = ("town", "job", "instrument", "pet", "colour", "food", "employer", "
 PARTS = ("test", "tune")
 #: Every so many-th person by popularity is one that settings are looked for on.
 _TUNE_EVERY = 4
-KINDS = ("rel", "gen", "loc")
+KINDS = ("rel", "gen", "said", "loc")
 #: Tokens of a plain text that serves as an unrelated prompt.
 _PLAIN = 16
 
 
 @dataclass(frozen=True)
 class Case:
-    """One edit: after ``prompt`` shall come ``target`` instead of ``old``; ``paraphrase`` asks the same.
+    """One edit: after ``prompt`` shall come ``target`` instead of ``old``; ``paraphrase`` asks the same, ``statement``
+    leaves its last word open.
 
     ``other`` is a prompt about another person whose answer ``known`` must stay; ``same_relation`` says whether it asks
     for the same relation.
@@ -47,6 +48,7 @@ class Case:
     target: str
     old: str
     paraphrase: str
+    statement: str
     other: str
     known: str
     same_relation: bool
@@ -67,8 +69,9 @@ class EditSet:
         """Prompts and right answers of one of ``KINDS``."""
         if kind == "rel":
             return [case.prompt for case in self.cases], [case.target for case in self.cases]
-        if kind == "gen":
-            return [case.paraphrase for case in self.cases], [case.target for case in self.cases]
+        if kind in ("gen", "said"):
+            prompts = [case.paraphrase if kind == "gen" else case.statement for case in self.cases]
+            return prompts, [case.target for case in self.cases]
         return [case.other for case in self.cases], [case.known for case in self.cases]
 
     def prepared(self, memory: ParametricMemory, kind: str) -> Rows:
@@ -89,6 +92,14 @@ def ask(relation: str, subject: str, frame: int = 0) -> str:
 
     frames = ALL[relation].frames("question")
     return f"QUESTION: {frames[frame % len(frames)].format(s=subject)} ANSWER:"
+
+
+def left_open(relation: str, subject: str) -> str:
+    """The first statement of a relation without its object."""
+    from workbench_datasets.small_world import RELATIONS as ALL
+
+    head = ALL[relation].frames("statement")[0].format(s=subject, o="").rstrip()
+    return head[0].upper() + head[1:]
 
 
 def people_of(world: World, part: str) -> list[str]:
@@ -131,15 +142,16 @@ def _case(world: World, fact: Fact, facts: dict[Any, Fact], others: Sequence[str
     beside = facts[rng.choice(list(others)), relation]
     return Case(
         fact.subject, fact.relation, ask(fact.relation, fact.subject), world.counterfactual(fact, rng), fact.object,
-        ask(fact.relation, fact.subject, 1), ask(relation, beside.subject), beside.object, same,
+        ask(fact.relation, fact.subject, 1), left_open(fact.relation, fact.subject), ask(relation, beside.subject),
+        beside.object, same,
     )  # fmt: skip
 
 
 def _answered(loaded: LoadedModel, cases: Sequence[Case]) -> list[Case]:
-    """The cases whose three prompts the unedited model answers right."""
-    asked = [[(c.prompt, c.old), (c.paraphrase, c.old), (c.other, c.known)] for c in cases]
-    right = says(loaded, [pair for three in asked for pair in three])
-    return [case for i, case in enumerate(cases) if all(right[3 * i : 3 * i + 3])]
+    """The cases whose four prompts the unedited model answers right."""
+    asked = [[(c.prompt, c.old), (c.paraphrase, c.old), (c.statement, c.old), (c.other, c.known)] for c in cases]
+    right = says(loaded, [pair for four in asked for pair in four])
+    return [case for i, case in enumerate(cases) if all(right[4 * i : 4 * i + 4])]
 
 
 def says(loaded: LoadedModel, pairs: Sequence[tuple[str, str]], *, batch_tokens: int = 4096) -> list[bool]:
@@ -183,7 +195,7 @@ def write_all(
 
 
 def scores(memory: ParametricMemory, edits: EditSet) -> pd.DataFrame:
-    """One row a prompt: edit, kind ("rel", "gen", "loc"), right (share of tokens; for loc: unchanged), side, delta."""
+    """One row a prompt: edit, kind (of ``KINDS``), right (share of tokens; for loc: unchanged), side, delta."""
     import pandas as pd
 
     rows = []
