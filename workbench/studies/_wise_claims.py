@@ -55,7 +55,7 @@ def stays(frame: pd.DataFrame, threshold: float = 0.9) -> Outcome:
     right = wide[wide.method == WISE]["loc"] if len(wide) else wide
     if len(right) < 2:
         return Outcome.unmeasured("no locality of WISE")
-    found = statistics.wilson(int(right.sum()), len(right))
+    found = statistics.wilson(int(right.to_numpy(dtype=float).sum()), len(right))
     return Outcome.of(found, threshold, ">=", f"Loc {right.mean():.3f} of {len(right)} prompts")
 
 

@@ -2,8 +2,8 @@
 
 An edit gives a fact of the small world that the model answers right another object of the same type. It is asked again
 in the words it was taught (Rel), in other words (Gen; "said": as a statement left open), and a fact about a person
-nobody edited is asked beside it (Loc: the answer must stay what it was). People are split in two by their rank: settings
-of a method are looked for on one part, and reported on the other.
+nobody edited is asked beside it (Loc: the answer must stay what it was). People are split in two by their rank:
+settings of a method are looked for on one part, and reported on the other.
 """
 
 from __future__ import annotations
