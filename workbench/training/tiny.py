@@ -168,12 +168,15 @@ def answer_loss(next_token: float = 0.1) -> Loss:
     def loss(run: Callable[..., Any], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         inputs = {name: value for name, value in batch.items() if name != "targets"}
         out = run(**inputs)
-        logits, targets = out.logits.float() if out.logits.dtype == torch.bfloat16 else out.logits, batch["targets"]
+        logits, targets, ids = out.logits, batch["targets"], batch["input_ids"]
         asked = targets >= 0
-        total = _mean_loss(logits, targets)
+        following = torch.cat([ids[:, 1:], torch.zeros_like(ids[:, :1])], 1)
+        other = ~asked & (following != 0)
+        wanted = torch.where(asked, targets, following)
+        nll = nn.functional.cross_entropy(logits.flatten(0, 1), wanted.flatten(), reduction="none").view_as(wanted)
+        total = _mean(nll, asked)
         if next_token:
-            following = torch.cat([batch["input_ids"][:, 1:], torch.zeros_like(targets[:, :1])], 1)
-            total = total + next_token * _mean_loss(logits, torch.where(asked | (following == 0), IGNORE, following))
+            total = total + next_token * _mean(nll, other)
         if getattr(out, "aux_loss", None) is not None:
             total = total + out.aux_loss
         chosen = logits.gather(-1, targets.clamp_min(0)[..., None])[..., 0]
@@ -183,10 +186,9 @@ def answer_loss(next_token: float = 0.1) -> Loss:
     return loss
 
 
-def _mean_loss(logits: Tensor, targets: Tensor) -> Tensor:
-    """Mean over the positions with a target; 0 where there is none."""
-    total = nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORE, reduction="sum")
-    return total / (targets != IGNORE).sum().clamp_min(1)
+def _mean(values: Tensor, chosen: Tensor) -> Tensor:
+    """Mean over the chosen positions; 0 where there is none."""
+    return (values * chosen).sum() / chosen.sum().clamp_min(1)
 
 
 def train(
