@@ -240,7 +240,8 @@ def same_state(frame: pd.DataFrame) -> Outcome:
         return Outcome.unmeasured("states were not measured in this run")
     table = rows.pivot_table(index=["unit", "x"], columns="item", values="value")
     apart = float((table["prefix"] - table["causal"]).abs().max())
-    grown = float(table.groupby("unit").agg(lambda column: column.max() - column.min()).to_numpy().max())
+    spans = table.groupby("unit").max() - table.groupby("unit").min()
+    grown = float(spans.to_numpy().max())
     worst = max(apart, grown)
     note = f"bytes after {', '.join(f'{x:.0f}' for x in sorted(rows['x'].unique()))} tokens: equal, and constant"
     return Outcome.of(Interval(worst, worst, worst, len(table)), 0.0, "<=", note if worst == 0 else "they differ")

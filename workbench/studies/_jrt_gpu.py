@@ -31,12 +31,12 @@ def prefill(settings: Mapping[str, Any], seed: int, clock: Clock, progress: Prog
             launches=settings["prefill_launches"],
             budget_s=settings["prefill_s"],
         )
-        for row in table.itertuples():
-            named = {"experiment": "prefill", "item": row.item, "x": length, "n": row.launches}
-            values = {"ms": row.median_ms, "q25": row.q25_ms, "q75": row.q75_ms, "launches": row.launches}
-            if row.error:
-                yield {**named, "metric": f"failed: {row.error}"[:160], "value": 1.0}
+        for row in table.to_dict("records"):
+            named = {"experiment": "prefill", "item": row["item"], "x": length, "n": row["launches"]}
+            if row["error"]:
+                yield {**named, "metric": f"failed: {row['error']}"[:160], "value": 1.0}
                 continue
+            values = {"ms": row["median_ms"], "q25": row["q25_ms"], "q75": row["q75_ms"], "launches": row["launches"]}
             yield from ({**named, "metric": metric, "value": float(value)} for metric, value in values.items())
 
 
@@ -62,7 +62,8 @@ def contenders(settings: Mapping[str, Any], length: int, generator: torch.Genera
         return linear_recurrence(*given, feature_map="taylor", normalize=True, state=state, check_values=False)[0]
 
     def quadratic() -> Tensor:
-        return scaled_dot_product_attention(*(part.transpose(1, 2) for part in wide), is_causal=True)
+        a, b, c = (part.transpose(1, 2) for part in wide)
+        return scaled_dot_product_attention(a, b, c, is_causal=True)
 
     return {
         QUADRATIC: quadratic,

@@ -95,10 +95,11 @@ def train_sets(settings: Mapping[str, Any], device: str, progress: Progress) -> 
     The rule, set before any run: the dearest variant (prefix, largest) is timed for ``timed_steps`` steps at the full
     length; the number of steps is what fits its share of ``train_s`` into that time, at most ``steps``.
     """
-    stage, (largest, *_) = sets_stages(settings), sorted(settings["states"], reverse=True)
-    cells = [(mode, *size) for size in settings["states"] for mode in MODES]
+    stage, largest = sets_stages(settings), max((dim, key_dim) for dim, key_dim in settings["states"])
+    cells = [(mode, dim, key_dim) for dim, key_dim in settings["states"] for mode in MODES]
     make = partial(_train, settings, stage, "steps", device=device, progress=progress)
-    builds = {cell: _builder(*cell, settings["vocabulary"]) for cell in cells}
+    words = settings["vocabulary"]
+    builds = {(mode, dim, key_dim): _builder(mode, dim, key_dim, words) for mode, dim, key_dim in cells}
     steps = settings["steps"]
     if settings.get("train_s"):
         steps = _fitting(settings, stage, builds["prefix", *largest], device, settings["train_s"] / len(cells))
