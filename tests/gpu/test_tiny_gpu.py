@@ -88,7 +88,7 @@ def test_a_model_that_looks_at_values_falls_back_and_says_so():
             from types import SimpleNamespace
 
             x = self.embed(input_ids)
-            return SimpleNamespace(logits=self.head(x if bool(x.abs().sum() > 0) else x))
+            return SimpleNamespace(logits=self.head(-x if bool(x.abs().sum() > 1e9) else x))
 
     made = train(lambda seed: Looking(), pool(), RECIPE, (0, 1), device="cuda")
     assert made.complete
