@@ -1,0 +1,300 @@
+"""Titans: special cases, who sees what, what is held; the shared kit tests causality, streaming and gradients."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+import torch
+
+from workbench.errors import BadInput
+from workbench.memory import MEMORIES
+from workbench.memory.layers._titans_attention import SegmentAttention, WindowAttention, segment_mask, window_mask
+from workbench.memory.layers.base import build_layer, nbytes
+from workbench_kernels.linear_memory import linear_recurrence
+
+NAMES = ("titans", "titans-mac", "titans-mag", "titans-mal")
+
+
+def titans(**settings: Any) -> Any:
+    torch.manual_seed(1)
+    return build_layer("titans", 8, **{"heads": 2, "persistent": 0, **settings}).double()
+
+
+def tokens(length: int, batch: int = 2) -> torch.Tensor:
+    return torch.randn(batch, length, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+
+
+def parts(layer: Any, x: torch.Tensor) -> tuple[Any, ...]:
+    state = layer.start(len(x))
+    q, k, v, _ = layer.core.project(x, state.get("conv"))
+    return q, k, v, layer.core.gates(x)
+
+
+def held_to(layer: Any, x: torch.Tensor, y: torch.Tensor) -> None:
+    found, _ = layer.core.run(x, layer.start(len(x)))
+    torch.testing.assert_close(found, y.flatten(-2), rtol=1e-9, atol=1e-10)
+
+
+@torch.no_grad()
+def test_hebbian_is_causal_linear_attention():
+    layer, x = titans(depth=1, objective="inner product", momentum=False, decay=False), tokens(11)
+    q, k, v, gates = parts(layer, x)
+    scores = torch.einsum("bthd,bshd->bhts", q, k).tril()
+    held_to(layer, x, torch.einsum("bhts,bshd->bthd", scores, v * gates.theta[..., None]))
+
+
+@torch.no_grad()
+def test_without_momentum_and_decay_it_is_delta_net():
+    layer, x = titans(depth=1, momentum=False, decay=False, chunk=1, theta_max=0.5), tokens(11)
+    q, k, v, gates = parts(layer, x)
+    held_to(layer, x, linear_recurrence(q, k, v, beta=2 * gates.theta)[0])
+
+
+@torch.no_grad()
+def test_without_momentum_it_is_the_gated_rule_that_decays_after_the_error():
+    """Gated DeltaNet decays before the error; equation 13 takes the gradient first. Written out token by token."""
+    layer, x = titans(depth=1, momentum=False, chunk=1), tokens(9)
+    q, k, v, gates = parts(layer, x)
+    m, reads = torch.zeros(2, 2, 4, 4, dtype=torch.float64), []
+    for t in range(9):
+        error = torch.einsum("bhd,bhde->bhe", k[:, t], m) - v[:, t]
+        step = 2 * gates.theta[:, t, :, None, None] * k[:, t, :, :, None] * error[:, :, None]
+        m = (1 - gates.alpha[:, t, :, None, None]) * m - step
+        reads.append(torch.einsum("bhd,bhde->bhe", q[:, t], m))
+    held_to(layer, x, torch.stack(reads, 1))
+
+
+@torch.no_grad()
+def test_persistent_tokens_are_read_before_the_stream():
+    layer, x = titans(persistent=3, chunk=2), tokens(5)
+    plain = titans(persistent=0, chunk=2)
+    plain.load_state_dict({**layer.state_dict(), "persistent": layer.persistent[:0]})
+    before = layer.persistent.expand(2, 3, 8)
+    torch.testing.assert_close(layer(x)[0], plain(torch.cat([before, x], 1))[0][:, 3:], rtol=1e-9, atol=1e-11)
+
+
+# -- attention --------------------------------------------------------------------------------------------------------
+
+
+def test_masks_by_hand():
+    assert segment_mask(2, 1, 1).int().tolist() == [[1, 1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1, 1]]
+    assert window_mask(3, 1, 3, 1).int().tolist() == [
+        [1, 0, 1, 1, 0, 0],  # persistent; two slots, of which the newer one is filled; itself
+        [1, 0, 1, 1, 1, 0],
+        [1, 0, 0, 1, 1, 1],
+    ]
+    assert build_layer("titans-mag", 8, heads=2, window=2, persistent=1).mask(3).int().tolist() == [
+        [1, 1, 0, 0], [1, 1, 1, 0], [1, 0, 1, 1],
+    ]  # fmt: skip
+
+
+@torch.no_grad()
+def test_the_segment_mask_is_what_the_attention_does():
+    """Change one column's token and see whose output moves."""
+    torch.manual_seed(0)
+    attention = SegmentAttention(8, 2, 0, 6).double()
+    fixed = torch.randn(2, 8, dtype=torch.float64)
+    x, answers = torch.randn(2, 1, 6, 8, dtype=torch.float64)
+    state = attention.start(1, "cpu", torch.float64)
+    before, _ = attention.run(x, answers, state, 0, fixed)
+    mask = segment_mask(6, 0, 2)
+    moved = torch.zeros_like(mask)
+    for column in range(mask.shape[1]):
+        given = [fixed.clone(), answers.clone(), x.clone()]
+        part, at = (0, column) if column < 2 else divmod(column - 2, 6)
+        (given[0] if column < 2 else given[1 + part][0])[at] += 1
+        after, _ = attention.run(given[2], given[1], state, 0, given[0])
+        moved[:, column] = (after != before).any(-1)[0]
+    assert torch.equal(moved, mask)
+
+
+@torch.no_grad()
+def test_window_attention_is_masked_attention_over_all():
+    torch.manual_seed(0)
+    attention, x = WindowAttention(8, 2, 0, 4).double(), tokens(13, 1)
+    fixed = torch.randn(2, 8, dtype=torch.float64)
+    y, state = attention.run(x, attention.start(1, "cpu", torch.float64), fixed)
+    q, k, v = attention.split(attention.to_qkv(torch.cat([fixed[None], x], 1)))
+    gap = torch.arange(13)[:, None] - torch.arange(13)
+    seen = torch.cat([torch.ones(13, 2, dtype=torch.bool), (gap >= 0) & (gap < 4)], 1)
+    whole = torch.nn.functional.scaled_dot_product_attention(
+        q[:, 2:].transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=seen
+    )
+    torch.testing.assert_close(y, attention.to_out(whole.transpose(1, 2).flatten(-2)), rtol=1e-9, atol=1e-11)
+    assert state["held"] == 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_a_late_token_changes_nothing_before_it_in_float32(name):
+    torch.manual_seed(0)
+    extra = {"titans-mac": {"segment": 8}, "titans-mag": {"window": 8}, "titans-mal": {"window": 8}}.get(name, {})
+    layer = build_layer(name, 16, heads=2, chunk=8, **extra)
+    x = torch.randn(2, 40, 16)
+    y, _ = layer(x)
+    for at in (7, 8, 21, 39):
+        other = x.clone()
+        other[:, at:] = torch.randn_like(other[:, at:])
+        assert torch.equal(layer(other)[0][:, :at], y[:, :at])
+        assert (layer(other)[0][:, at:] != y[:, at:]).any()
+
+
+@torch.no_grad()
+def test_mac_answers_come_from_the_segments_first_weights():
+    """The second segment hears of the first; with steps of size nearly zero it hears nothing of it."""
+    torch.manual_seed(0)
+    layer = build_layer("titans-mac", 8, heads=2, segment=4, chunk=2, conv=0).double()
+    x = tokens(8, 1)
+    changed = x.clone()
+    changed[:, 1] += 1
+    moved = (layer(x)[0] - layer(changed)[0]).abs().sum(-1)[0]
+    assert (moved[4:] > 1e-8).all()
+    layer.core.gate_bias[0] = -200.0
+    layer.core.to_gates.weight.zero_()
+    still = (layer(x)[0] - layer(changed)[0]).abs().sum(-1)[0]
+    assert (still[4:] == 0).all()
+    assert (still[1:4] > 0).all()
+
+
+# -- cost and state ---------------------------------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def test_state_does_not_grow_and_attention_does():
+    layer = build_layer("titans", 64, heads=2)
+    full = build_layer("sliding-window-attention", 64, heads=2, window=None)
+    sizes = [[nbytes(one(torch.randn(1, n, 64))[1]) for n in (64, 256)] for one in (layer, full)]
+    assert sizes[0][0] == sizes[0][1]
+    assert sizes[1][1] > 3.9 * sizes[1][0]
+
+
+@torch.no_grad()
+def test_time_is_linear_in_the_stream():
+    """Best of five, so that a busy machine does not decide; quadratic growth would give 16."""
+    layer, best = build_layer("titans", 64, heads=2), {}
+    for n in (1024, 4096):
+        x, took = torch.randn(1, n, 64), []
+        for _ in range(5):
+            begun = time.process_time()
+            layer(x)
+            took.append(time.process_time() - begun)
+        best[n] = min(took)
+    assert best[4096] / best[1024] < 8
+
+
+# -- looking ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_contents_events_and_pairs(name):
+    torch.manual_seed(0)
+    layer = build_layer(name, 8, heads=2, chunk=2)
+    assert layer.stored_pairs().empty
+    assert layer.contents()["tokens"].tolist() == [0] * 4
+    x = torch.randn(6, 8)
+    layer.write(x[:5])
+    layer.write(x[5:])
+    table = layer.contents()
+    assert table["part"].tolist() == ["weights0", "weights0", "weights1", "weights1"]
+    assert table["shape"].tolist() == ["4x16", "4x16", "16x4", "16x4"]
+    assert (table["moved"] > 0).all()
+    assert (table["momentum"] > 0).all()
+    assert ((table["effective_rank"] > 1) & (table["effective_rank"] <= 4 + 1e-6)).all()
+    assert table["tokens"].tolist() == [6] * 4
+    assert table["theta"].between(0, layer.core.theta_max).all()
+    log = layer.events().frame()
+    writes = log[log["kind"] == "write"]
+    assert [len(row) for row in writes["surprise"]] == [5, 1]
+    assert sum(map(sum, writes["error_after"])) < sum(map(sum, writes["error_before"]))
+    pairs = layer.stored_pairs(labels=list("abcdef"))
+    assert pairs["token"].tolist() == list("abcdef")
+    assert (pairs["rank"] < 6).all()
+    with pytest.raises(BadInput, match="labels must name the 6 tokens"):
+        layer.stored_pairs(["a"])
+    layer.reset()
+    assert layer.stored_pairs().empty
+
+
+@torch.no_grad()
+def test_the_logged_surprise_is_the_gradients_norm():
+    layer, x = titans(chunk=3), tokens(5, 1)
+    layer.write(x)
+    logged = next(iter(layer.events())).detail["surprise"]
+    state = layer.start(1)
+    for t in range(5):
+        _, k, v, _ = layer.core.project(x[:, t : t + 1], state["conv"])
+        anchor = "anchor" if state["filled"] else "weights"
+        ws = [w.clone().requires_grad_() for w in layer.core.weights(state, anchor)]
+        with torch.enable_grad():
+            answer = torch.nn.functional.gelu(k.transpose(1, 2) @ ws[0]) @ ws[1]
+            loss = (answer - v.transpose(1, 2)).square().sum()
+            grads = torch.autograd.grad(loss, ws)
+        norm = sum(g.square().sum((-1, -2)) for g in grads).sqrt().mean()
+        assert logged[t] == pytest.approx(float(norm), abs=1e-5)
+        _, state = layer(x[:, t : t + 1], state)
+
+
+@torch.no_grad()
+def test_a_pair_that_was_written_is_recalled():
+    """One key many times: the error of its pair falls to almost nothing, and its value is the nearest."""
+    layer = titans(chunk=1, conv=0, momentum=False, decay=False)
+    layer.core.gate_bias[0] = 0.0
+    x = tokens(3, 1)[0]
+    layer.write(x[:2])
+    layer.write(x[2:].repeat(40, 1))
+    pairs = layer.stored_pairs()
+    assert pairs["error"].iloc[-1] < 0.01 * pairs["static_error"].iloc[-1]
+    assert pairs["rank"].iloc[-1] == 0
+
+
+# -- bad input --------------------------------------------------------------------------------------------------------
+
+BAD = [
+    ("titans", {"chunk": 0}, "chunk must be"),
+    ("titans", {"depth": 0}, "depth must be"),
+    ("titans", {"heads": 3}, "heads=3 does not divide"),
+    ("titans", {"theta_max": -0.1}, "theta_max must be"),
+    ("titans", {"theta_max": float("nan")}, "theta_max must be"),
+    ("titans", {"read": "late"}, "read must be one of"),
+    ("titans", {"decay_to": "mean"}, "decay_to must be one of"),
+    ("titans", {"objective": "cosine"}, "objective must be one of"),
+    ("titans", {"objective": "inner product"}, "it needs depth=1"),
+    ("titans", {"persistent": -1}, "persistent must be"),
+    ("titans", {"expansion": 0}, "expansion must be"),
+    ("titans", {"size": 3}, "no argument 'size'"),
+    ("titans-mac", {"segment": 0}, "segment must be"),
+    ("titans-mac", {"gate": "max"}, "gate must be one of"),
+    ("titans-mag", {"window": 0}, "window must be"),
+    ("titans-mag", {"gate": "max"}, "gate must be one of"),
+    ("titans-mal", {"window": 0}, "window must be"),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "said"), BAD)
+def test_settings_outside_their_range(name, settings, said):
+    with pytest.raises(BadInput, match=said):
+        build_layer(name, 8, **{"heads": 2, **settings})
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", NAMES)
+def test_states_that_do_not_fit_are_refused_and_left_alone(name):
+    layer = build_layer(name, 8, heads=2, chunk=4)
+    _, state = layer(torch.randn(2, 3, 8))
+    before = {key: value.clone() if isinstance(value, torch.Tensor) else value for key, value in state.items()}
+    with pytest.raises(BadInput, match="state"):
+        layer(torch.randn(3, 2, 8), state)
+    with pytest.raises(BadInput, match="state"):
+        layer(torch.randn(2, 2, 8), {**state, "weights0": state["weights0"].double()})
+    with pytest.raises(BadInput, match="state"):
+        layer(torch.randn(2, 2, 8), {key: value for key, value in state.items() if key != "momentum1"})
+    with pytest.raises(BadInput, match="cannot leave padding out"):
+        layer(torch.randn(2, 2, 8), state, keep=torch.ones(2, 2, dtype=torch.bool))
+    for key, value in before.items():
+        assert torch.equal(value, state[key]) if isinstance(value, torch.Tensor) else value == state[key]
+
+
+def test_all_four_are_registered():
+    assert set(NAMES) <= set(MEMORIES.names())
