@@ -11,8 +11,9 @@ from torch import Tensor
 
 from workbench_kernels import checks
 
-#: "triton" is asked first on CUDA; "chunked" takes everything.
 IMPLEMENTATIONS = ("triton", "chunked", "reference")
+#: Who is asked, in this order, by ``impl="auto"``; "chunked" takes everything.
+AUTO = {"cuda": ("chunked",)}
 
 
 def _taylor(x: Tensor) -> Tensor:
@@ -146,7 +147,9 @@ def linear_recurrence(
         from workbench_kernels.linear_memory.portable.recurrence import Inputs, recurrence
 
         inputs = Inputs(q, k, v, log_decay, beta, state)
-        y, final = recurrence(inputs, feature_map=feature_map, ones=normalize, scale=scale, offsets=offsets, chunk=chunk)
+        y, final = recurrence(
+            inputs, feature_map=feature_map, ones=normalize, scale=scale, offsets=offsets, chunk=chunk
+        )
     else:
         gates = (None if log_decay is None else log_decay[..., None] if log_decay.dim() == 3 else log_decay, beta)
         fq, fk = _map(feature_map, q) * scale, _repeat(_map(feature_map, k), q.shape[2])
@@ -174,8 +177,9 @@ def _pick(
     chunk: int | None,
 ) -> str:
     """The implementation that takes a call; raises ``ValueError`` when the one asked for by name cannot."""
-    if impl not in ("auto", "triton") or (impl == "auto" and q.device.type != "cuda"):
-        return "chunked" if impl == "auto" else impl
+    names = AUTO.get(q.device.type, ("chunked",)) if impl == "auto" else (impl,)
+    if names[0] != "triton":
+        return names[0]
     reason = _triton_refuses(q, v, log_decay, beta, feature_map, chunk)
     if reason is None:
         return "triton"
@@ -199,9 +203,7 @@ def _triton_refuses(
     return launch.refusal(q, v, delta=beta is not None, vector=vector, feature_map=feature_map)
 
 
-def _documents(
-    run: Any, inputs: list[Any], state: Tensor, offsets: Tensor | None, chunk: int
-) -> tuple[Tensor, Tensor]:
+def _documents(run: Any, inputs: list[Any], state: Tensor, offsets: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:
     """One run, or one a document; a document without tokens leaves its state as it was."""
     ends = None if offsets is None else offsets.tolist()
     bounds = [(0, inputs[0].shape[1])] if ends is None else list(itertools.pairwise(ends))

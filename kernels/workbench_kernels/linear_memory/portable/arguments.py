@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -59,7 +60,8 @@ class Flags(NamedTuple):
     SOLVE: Any  # precision of the delta rule's triangular system
 
 
-class Plan(NamedTuple):
+@dataclass(frozen=True)
+class Plan:
     """A call: its rows, sizes, and the numbers the launches need."""
 
     rows: Rows
@@ -102,7 +104,18 @@ def flags_of(plan: Plan, *, keys: int, values: int, segments: int = 1, chunk: in
     chunk = chunk or plan.chunk
     solve = "tf32" if plan.wide == torch.bfloat16 else plan.precision
     ones = plan.sizes.value_dim > plan.sizes.width
-    numbers = (chunk, keys, values, tile(plan.sizes.raw, 256), plan.map, plan.gate, plan.delta, ones, segments, chunk.bit_length() - 1)
+    numbers = (
+        chunk,
+        keys,
+        values,
+        tile(plan.sizes.raw, 256),
+        plan.map,
+        plan.gate,
+        plan.delta,
+        ones,
+        segments,
+        chunk.bit_length() - 1,
+    )
     return Flags(*map(tl.constexpr, (*numbers, kinds[plan.wide], plan.precision, solve)))
 
 

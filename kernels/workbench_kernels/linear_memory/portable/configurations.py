@@ -39,13 +39,18 @@ FULL = {
     "prepare": Tiles(32, 32, 4, 1),
     "prepare_gradients": Tiles(32, 32, 8, 1),
 }
-#: Where a rule needs other tiles than the plain one: the delta rule's states hold all keys, gates a channel need room.
-OTHER: dict[tuple[str, str], Tiles] = {
-    ("states", "delta"): Tiles(256, 32, 8, 2),
-    ("states", "taylor"): Tiles(64, 64, 8, 1),
-    ("reads", "vector"): Tiles(32, 128, 8, 1),
-    ("values", "vector"): Tiles(32, 128, 8, 1),
-    ("gradients", "vector"): Tiles(32, 64, 8, 1),
+#: Where a rule needs other tiles than the plain one (bytes of a factor, launch, rule): the delta rule's states hold
+#: all keys, gates a channel and the Taylor map need room.
+OTHER: dict[tuple[int, str, str], Tiles] = {
+    (2, "states", "delta"): Tiles(256, 32, 8, 2),
+    (2, "states", "taylor"): Tiles(64, 64, 8, 1),
+    (2, "reads", "vector"): Tiles(32, 128, 8, 1),
+    (2, "values", "vector"): Tiles(32, 128, 8, 1),
+    (2, "gradients", "vector"): Tiles(32, 64, 8, 1),
+    (4, "states", "delta"): Tiles(256, 16, 8, 1),
+    (4, "states", "vector"): Tiles(32, 32, 4, 1),
+    (4, "reads", "vector"): Tiles(32, 32, 8, 1),
+    (4, "values", "vector"): Tiles(32, 32, 8, 1),
 }
 #: Programs that keep a card busy; rows are cut until there are so many, into pieces of at least ``PIECE`` chunks.
 BUSY, PIECE, MOST_PIECES = 264, 8, 16
@@ -63,10 +68,7 @@ def pick(plan: Plan, which: str) -> Tiles:
     if given is not None:
         return given
     table = LOW if plan.wide == torch.bfloat16 else FULL
-    other = OTHER.get((which, rule_of(plan)))
-    if other is None:
-        return table[which]
-    return other if table is LOW else Tiles(other.keys, min(other.values, table[which].values), other.warps, 1)
+    return OTHER.get((plan.wide.itemsize, which, rule_of(plan)), table[which])
 
 
 def segments_of(plan: Plan) -> int:

@@ -74,7 +74,7 @@ def recurrence(
         width=v.shape[3],
     )
     given = options or {}
-    chunk = chunk or 64
+    chunk = chunk or (64 if q.dtype == torch.bfloat16 else 32)
     rows, count, chunks = rows_of(offsets, q.shape[0], q.shape[1], chunk)
     gate = GATES["none" if log_decay is None else "vector" if vector else "scalar"]
     wide = torch.bfloat16 if q.dtype == torch.bfloat16 else torch.float32
@@ -222,9 +222,7 @@ class _Call:
             launch.start(state_gradients_kernel, count, shape, flags, *tensors, TOTALS=first)
         return dh, first_grad
 
-    def gradients(
-        self, grad: Tensor, written: Tensor, h: Tensor, dh: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
+    def gradients(self, grad: Tensor, written: Tensor, h: Tensor, dh: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x, s, plan = self.inputs, self.sizes, self.plan
         flags, shape = self.flags("gradients")
         dq, dk = torch.empty(x.q.shape, **self.kind()), self.tokens_like(s.raw)
@@ -239,9 +237,7 @@ class _Call:
         view = dg[0] if dg is not None and plan.gate == GATES["scalar"] else dg
         tensors = *map(strided, (x.q, x.k, written, self.gate, grad)), h, dh, strided(dq), strided(dk), strided(view)
         kernel = taylor_gradients_kernel if taylor else gradients_kernel
-        launch.start(
-            kernel, plan.chunks * s.heads * tiles, shape, flags, *tensors, step, plan.rows, s, plan.scale
-        )
+        launch.start(kernel, plan.chunks * s.heads * tiles, shape, flags, *tensors, step, plan.rows, s, plan.scale)
         return dq, dk, dg.sum(0) if dg is not None and plan.gate == GATES["scalar"] else dg
 
     def kind(self) -> dict[str, Any]:

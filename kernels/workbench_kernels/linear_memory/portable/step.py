@@ -60,7 +60,5 @@ def step_kernel(q, k, v, g, beta, start, out, final, rows, sizes, scale, f):
             written = rate * (written - tl.sum(y[:, None] * state, 0))
         state += y[:, None] * written[None, :]
         read = tl.sum(x[:, None] * state, 0) * scale
-        tl.store(
-            base_of(out, batch, token, head) + e, read.to(out.data.dtype.element_ty), mask=e < sizes.value_dim
-        )
+        tl.store(base_of(out, batch, token, head) + e, read.to(out.data.dtype.element_ty), mask=e < sizes.value_dim)
     put_matrix(state_base(final, index, head, sizes), d, e, sizes, state)

@@ -1,0 +1,159 @@
+"""The linear memories on the card: reads, final state and all gradients against float64, at every rule and width."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from linear_memory_cases import CASES, RULES, Case, held
+
+from workbench_kernels import linear_recurrence, neural_memory
+from workbench_kernels.linear_memory import NeuralState
+
+pytest.importorskip("triton")
+from workbench_kernels.linear_memory.portable import configurations
+
+LOW = (torch.bfloat16, torch.float16)
+DOCUMENTS = (0, 0, 1, 64, 64, 300, 511, 1000)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_option(name: str) -> None:
+    held(CASES[name], torch.bfloat16)
+
+
+@pytest.mark.parametrize("dim", [64, 128])
+@pytest.mark.parametrize("rule", RULES)
+def test_long_rows_in_half_precision(rule: str, dim: int) -> None:
+    case = Case(rule, length=1000, dims=(dim, dim), batch=2)
+    held(case, LOW[0])
+    held(replace(case, length=263), LOW[1])
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_float32(rule: str) -> None:
+    held(Case(rule, length=263, dims=(64, 64)), torch.float32)
+    held(Case(rule, length=63, dims=(128, 128)), torch.float32)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_packed_documents(rule: str) -> None:
+    held(Case(rule, length=1000, dims=(64, 128), documents=DOCUMENTS), torch.bfloat16)
+    held(Case(rule, length=1000, dims=(32, 32), documents=DOCUMENTS), torch.float32)
+
+
+@pytest.mark.parametrize("documents", [None, DOCUMENTS])
+@pytest.mark.parametrize("rule", ["linear", "scalar", "vector"])
+def test_pieces_of_a_row_beside_each_other(rule: str, documents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configurations, "PIECE", 1)
+    held(Case(rule, length=1000, dims=(128, 64), documents=documents), torch.bfloat16)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_widest_heads(rule: str) -> None:
+    held(Case(rule, length=130, dims=(256, 256)), torch.bfloat16)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_taylor_features_that_are_never_written(dtype: torch.dtype) -> None:
+    taylor = Case("linear", length=300, feature_map="taylor", normalize=True, dims=(16, 64))
+    held(taylor, dtype)
+    held(replace(taylor, rule="scalar", documents=(0, 0, 1, 64, 64, 300)), dtype)
+
+
+@pytest.mark.parametrize("rule", [*RULES, "taylor"])
+def test_decoding_token_by_token_continues_a_prefill(rule: str) -> None:
+    taylor = {"feature_map": "taylor", "normalize": True, "dims": (16, 64)}
+    case = Case("linear", length=105, **taylor) if rule == "taylor" else Case(rule, length=105, dims=(128, 128))
+    drawn, words = case.draw(torch.float32), {**case.words, "impl": "triton"}
+    with torch.no_grad():
+        whole, last = linear_recurrence(**{n: x.double() for n, x in drawn.items()}, **(words | {"impl": "reference"}))
+        state, parts = drawn.pop("state"), []
+        for a, b in ((0, 97), (97, 98), (98, 105)):
+            part, state = linear_recurrence(**{n: x[:, a:b] for n, x in drawn.items()}, state=state, **words)
+            parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, 1), whole.float(), rtol=2e-4, atol=2e-4)
+    torch.testing.assert_close(state, last.float(), rtol=2e-4, atol=2e-4)
+
+
+@pytest.mark.parametrize("rule", ["linear", "vector", "gated-delta"])
+def test_the_same_bits_every_time(rule: str) -> None:
+    drawn = Case(rule, length=500, dims=(64, 64)).draw(torch.bfloat16)
+    found = []
+    for _ in range(3):
+        leaves = {n: x.clone().requires_grad_() for n, x in drawn.items()}
+        y, final = linear_recurrence(**leaves, impl="triton")
+        found.append([y, final, *torch.autograd.grad(y.float().square().sum() + final.sum(), list(leaves.values()))])
+    for again in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], again, strict=True))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_nothing_waits_for_the_queue_and_a_graph_captures_it(packed: bool) -> None:
+    case = Case("gated-delta", length=200, dims=(64, 64), documents=(0, 0, 7, 200) if packed else None)
+    drawn, words = case.draw(torch.bfloat16), case.words
+    leaves = {n: x.clone().requires_grad_() for n, x in drawn.items()}
+
+    def step() -> list[torch.Tensor]:
+        y, final = linear_recurrence(**leaves, **words, check_values=False, impl="triton")
+        return [y, *torch.autograd.grad(y.float().square().sum() + final.sum(), list(leaves.values()))]
+
+    expected = [x.clone() for x in step()]
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        step()
+    torch.cuda.current_stream().wait_stream(side)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        step()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = step()
+    graph.replay()
+    assert all(torch.equal(a, b) for a, b in zip(made, expected, strict=True))
+
+
+def test_the_neural_memory_is_captured_too() -> None:
+    gen = torch.Generator("cuda").manual_seed(0)
+    q, k, v = (torch.randn(2, 40, 2, 16, generator=gen, device="cuda") for _ in range(3))
+    gates = torch.rand(3, 2, 40, 2, generator=gen, device="cuda") * 0.1
+    shapes = ((2, 2, 16, 64), (2, 2, 64, 16))
+    weights = tuple(0.1 * torch.randn(s, generator=gen, device="cuda") for s in shapes)
+    state = NeuralState(weights, tuple(torch.zeros_like(w) for w in weights))
+
+    def run() -> torch.Tensor:
+        words = {"theta": gates[0], "eta": gates[1], "alpha": gates[2], "state": state}
+        return neural_memory(q, k, v, **words, chunk=16, check_values=False)[0]
+
+    expected = run()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = run()
+    graph.replay()
+    torch.testing.assert_close(made, expected)
+
+
+def test_strides_beyond_32_bits() -> None:
+    """The last head of tensors of more than 2^31 elements."""
+    big = torch.zeros(1, 33000, 520, 128, dtype=torch.bfloat16, device="cuda")
+    part = big[:, :, -1:].normal_()
+    far, near = part[:, -300:], part[:, -300:].contiguous()
+    assert far.data_ptr() - big.data_ptr() > 2 * 2**31
+    words: dict[str, Any] = {"impl": "triton"}
+    for a, b in zip(
+        linear_recurrence(far, far, far, **words), linear_recurrence(near, near, near, **words), strict=True
+    ):
+        assert torch.equal(a, b)
+
+
+def test_auto_falls_back_where_the_kernels_refuse() -> None:
+    case = Case("linear", length=40, dims=(300, 16))
+    held(case, torch.float32, run=linear_recurrence)
+    x = torch.zeros(1, 4, 2, 300, device="cuda")
+    with pytest.raises(ValueError, match=r"^q has head dim 300"):
+        linear_recurrence(x, x, x, impl="triton")

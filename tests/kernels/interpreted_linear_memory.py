@@ -1,0 +1,109 @@
+"""The linear memories' own Triton code in Triton's interpreter: reads, final state and every gradient against float64.
+
+A process of its own runs this file (``test_linear_memory_triton.py``), because the interpreter is chosen when Triton
+is imported (``TRITON_INTERPRET=1``).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from linear_memory_cases import CASES, RULES, Case, held
+
+from workbench_kernels import linear_recurrence
+from workbench_kernels.linear_memory.portable import configurations, launch
+
+
+@pytest.fixture(autouse=True)
+def quiet():
+    assert launch.INTERPRETED
+    with np.errstate(all="ignore"):
+        yield
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_case(name: str) -> None:
+    held(CASES[name], torch.float32)
+
+
+@pytest.mark.parametrize("chunk", [16, 64])
+@pytest.mark.parametrize("rule", RULES)
+def test_every_chunk_is_the_same_recurrence(rule: str, chunk: int) -> None:
+    def run(**words: Any) -> Any:
+        return linear_recurrence(**words, chunk=chunk, impl="triton")
+
+    held(Case(rule, length=90), torch.float32, run=run)
+
+
+@pytest.mark.parametrize("documents", [None, (0, 0, 1, 30, 30, 100)])
+@pytest.mark.parametrize("rule", ["linear", "scalar", "vector"])
+def test_pieces_of_a_row_beside_each_other(rule: str, documents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configurations, "PIECE", 1)
+    case = Case(rule, documents=documents)
+    held(case, torch.float32)
+
+
+@pytest.mark.parametrize("rule", ["linear", "vector", "gated-delta"])
+def test_half_precision(rule: str) -> None:
+    held(Case(rule, length=70), torch.float16)
+
+
+@pytest.mark.parametrize("rule", [*RULES, "taylor"])
+def test_decoding_token_by_token_continues_a_prefill(rule: str) -> None:
+    taylor = {"feature_map": "taylor", "normalize": True, "dims": (5, 16)}
+    case = Case("linear", length=41, **taylor) if rule == "taylor" else Case(rule, length=41, heads=(4, 2))
+    drawn, words = case.draw(torch.float32), {**case.words, "impl": "triton"}
+    with torch.no_grad():
+        whole, last = linear_recurrence(**{n: x.double() for n, x in drawn.items()}, **(words | {"impl": "reference"}))
+        state, parts = drawn.pop("state"), []
+        for a, b in ((0, 33), (33, 34), (34, 41)):
+            part, state = linear_recurrence(**{n: x[:, a:b] for n, x in drawn.items()}, state=state, **words)
+            parts.append(part)
+    torch.testing.assert_close(torch.cat(parts, 1), whole.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(state, last.float(), rtol=1e-4, atol=1e-4)
+
+
+def test_no_token_leaves_the_state() -> None:
+    for grad in (False, True):
+        x = torch.zeros(2, 0, 1, 4)
+        start = torch.randn(2, 1, 4, 4, requires_grad=grad)
+        y, final = linear_recurrence(x, x, x, state=start, impl="triton")
+        assert y.shape == (2, 0, 1, 4)
+        assert torch.equal(final, start)
+        if grad:
+            assert torch.equal(torch.autograd.grad(final.sum(), start)[0], torch.ones_like(start))
+
+
+def test_gradients_of_what_is_used_alone() -> None:
+    drawn = Case("gated-delta", length=40).draw(torch.float32)
+    for which in ("y", "final"):
+        found = []
+        for impl in ("triton", "reference"):
+            leaves = {n: x.clone().requires_grad_() for n, x in drawn.items()}
+            y, final = linear_recurrence(**leaves, impl=impl)
+            loss = y.square().sum() if which == "y" else final.square().sum()
+            found.append(torch.autograd.grad(loss, list(leaves.values()), allow_unused=True))
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, torch.zeros_like(a) if b is None else b, rtol=1e-4, atol=1e-4)
+
+
+def test_what_the_kernels_refuse() -> None:
+    x, wide = torch.zeros(1, 4, 2, 8), torch.zeros(1, 4, 2, 300)
+    gate, rate = torch.zeros(1, 4, 2, 8), torch.zeros(1, 4, 2)
+    cases: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = [
+        ("q has head dim 300", (wide, wide, x), {}),
+        ("v has head dim 300", (x, x, wide), {}),
+        ("q is torch.float64", (x.double(),) * 3, {}),
+        ("chunk is 5", (x, x, x), {"chunk": 5}),
+        ("log_decay is a gate per channel", (x, x, x), {"log_decay": gate, "beta": rate}),
+        ("feature_map is taylor", (x, x, x), {"feature_map": "taylor", "beta": rate}),
+    ]
+    for told, args, words in cases:
+        with pytest.raises(ValueError, match=f"^{told}"):
+            linear_recurrence(*args, impl="triton", **words)
+        linear_recurrence(*args, **words)
+    with pytest.raises(ValueError, match=r"torch\.func"):
+        torch.func.vmap(lambda y: linear_recurrence(y, y, y, impl="triton", check_values=False)[0])(x[None])

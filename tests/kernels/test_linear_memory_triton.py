@@ -1,0 +1,111 @@
+"""The linear memories' Triton kernels without a GPU: run by Triton's interpreter, and compiled for Hopper."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import compile_kit
+import pytest
+import torch
+from linear_memory_cases import Case
+
+from workbench_kernels import linear_recurrence
+
+pytest.importorskip("triton")
+HERE = Path(__file__).parent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", ["test_case and delta", "test_case and not delta", "not test_case"])
+def test_kernels_in_the_interpreter(part: str) -> None:
+    command = [sys.executable, "-m", "pytest", str(HERE / "interpreted_linear_memory.py"), "-q", "-k", part]
+    command += ["-p", "no:cacheprovider", "--durations=0"]
+    done = subprocess.run(
+        command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=HERE.parent.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
+
+
+class NoCard:
+    """What Triton asks of a driver before it compiles; nothing can be launched."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", 90, 32)
+
+
+@pytest.fixture
+def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
+    """``compiled(case, dtype)``: what a forward and a backward pass launch, compiled for Hopper."""
+    import triton
+
+    from workbench_kernels.linear_memory.portable import launch
+
+    made: list[Any] = []
+
+    def start(kernel: Any, programs: int, shape: tuple[int, int], flags: Any, *arguments: Any, **more: Any) -> None:
+        words = {"num_warps": shape[0], "num_stages": shape[1], "enable_fp_fusion": True}
+        made.append(kernel.warmup(*arguments, flags, grid=(1,), **words, **more))
+
+    def compile_launches(case: Case, dtype: torch.dtype) -> list[Any]:
+        drawn = {n: x.cpu().requires_grad_() for n, x in case.draw(dtype).items()}
+        y, final = linear_recurrence(**drawn, **case.words, impl="triton")
+        (y.float().sum() + final.sum()).backward()
+        return made
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr(launch, "refusal", lambda *_, **__: None)
+    monkeypatch.setattr(triton.runtime.driver, "_active", NoCard())
+    return compile_launches
+
+
+WIDE = {"dims": (128, 128), "length": 64}
+
+
+@pytest.mark.parametrize("rule", ["linear", "scalar", "vector", "gated-delta"])
+def test_half_precision_compiles_for_hopper_without_spills(compiled: Any, rule: str) -> None:
+    for kernel in compiled(Case(rule, **WIDE), torch.bfloat16):
+        assert kernel.metadata.shared <= compile_kit.SHARED_MOST, kernel.name
+        assert compile_kit.usage(kernel.asm["cubin"])[1] == 0, f"{kernel.name} spills registers"
+        assert kernel.name == "running_kernel" or "wgmma" in kernel.asm["ptx"], kernel.name
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("linear", feature_map="taylor", normalize=True, dims=(16, 64), length=64),
+        Case("gated-delta", dims=(256, 256), length=64),
+        Case("vector", dims=(256, 256), length=64),
+    ],
+    ids=["taylor", "gated delta 256", "vector 256"],
+)
+def test_other_half_precision_fits_the_card(compiled: Any, case: Case) -> None:
+    for kernel in compiled(case, torch.bfloat16):
+        assert kernel.metadata.shared <= compile_kit.SHARED_MOST, kernel.name
+
+
+@pytest.mark.parametrize("rule", ["scalar", "gated-delta"])
+def test_float32_fits_the_card(compiled: Any, rule: str) -> None:
+    for kernel in compiled(Case(rule, **WIDE), torch.float32):
+        assert kernel.metadata.shared <= compile_kit.SHARED_MOST, kernel.name
+        assert compile_kit.usage(kernel.asm["cubin"])[1] < 512, f"{kernel.name} spills most of its registers"
+
+
+def test_a_call_that_triton_cannot_take_is_told_why() -> None:
+    x = torch.randn(1, 8, 2, 16)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"^q is on cpu, Triton kernels need a CUDA device"):
+            linear_recurrence(x, x, x, impl="triton")
+    assert linear_recurrence(x, x, x)[0].shape == x.shape
