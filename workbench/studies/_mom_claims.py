@@ -107,7 +107,7 @@ def constant_decoding(frame: pd.DataFrame) -> Outcome:
 def balanced(frame: pd.DataFrame) -> Outcome:
     """Spread of the memories' shares over their mean, without the balance loss minus with it, mean of the layers."""
     rows = frame[(frame["part"] == "routing") & (frame["metric"] == "share")]
-    group = rows["unit"].astype(str).str.split(".").str[0]
+    group = rows["unit"].astype(str).str.split(":").str[0]
     rows = rows.assign(unit=group)
     keys = [*_keys(rows, "model"), "unit", "variant", "x"]
     spread = rows.groupby(keys)["value"].agg(lambda shares: shares.std(ddof=0) / shares.mean()).reset_index()

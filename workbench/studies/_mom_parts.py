@@ -47,7 +47,7 @@ def asked(variant: str, models: Sequence[Any], settings: Mapping[str, Any], seed
 
 @torch.no_grad()
 def routed(variant: str, models: Sequence[Any], settings: Mapping[str, Any], seed: int) -> Lines:
-    """Share of the tokens that each memory of each layer takes; unit is "group.memory"."""
+    """Share of the tokens that each memory of each layer takes; unit is "group:memory"."""
     if models[0].blocks[0].mixer.memories == 1:
         return
     pairs, length = settings["routing_test"]
@@ -57,7 +57,7 @@ def routed(variant: str, models: Sequence[Any], settings: Mapping[str, Any], see
         for group, rows in enumerate(ids.chunk(settings["groups"])):
             for layer, aux in enumerate(model(input_ids=rows, use_cache=False).aux):
                 for memory, share in enumerate(aux["aux/share"].tolist()):
-                    yield line("routing", variant, layer, "share", share, i, f"{group}.{memory}")
+                    yield line("routing", variant, layer, "share", share, i, f"{group}:{memory}")
 
 
 def sizes(variant: str, model: Any) -> Lines:

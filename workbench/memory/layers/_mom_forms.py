@@ -92,10 +92,7 @@ def _mean_decay(log_decay: Tensor | None, like: Tensor) -> Tensor:
 # ------------------------------------------------------------------ masked
 def masked(layer: MoM, x: Tensor, part: Part, keep: Tensor | None) -> Done:
     """beta = 0 (or v = 0) and no decay where a token is not the memory's own: it stays as it was, bit for bit."""
-    rows, conv = _features(layer, x, part.own), part.conv
-    if conv is not None:
-        rows, conv = _convolved(layer, rows, conv, _neighbourhood(layer, part, keep))
-    q, k, v = _split(layer, rows)
+    (q, k, v), conv = projected(layer, x, part, keep)
     log_decay, beta = layer.gates(x, part.own)
     own = part.chosen[..., None]
     if beta is None:
@@ -111,6 +108,16 @@ def masked(layer: MoM, x: Tensor, part: Part, keep: Tensor | None) -> Done:
     y = y.unflatten(2, (-1, layer.heads))
     y = (y * part.w[..., None, None].to(y.dtype)).sum(2)
     return Done(y, memory.unflatten(1, (-1, layer.heads)), conv, decay)
+
+
+def projected(
+    layer: MoM, x: Tensor, part: Part, keep: Tensor | None
+) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor | None]:
+    """q, k, v of every memory for every token, (B, T, G, H, d), and the new tail of the convolution."""
+    rows, conv = _features(layer, x, part.own), part.conv
+    if conv is not None:
+        rows, conv = _convolved(layer, rows, conv, _neighbourhood(layer, part, keep))
+    return _split(layer, rows), conv
 
 
 def _neighbourhood(layer: MoM, part: Part, keep: Tensor | None) -> Tensor | None:

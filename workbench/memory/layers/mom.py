@@ -11,7 +11,7 @@ from torch.nn.functional import silu
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._conv import ShortConv
-from workbench.memory.layers._mom_forms import Part, masked, packed
+from workbench.memory.layers._mom_forms import Part, masked, packed, projected
 from workbench.memory.layers._mom_look import counted, table
 from workbench.memory.layers._mom_router import Routing, balance_loss, route, spread
 from workbench.memory.layers._mom_rules import RULES, Gates, xavier
@@ -178,6 +178,16 @@ class MoM(MemoryLayer):
         routing = self.route(x)
         entropy = torch.special.entr(routing.p).sum(-1)
         return {"memory": routing.p.argmax(-1)[0], "weight": routing.w.amax(-1)[0], "router_entropy": entropy[0]}
+
+    def project(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """What each memory asks, is keyed by and would store, from the empty memory: (B, T, G, H, d) each.
+
+        Of a token that a memory was not given, its entries have no meaning with ``conv_scope`` "subsequence".
+        """
+        chosen, w = self._with_shared(self.route(x, keep), keep)
+        state = self.start(x.shape[0])
+        conv = state["conv"] if self.short is not None else None
+        return projected(self, x, Part(chosen, w, slice(0, self.groups), state["memory"], conv), keep)[0]
 
     def describe(self, state: State, row: int = 0) -> pd.DataFrame:
         """One line a memory and head: tokens written, mean weight and decay, norm, effective rank, last token."""
