@@ -52,7 +52,7 @@ class TinyRun:
         self.load_pool()
         assert self.pool is not None
         sizes = [value[0].numel() for value in self.parameters.values()]
-        self.identity: dict[str, Any] = {**record_of(recipe, seeds, self.pool, sum(sizes)), "data": _digest(self.pool)}
+        self.identity: dict[str, Any] = {**record_of(recipe, seeds, self.pool, sum(sizes)), "data": self.pool.digest}
 
     def _tables(self) -> None:
         """All that a step looks up by its number, on the device; so that it never waits for the host."""
@@ -72,7 +72,7 @@ class TinyRun:
         if made is getattr(self, "_made", None):
             return
         pool, self._made = as_pool(made), made
-        tables = {"input_ids": pool.ids.long(), "targets": pool.targets.long(), **pool.extras}
+        tables = {"input_ids": pool.ids.int(), "targets": pool.targets.int(), **pool.extras}
         if "attention_mask" in tables:  # a model takes a bool mask as it is; at numbers it looks, which costs the graph
             tables["attention_mask"] = tables["attention_mask"].bool()
         held = getattr(self, "data", {})
@@ -89,7 +89,8 @@ class TinyRun:
         """The batches of all seeds, (seeds, batch, ..): rows by a hash of (data seed, seed, step, place)."""
         counter = self.keys + self.at * self.recipe.batch + self.places
         rows = _mixed(counter) % len(self.data["input_ids"])
-        return {name: table[rows] for name, table in self.data.items()}
+        batch = {name: table[rows] for name, table in self.data.items()}
+        return {**batch, "input_ids": batch["input_ids"].long(), "targets": batch["targets"].long()}
 
     # ------------------------------------------------------------------ one step
     def advance(self) -> None:
@@ -362,15 +363,6 @@ def _mixed(counter: Tensor) -> Tensor:
 def _shifted(z: Tensor, by: int) -> Tensor:
     """Logical shift to the right: torch's own keeps the sign."""
     return (z >> by) & ((1 << (64 - by)) - 1)
-
-
-def _digest(pool: Pool) -> str:
-    import hashlib
-
-    held = hashlib.sha256()
-    for table in (pool.ids, pool.targets):
-        held.update(table.to(torch.int32).cpu().contiguous().numpy().tobytes())
-    return held.hexdigest()[:16]
 
 
 def _first_line(error: BaseException) -> str:

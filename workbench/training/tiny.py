@@ -11,6 +11,8 @@ learning rate by a table. A run that was killed goes on from its checkpoint as i
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -127,6 +129,14 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hash of ids and targets: a checkpoint goes on with the data that it began with."""
+        held = hashlib.sha256()
+        for table in (self.ids, self.targets):
+            held.update(table.to(torch.int32).cpu().contiguous().numpy().tobytes())
+        return held.hexdigest()[:16]
 
 
 def as_pool(made: Any) -> Pool:
