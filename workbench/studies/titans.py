@@ -42,10 +42,10 @@ _QUICK: dict[str, Any] = {
     "batch_tokens": 16_384,
     "groups": 16,
     "live": {
-        "recipe": {"steps": 60, "batch": 16, "lr": 5e-3, "warmup": 5}, "sequences": 2000, "length": 48, "facts": 4,
+        "recipe": {"steps": 60, "batch": 8, "lr": 8e-3, "warmup": 5}, "sequences": 2000, "length": 40, "facts": 4,
     },
-    "cost_lengths": [256, 1024, 4096],
-    "cost_repeats": 5,
+    "cost_lengths": [1024, 4096],
+    "cost_repeats": 4,
 }  # fmt: skip
 _FULL: dict[str, Any] = {
     **_QUICK,
