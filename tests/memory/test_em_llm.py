@@ -10,7 +10,10 @@ from conftest import FAMILIES, REFUSED, build, tokens
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory import MEMORIES, Memory
 from workbench.memory.cache import _events
-from workbench.memory.cache._event_store import EventStore, neighbours, similar
+from workbench.memory.cache._event_choice import neighbours, similar
+from workbench.memory.cache._event_pool import EventPool, Growing
+from workbench.memory.cache._event_store import EventStore
+from workbench.memory.cache._retriever import representatives
 from workbench.memory.cache.em_llm import EMLLM
 
 SMALL = {"n_local": 16, "n_mem": 24, "n_init": 2, "chunk": 8, "min_block": 3, "max_block": 10, "repr_topk": 2}
@@ -250,6 +253,59 @@ def test_offloading_changes_nothing(llama, offload, tmp_path):
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_the_pool_gathers_what_a_loop_over_events_would():
+    generator, pool, held = torch.Generator().manual_seed(0), EventPool(), []
+    for lengths in ([3, 5], [4], [9, 3, 3]):
+        parts = tuple((torch.randn(2, sum(lengths), 4, generator=generator),) * 2 for _ in range(3))
+        pool.add(len(pool), lengths, parts)
+        held += parts[1][0].split(lengths, 1)
+    for events in ([0], [1, 2, 5], [5, 0, 3]):
+        keys, values = pool.gather(1, events)
+        assert torch.equal(keys, torch.cat([held[event] for event in events], 1))
+        assert torch.equal(values, keys)
+    assert torch.equal(pool.get(4)[1][0], held[4])
+    with pytest.raises(MemoryError_, match="event 6 is not"):
+        pool.get(6)
+    with pytest.raises(BadInput, match="in order and whole"):
+        pool.add(9, [2], parts)
+    with pytest.raises(BadInput, match="no tokens"):
+        pool.add(6, [], parts)
+    assert len(pool) == 6
+
+
+def test_copies_share_their_room_and_never_write_over_each_other():
+    first = Growing()
+    first.append(torch.zeros(40, 2))
+    first.append(torch.ones(4, 2))  # room for 50 now
+    twin = first.copy()
+    first.append(torch.full((3, 2), 2.0))
+    assert twin.n == 44
+    twin.append(torch.full((3, 2), 3.0))
+    assert first.filled[44:].eq(2).all()
+    assert twin.filled[44:].eq(3).all()
+    assert first.nbytes() < 2 * 47 * 2 * 4
+    with pytest.raises(MemoryError_, match="nothing was stored"):
+        _ = Growing().filled
+
+
+@pytest.mark.parametrize("top", [1, 3, 20])
+def test_representatives_of_many_events_are_those_of_each(top):
+    generator, lengths = torch.Generator().manual_seed(top), [3, 8, 5]
+    keys, mass = torch.randn(2, 16, 4, generator=generator), torch.rand(4, 16, generator=generator)
+    mean, places, scores = representatives(keys, mass, lengths, top)
+    start = 0
+    for event, length in enumerate(lengths):
+        drawn = mass.view(2, 2, 16).sum(1)[:, start : start + length]
+        best = drawn.topk(min(top, length))
+        for head in range(2):
+            expected = keys[head, start + best.indices[head]].mean(0)
+            assert torch.allclose(mean[event].view(2, 4)[head], expected, atol=1e-6)
+        k = min(top, length)
+        assert torch.equal(places[event, :, :k], best.indices)
+        assert torch.equal(scores[event, :, :k], best.values)
+        start += length
+
+
 def test_a_lost_file_is_named(llama, tmp_path):
     memory = small(max_cached=1, offload="disk", folder=str(tmp_path)).bind(llama)
     read(llama, memory, tokens(1, 100))
@@ -330,6 +386,8 @@ def test_bad_models_and_streams(llama, family, tmp_path):
     memory = small().bind(llama)
     with pytest.raises(MemoryError_, match="one stream"):
         memory.write(tokens(2, 4))
+    with pytest.raises(ValueError, match="input_ids"):  # an empty text
+        memory.feed(tokens(1, 4)[:, :0])
     with pytest.raises(MemoryError_, match="round of 9"):
         memory.write(tokens(1, 9))
     assert memory.nbytes() == 0
@@ -339,7 +397,7 @@ def test_bad_models_and_streams(llama, family, tmp_path):
     with pytest.raises(MemoryError_, match="one stream"):
         memory.reorder_cache(torch.tensor([0, 0]))
     with pytest.raises(BadInput, match="no tokens"):
-        EventStore(None, "cpu", None).add(0, ())
+        EventStore(2, "cpu", None).add(0, [], ())
     memory.unbind()
 
 

@@ -18,12 +18,13 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 from workbench.errors import BadInput, MemoryError_
+from workbench.memory.cache._as_cache import windowed
 from workbench.memory.cache._hooks import install
 from workbench.memory.cache._layer import _columns
 from workbench.memory.cache._pass import Snapshot
 from workbench.memory.cache._rotary import Rotary
 from workbench.memory.cache._rows import Row
-from workbench.memory.cache.base import TokenCache, _windowed
+from workbench.memory.cache.base import TokenCache
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +139,7 @@ class AllocatedCache(TokenCache):
             return self
         _check_model(model)
         self.unbind()
-        self._rotary, self._model, self._windowed = cast(Rotary, _AsTheyCome()), model, _windowed(model)
+        self._rotary, self._model, self._windowed = cast(Rotary, _AsTheyCome()), model, windowed(model)
         count = model.config.get_text_config().num_hidden_layers
         self.layers = [AllocatedLayer(weakref.ref(self), index) for index in range(count)]
         self._forget()

@@ -7,7 +7,7 @@ import tempfile
 import weakref
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from workbench.storage import write_bytes
 Blocks = tuple[tuple[Tensor, Tensor], ...]  # one (keys, values) a layer, each (H_kv, n, D), keys before rotation
 
 
-@dataclass
+@dataclass(frozen=True)
 class Stored:
     """One event. ``representatives``: for every layer the chosen places (H_kv, k) and their scores."""
 
@@ -30,9 +30,7 @@ class Stored:
     token_ids: np.ndarray
     surprise: np.ndarray
     kind: str
-    representatives: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
-    retrieved: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
-    last_used: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+    representatives: tuple[tuple[np.ndarray, np.ndarray], ...] = ()
 
     @property
     def length(self) -> int:
@@ -43,12 +41,12 @@ class EventStore:
     """Keys and values of events under a budget of those held on the device; the least recently used leave first.
 
     Args:
-        most: events held on the device; None holds all.
+        most: events held on the device.
         offload: ``cpu`` (the computer's memory) or ``disk`` (one safetensors file an event, written atomically).
         folder: where files go; None makes a temporary one that goes with this store.
     """
 
-    def __init__(self, most: int | None, offload: str, folder: str | Path | None):
+    def __init__(self, most: int, offload: str, folder: str | Path | None):
         self.most, self.offload = most, offload
         self._near: OrderedDict[int, Blocks] = OrderedDict()
         self._far: dict[int, Blocks | Path] = {}
@@ -62,13 +60,20 @@ class EventStore:
     def __len__(self) -> int:
         return len(self._near.keys() | self._far.keys())
 
-    def add(self, event: int, parts: Blocks) -> list[int]:
-        """Hold an event on the device; returns the events that were offloaded for it."""
-        if not parts or parts[0][0].shape[1] == 0:
+    def add(self, event: int, lengths: Sequence[int], parts: Blocks) -> list[list[int]]:
+        """Hold the events ``event``, event + 1, ... on the device; returns, for each, the events offloaded for it.
+
+        ``parts``: keys and values of each layer, the events' tokens after each other.
+        """
+        if not parts or not len(lengths) or min(lengths) < 1:
             raise BadInput(f"event {event} has no tokens; an event holds at least one")
         self._devices = tuple(keys.device for keys, _ in parts)
-        self._near[event] = parts
-        return self._shrink(keep=event)
+        gone, stops = [], np.cumsum(lengths).tolist()
+        for index, (stop, length) in enumerate(zip(stops, lengths)):
+            part = slice(stop - length, stop)  # memory of their own: an event leaves by itself
+            self._near[event + index] = tuple((k[:, part].clone(), v[:, part].clone()) for k, v in parts)
+            gone.append(self._shrink(keep=event + index))
+        return gone
 
     def get(self, event: int) -> Blocks:
         """Keys and values of an event on the device, fetched from where it was offloaded to."""
@@ -83,12 +88,17 @@ class EventStore:
         self._shrink(keep=event)
         return self._near[event]
 
+    def gather(self, layer: int, events: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Keys and values (H_kv, m, D) of one layer, the events after each other in the given order."""
+        pairs = [self.get(event)[layer] for event in events]
+        return torch.cat([keys for keys, _ in pairs], 1), torch.cat([values for _, values in pairs], 1)
+
     def place(self, event: int) -> str:
         return "device" if event in self._near else self.offload
 
     def _shrink(self, keep: int) -> list[int]:
         gone: list[int] = []
-        while self.most is not None and len(self._near) > self.most:
+        while len(self._near) > self.most:
             event = next(name for name in self._near if name != keep or len(self._near) == 1)
             parts = self._near[event]
             if event not in self._far:  # an event never changes: a file that exists is right
@@ -135,38 +145,3 @@ class EventStore:
         twin._near, twin._far, twin._devices = self._near.copy(), dict(self._far), self._devices
         twin._parent = self  # type: ignore[attr-defined]  # keeps a temporary folder alive
         return twin
-
-
-def similar(scores: np.ndarray, lengths: np.ndarray, budget: int) -> list[int]:
-    """Events in falling score until ``budget`` tokens are used; the one that crosses it stays if that is nearer."""
-    if lengths.sum() <= budget:
-        return list(np.argsort(-scores, kind="stable"))
-    chosen: list[int] = []
-    used = 0
-    for index in np.argsort(-scores, kind="stable"):
-        over = used + int(lengths[index]) - budget
-        if over > 0:
-            if over <= budget - used:
-                chosen.append(int(index))
-            break
-        chosen.append(int(index))
-        used += int(lengths[index])
-    return chosen
-
-
-def neighbours(chosen: Sequence[int], queue: Sequence[int], lengths: np.ndarray, budget: int, n: int) -> list[int]:
-    """The contiguity buffer: b+1 then b-1 of every chosen event in score order, then what it held before.
-
-    ``queue`` is the buffer of the pass before, newest first; the result is newest first and holds <= budget tokens.
-    """
-    taken, used, result = set(chosen), 0, []
-    fresh = [index for b in chosen for index in (b + 1, b - 1) if 0 <= index < n]
-    for index in [*fresh, *queue]:
-        if index in taken:
-            continue
-        if used + int(lengths[index]) > budget:
-            break
-        taken.add(index)
-        result.append(int(index))
-        used += int(lengths[index])
-    return result

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-    from workbench.memory.cache._event_store import EventStore, Stored
+    from workbench.memory.cache._event_store import Stored
+    from workbench.memory.cache._retriever import Retriever
 
 COLUMNS = (
     "event", "layer", "start", "end", "length", "token_ids", "peak_surprise", "kind", "representatives",
@@ -18,32 +19,27 @@ COLUMNS = (
 )  # fmt: skip
 
 
-Retrieved = Mapping[int, tuple[list[int], list[int]]]  # layer -> similarity buffer, contiguity buffer
-
-
-def events_frame(
-    stored: Sequence[Stored], store: EventStore, scores: Mapping[int, np.ndarray], retrieved: Retrieved
-) -> pd.DataFrame:
-    """``scores`` and ``retrieved``: of the last pass, by layer; events that are younger than it have no score."""
+def events_frame(stored: Sequence[Stored], retriever: Retriever) -> pd.DataFrame:
+    """Scores and buffers are of the last pass; events that are younger than it have no score."""
     import pandas as pd
 
     buffers = {
         (layer, event): name
-        for layer, both in retrieved.items()
+        for layer, both in retriever.last.items()
         for name, chosen in zip(("similarity", "contiguity"), both)
         for event in chosen
     }
+    known = {layer: np.asarray(scores.tolist()) for layer, scores in retriever.scores.items()}
     lines = []
     for event in stored:
         for layer in range(len(event.representatives)):
-            known = scores.get(layer, ())
-            score = float(known[event.event]) if event.event < len(known) else float("nan")
-            last = {"last_score": score, "buffer": buffers.get((layer, event.event), "-")}
-            lines.append({**_line(event, layer, store), **last})
+            scores, last = known.get(layer, ()), buffers.get((layer, event.event), "-")
+            score = float(scores[event.event]) if event.event < len(scores) else float("nan")
+            lines.append({**_line(event, layer, retriever), "last_score": score, "buffer": last})
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
-def _line(event: Stored, layer: int, store: EventStore) -> dict[str, Any]:
+def _line(event: Stored, layer: int, retriever: Retriever) -> dict[str, Any]:
     places, scores = event.representatives[layer]
     order = np.argsort(-scores.max(0), kind="stable") if scores.ndim == 2 else np.arange(len(places))
     best: dict[int, float] = {}
@@ -56,6 +52,7 @@ def _line(event: Stored, layer: int, store: EventStore) -> dict[str, Any]:
         "token_ids": event.token_ids.tolist(), "peak_surprise": float(known.max()) if len(known) else float("nan"),
         "kind": event.kind, "representatives": ranked,
         "representative_scores": [round(best[place], 3) for place in ranked],
-        "retrieved": int(event.retrieved[layer]), "last_used": int(event.last_used[layer]),
-        "place": store.place(event.event),
+        "retrieved": int(retriever.retrieved[layer, event.event]),
+        "last_used": int(retriever.last_used[layer, event.event]),
+        "place": retriever.archive.place(event.event),
     }  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import weakref
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,7 +26,12 @@ WORDS = ("cache", "past_key_values")
 
 def cache_word(model: nn.Module) -> str:
     """The name of the argument by which this model's forward pass takes a cache."""
-    return WORDS[0] if WORDS[0] in inspect.signature(model.forward).parameters else WORDS[1]
+    return _word(type(model))
+
+
+@lru_cache(maxsize=64)
+def _word(kind: type[nn.Module]) -> str:  # asked at every token, and signatures are slow
+    return WORDS[0] if WORDS[0] in inspect.signature(kind.forward).parameters else WORDS[1]
 
 
 def carried(kwargs: Mapping[str, Any]) -> Any:

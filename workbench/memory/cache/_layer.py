@@ -53,7 +53,7 @@ class SlotLayer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         now, rotary = self.cache.current_pass, self.cache.bound_rotary
-        fresh = rotary.unrotate(self.index, key_states.detach(), now.new)
+        fresh = rotary.turned_back(self.index, key_states.detach(), now.back)
         if self.keys is None or self.values is None:
             # of their own: a view into a fused projection would keep all of it alive
             self.keys, self.values = fresh.contiguous(), value_states.detach().clone()

@@ -40,40 +40,59 @@ def grouped(heads: Tensor, n_kv: int) -> Tensor:
     return heads.reshape(n_kv, -1, *heads.shape[1:])
 
 
+@dataclass(frozen=True)
+class Sight:
+    """What the q new queries of a pass see of n held tokens; a field is None where it is true of all.
+
+    ``near`` (q, n): nearer than ``reach``; ``visible`` (q, n): may be seen at all.
+    """
+
+    near: Tensor | None
+    visible: Tensor | None
+
+    @classmethod
+    def of(cls, n_q: int, n: int, *, reach: int, window: int | None, sinks: int, device: torch.device) -> Sight:
+        """``window``: of a layer with a sliding one, which hides what is behind it save the first ``sinks``."""
+        behind = torch.arange(n - n_q, n, device=device)[:, None] - torch.arange(n, device=device)
+        near = None if n <= reach else behind < reach
+        if window is None:
+            return cls(near, None if n_q == 1 else behind >= 0)
+        return cls(near, (behind >= 0) & ((behind < window) | (torch.arange(n, device=device) < sinks)))
+
+
 def attend(
-    query: Tensor, far_query: Tensor, held: Held, events: tuple[Tensor, Tensor] | None, *, reach: int,
-    visible: Tensor, scaling: float, softcap: float | None = None, sinks: Tensor | None = None,
+    query: Tensor, far_query: Tensor, held: Held, events: tuple[Tensor, Tensor] | None, sight: Sight, *,
+    scaling: float, softcap: float | None = None, sinks: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Output (H, q, D) and the attention mass (H, n) that each held token got from queries nearer than ``reach``.
 
     Args:
         query: (H, q, D) rotated at its place; ``far_query`` rotated to ``reach - 1``.
         events: keys before rotation and values (H_kv, m, D) of retrieved events, in any order.
-        visible: (q, n) which held tokens a query may see.
         sinks: (H,) logits of learned sinks (GPT-OSS).
     """
-    n_kv, (n_q, n) = held.keys.shape[0], visible.shape
-    near_q, far_q = grouped(query, n_kv), grouped(far_query, n_kv)
-    distance = torch.arange(n - n_q, n, device=query.device)[:, None] - torch.arange(n, device=query.device)
-    near = distance < reach
-    scores = near_q @ held.keys[:, None].transpose(-1, -2)
-    if not bool(near.all()):
-        scores = torch.where(near, scores, far_q @ held.raw[:, None].transpose(-1, -2))
+    n_kv, n_q, n = held.keys.shape[0], query.shape[1], held.keys.shape[1]
+    shape = (n_kv, -1, n_q)  # heads that share a key head are rows of one product: no copy of the keys for each
+    near_q, far_q = (heads.reshape(n_kv, -1, heads.shape[-1]) for heads in (query, far_query))
+    scores = (near_q @ held.keys.transpose(-1, -2)).view(*shape, n)
+    if sight.near is not None:
+        scores = torch.where(sight.near, scores, (far_q @ held.raw.transpose(-1, -2)).view(*shape, n))
     values, m = held.values, 0
     if events is not None:
         m = events[0].shape[1]
-        scores = torch.cat([far_q @ events[0][:, None].transpose(-1, -2), scores], dim=-1)
+        scores = torch.cat([(far_q @ events[0].transpose(-1, -2)).view(*shape, m), scores], dim=-1)
         values = torch.cat([events[1], values], dim=1)
     scores = scores.float() * scaling
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap
-    scores[..., m:] = scores[..., m:].masked_fill(~visible, -torch.inf)
+    if sight.visible is not None:
+        scores[..., m:] = scores[..., m:].masked_fill(~sight.visible, -torch.inf)
     if sinks is not None:
         scores = torch.cat([scores, grouped(sinks.float()[:, None, None].expand(-1, n_q, 1), n_kv)], dim=-1)
     weights = torch.softmax(scores, dim=-1)[..., : m + n]
-    out = weights.to(values.dtype) @ values[:, None]
-    mass = (weights[..., m:] * near).sum(2)
-    return out.flatten(0, 1), mass.flatten(0, 1)
+    out = weights.to(values.dtype).flatten(1, 2) @ values  # h_kv (G q) D
+    drawn = weights[..., m:] if sight.near is None else weights[..., m:] * sight.near
+    return out.view(*query.shape[:2], -1), drawn.sum(2).flatten(0, 1)
 
 
 def _socket(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:
@@ -94,11 +113,11 @@ def install(memory: EMLLM, model: nn.Module) -> list[RemovableHandle]:
 
     AttentionInterface.register(SOCKET, _socket)
     AttentionMaskInterface.register(SOCKET, _no_mask)
-    held, undo = weakref.ref(memory), []
+    held, undo, configs = weakref.ref(memory), [], _configs(model)
 
     def before(module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         if held() is not None and carried(kwargs) is held():
-            for config in _configs(module):
+            for config in configs:
                 undo.append((config, config._attn_implementation_internal))
                 config._attn_implementation_internal = SOCKET
             _ACTIVE.set(held())

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from workbench.memory.cache._rotary import Rotary, Tables
+from workbench.memory.cache._rotary import Rotary, Tables, inverse
 from workbench.memory.cache._rows import Row
 from workbench.memory.cache._surprise import Last
 
@@ -21,7 +21,7 @@ class Pass:
 
     ``width``: columns stored before it. ``valid`` (B, q): which new columns are tokens and not padding. ``positions``
     (B, q) of the new tokens, counted in slots; ``mask`` (B, W + q) over all columns, None when nothing is masked.
-    ``old`` and ``new``: rotary tables of the stored and of the new columns.
+    ``old`` and ``new``: rotary tables of the stored and of the new columns; ``back`` undoes ``new``.
     """
 
     width: int
@@ -30,6 +30,7 @@ class Pass:
     mask: Tensor | None
     old: Tables
     new: Tables
+    back: Tables
 
 
 @dataclass(frozen=True)
@@ -60,11 +61,13 @@ def plan(rows: Sequence[Row], width: int, valid: np.ndarray, rotary: Rotary, mod
     whole, device = bool(mask.all()), model.device
     positions = torch.from_numpy(slots[:1] if whole else slots).to(device)
     tables = rotary.tables(positions, torch.empty((), dtype=model.dtype, device=device))
+    new = {kind: (cos[:, width:], sin[:, width:]) for kind, (cos, sin) in tables.items()}
     return Pass(
         width,
         valid,
         positions[:, width:].expand(len(rows), -1),
         None if whole else torch.from_numpy(mask).to(device),
         {kind: (cos[:, :width], sin[:, :width]) for kind, (cos, sin) in tables.items()},
-        {kind: (cos[:, width:], sin[:, width:]) for kind, (cos, sin) in tables.items()},
+        new,
+        inverse(new, torch.float64 if model.dtype == torch.float64 else torch.float32),
     )

@@ -107,12 +107,12 @@ class Rotary:
 
     def unrotate(self, layer: int, keys: Tensor, tables: Tables) -> Tensor:
         """The inverse of :meth:`rotate`, computed in float32 (float64 for float64 keys)."""
+        return self.turned_back(layer, keys, inverse(tables, _work(keys)))
+
+    def turned_back(self, layer: int, keys: Tensor, back: Tables) -> Tensor:
+        """:meth:`unrotate` with tables that are inverted already: all layers of a pass share them."""
         rotation = self.layers[layer]
-        if not rotation.rotates:
-            return keys
-        cos, sin = (table.to(_work(keys)) for table in tables[rotation.table])
-        power = cos.square() + sin.square()
-        return self._turn(rotation, keys, cos / power, -sin / power)
+        return self._turn(rotation, keys, *back[rotation.table]) if rotation.rotates else keys
 
     @staticmethod
     def _turn(rotation: LayerRotation, keys: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -149,6 +149,16 @@ class Rotary:
             f"layer {index} of {type(model).__name__}: undoing the rotary embedding does not give the same key at two "
             "positions, so its keys before rotation are out of reach"
         )
+
+
+def inverse(tables: Tables, dtype: torch.dtype) -> Tables:
+    """Tables that undo ``tables``."""
+    found: Tables = {}
+    for kind, (cos, sin) in tables.items():
+        cos, sin = cos.to(dtype), sin.to(dtype)
+        power = cos.square() + sin.square()
+        found[kind] = (cos / power, -sin / power)
+    return found
 
 
 def _work(keys: Tensor) -> torch.dtype:

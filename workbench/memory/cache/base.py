@@ -24,11 +24,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Cache, PreTrainedModel
+from transformers import PreTrainedModel
 
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import EventLog, settings_of
 from workbench.memory.cache import _surprise
+from workbench.memory.cache._as_cache import AsCache, windowed
 from workbench.memory.cache._hooks import cache_word, install
 from workbench.memory.cache._layer import SlotLayer
 from workbench.memory.cache._pass import Pass, Snapshot, plan
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class TokenCache(Cache):
+class TokenCache(AsCache):
     """Base of all cache memories; a subclass overrides :meth:`select` and what it needs of the policy section.
 
     Args:
@@ -94,7 +95,7 @@ class TokenCache(Cache):
                 "language-model head; load it with AutoModelForCausalLM"
             )
         self.unbind()
-        self._rotary, self._model, self._windowed = rotary, model, _windowed(model)
+        self._rotary, self._model, self._windowed = rotary, model, windowed(model)
         self.layers = [SlotLayer(weakref.ref(self), index) for index in range(len(rotary.layers))]
         self._forget()
         self._handles = install(self, model)
@@ -305,13 +306,18 @@ class TokenCache(Cache):
 
     # ------------------------------------------------------------------ the memory protocol
     def write(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Read tokens (B, m) in one pass through the bound model and keep them. Returns logits (B, m, V)."""
+        """Read tokens (B, m) in one pass through the bound model and keep them. Returns logits (B, m, V).
+
+        Raises BadInput for an empty text.
+        """
+        _check_tokens(input_ids)
         with torch.no_grad():
             carried = {cache_word(self.model): self}
             return self.model(input_ids=input_ids, attention_mask=attention_mask, **carried).logits
 
     def feed(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, chunk: int | None = None) -> None:
         """Read a stream (B, n) of any length, in rounds of at most ``chunk`` tokens (default: the room there is)."""
+        _check_tokens(input_ids)
         size = chunk or self.room() or input_ids.shape[1]
         for start in range(0, input_ids.shape[1], size):
             part = slice(start, start + size)
@@ -368,36 +374,13 @@ class TokenCache(Cache):
         for layer, (keys, values) in zip(self.layers, moment.tensors):
             layer.put_back(keys, values)
 
-    # ------------------------------------------------------------------ transformers.Cache
+    # ------------------------------------------------------------------ transformers.Cache (the rest: _as_cache.py)
     @property
     def width(self) -> int:
         """Columns of the tensors: the longest row (stored length; see ``fed`` for the stream's)."""
         if self._pass is not None:
             return self._pass.width
         return self.layers[0].width if self.layers else 0
-
-    def get_seq_length(self, layer_idx: int = 0) -> int:
-        return self.fed
-
-    def get_query_offset(self, layer_idx: int = 0) -> int:
-        return self.width
-
-    def get_mask_sizes(self, query_length: int, layer_idx: int = 0) -> tuple[int, int]:
-        return self.width + query_length, 0
-
-    def get_max_length(self, layer_idx: int | None = None) -> int:
-        return -1
-
-    @property
-    def batch_size(self) -> int:
-        return len(self.rows) or -1
-
-    @property
-    def is_croppable(self) -> bool:
-        return False
-
-    def crop(self, tokens_to_remove: int) -> None:
-        raise MemoryError_("a memory that evicts cannot be cropped; use snapshot() and restore()")
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows of the batch, in this order (a row may be taken more than once)."""
@@ -410,17 +393,7 @@ class TokenCache(Cache):
             if layer.keys is not None:
                 layer.pick(torch.tensor(order, device=layer.keys.device))
 
-    def reorder_cache(self, beam_idx: Tensor) -> None:
-        self.batch_select_indices(beam_idx)
 
-    def batch_repeat_interleave(self, repeats: int) -> None:
-        self.batch_select_indices(torch.arange(len(self.rows)).repeat_interleave(repeats))
-
-
-def _windowed(model: PreTrainedModel) -> bool:
-    """Whether some layer sees a sliding window (here: of slots). Chunked attention has no meaning over slots."""
-    config = model.config.get_text_config()
-    types = getattr(config, "layer_types", None) or ()
-    if "chunked_attention" in types:
-        raise MemoryError_(f"{type(model).__name__} attends in fixed chunks of positions, which slots cannot stand for")
-    return "sliding_attention" in types or getattr(config, "sliding_window", None) is not None
+def _check_tokens(input_ids: Tensor) -> None:
+    if input_ids.ndim != 2 or not input_ids.numel():
+        raise BadInput(f"input_ids must be (batch, tokens) with at least one token, got shape {tuple(input_ids.shape)}")

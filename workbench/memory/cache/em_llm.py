@@ -9,7 +9,7 @@ chunk's queries (similarity buffer) and the neighbours of those (contiguity buff
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,13 @@ from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import MEMORIES
 from workbench.memory.cache import _events, _memory_attention
 from workbench.memory.cache._em_checks import check
-from workbench.memory.cache._event_store import EventStore, Stored, neighbours, similar
+from workbench.memory.cache._event_pool import EventPool
+from workbench.memory.cache._event_store import EventStore, Stored
 from workbench.memory.cache._events_frame import events_frame
+from workbench.memory.cache._memory_attention import Held, Sight
 from workbench.memory.cache._pass import Snapshot
+from workbench.memory.cache._retriever import Chosen, Retriever, Rule
+from workbench.memory.cache._rotary import Tables
 from workbench.memory.cache._rows import Choice, Row
 from workbench.memory.cache.base import TokenCache
 
@@ -81,22 +85,31 @@ class EMLLM(TokenCache):
     # ------------------------------------------------------------------ state
     def _forget(self) -> None:
         super()._forget()
-        self.archive = EventStore(self.max_cached or None, self.offload, Path(self.folder) if self.folder else None)
+        archive = EventPool() if not self.max_cached else EventStore(self.max_cached, self.offload, self._folder)
+        rule = Rule(self.n_mem, self.contiguity, self.retrieval, self.min_block, self.repr_topk, self.seed)
+        self.retriever = Retriever(rule, archive, len(self.layers))
         self.stored: list[Stored] = []
         self.boundaries: list[tuple[int, int]] = []  # (place after refinement, place of the surprise)
         self.surprise = np.zeros(0)
-        self._lengths = np.zeros(0, dtype=np.int64)
         self.passes = 0
-        self.last_retrieved: dict[int, tuple[list[int], list[int]]] = {}  # layer -> similarity, contiguity
-        self.last_scores: dict[int, np.ndarray] = {}
         self._cut = self.n_init
-        self._queue: dict[int, list[int]] = {}
         self._mass: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
-        self._found: dict[int, tuple[list[int], list[int], np.ndarray]] = {}
-        self._reps: dict[int, list[Tensor]] = {}
-        self._reps_joined: dict[int, Tensor] = {}
-        self._joined: dict[int, tuple[tuple[int, ...], tuple[Tensor, Tensor]]] = {}
+        self._laid: dict[Any, Any] = {}  # what layers of one pass share
+
+    @property
+    def _folder(self) -> Path | None:
+        return Path(self.folder) if self.folder else None
+
+    @property
+    def archive(self) -> EventPool | EventStore:
+        """Keys and values of the events."""
+        return self.retriever.archive
+
+    @property
+    def last_retrieved(self) -> dict[int, Chosen]:
+        """Events that each layer fetched in the last pass: similarity buffer, contiguity buffer."""
+        return self.retriever.last
 
     def bind(self, model: PreTrainedModel) -> EMLLM:
         """Attach to ``model``. Raises MemoryError_ without rotary positions, BadInput when ``refine_from_layer`` is not
@@ -126,15 +139,17 @@ class EMLLM(TokenCache):
             )
         super().before_forward(n_new, valid)
         if not self._dirty():
-            self._pending, self._found = {}, {}
+            self._forget_pass()
+
+    def _forget_pass(self) -> None:
+        self._pending, self._laid = {}, {}
+        self.retriever.forget_pass()
 
     def _make_room(self, counts: np.ndarray) -> None:
         """Tokens further back than ``n_local`` leave as finished events."""
         for row in self.rows:
-            found = self._finished(row)
-            for start, end, why in found:
-                self._form(row, start, end, why)
-            if found:
+            if found := self._finished(row):
+                self._form(row, found)
                 self._drop(row, found[-1][1])
 
     def _finished(self, row: Row) -> list[tuple[int, int, str]]:
@@ -145,38 +160,26 @@ class EMLLM(TokenCache):
     def _column(self, position: int) -> int:
         return self.n_init + position - self._cut
 
-    def _form(self, row: Row, start: int, end: int, why: str) -> None:
-        part, index = slice(self._column(start), self._column(end)), len(self.stored)
-        items, n_layers = row.items[part], len(self.layers)
-        kind = self._kind(end if why == "boundary" else -1)
-        event = Stored(
-            index, start, end, items["token_id"].copy(), items["raw"].copy(), kind,
-            retrieved=np.zeros(n_layers, np.int64), last_used=np.full(n_layers, -1),
-        )  # fmt: skip
-        parts = []
-        for layer, held in enumerate(self.layers):
-            keys, values = (tensor[0, :, part].clone() for tensor in _tensors(held))
-            parts.append((keys, values))
-            event.representatives.append(self._represent(layer, keys, self._mass[layer][:, part]))
-        self.stored.append(event)
-        gone = self.archive.add(index, tuple(parts))
-        places = range(start, end)
-        row.log.append("merge", places, f"event {index}: {kind}", into=tuple(places), event=index, offloaded=gone)
+    def _form(self, row: Row, found: list[tuple[int, int, str]]) -> None:
+        """Store events that follow each other; the first begins where the last one ended."""
+        part = slice(self._column(found[0][0]), self._column(found[-1][1]))
+        parts = tuple(tuple(tensor[0, :, part] for tensor in _tensors(held)) for held in self.layers)
+        masses = [self._mass[layer][:, part] for layer in range(len(self.layers))]
+        gone, best = self.retriever.add([end - start for start, end, _ in found], parts, masses)
+        for (start, end, why), offloaded, representatives in zip(found, gone, best):
+            items, index = row.items[self._column(start) : self._column(end)], len(self.stored)
+            kind = self._kind(end if why == "boundary" else -1)
+            known = (items["token_id"].copy(), items["raw"].copy())
+            self.stored.append(Stored(index, start, end, *known, kind, representatives))
+            places = range(start, end)
+            more = {"into": tuple(places), "event": index, "offloaded": offloaded}
+            row.log.append("merge", places, f"event {index}: {kind}", **more)
 
     def _kind(self, end: int) -> str:
         if end < 0:
             return "max-cut"
         moved = dict(self.boundaries).get(end, end) != end
         return "refined" if moved else self.segmentation
-
-    def _represent(self, layer: int, keys: Tensor, mass: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Average the keys of the ``repr_topk`` tokens that drew most attention, for each key head."""
-        drawn = mass.reshape(keys.shape[0], -1, mass.shape[-1]).sum(1)  # h_kv n
-        top = drawn.topk(min(self.repr_topk, keys.shape[1]), dim=-1)
-        chosen = torch.gather(keys, 1, top.indices[..., None].expand(-1, -1, keys.shape[-1]))
-        self._reps.setdefault(layer, []).append(chosen.mean(1).flatten())
-        self._reps_joined.pop(layer, None)
-        return top.indices.cpu().numpy(), top.values.float().cpu().numpy()
 
     def _drop(self, row: Row, end: int) -> None:
         sinks = min(self.n_init, len(row))
@@ -195,30 +198,37 @@ class EMLLM(TokenCache):
     # ------------------------------------------------------------------ attention with memory
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """Output (1, H, q, D) of one layer for the chunk's queries; the attention socket calls it."""
-        now, window, raw = self.current_pass, self._windows[layer], self.layers[layer].keys
+        window, raw = self._windows[layer], self.layers[layer].keys
         assert raw is not None
         reach = min(self.n_local, window or self.n_local)
-        far = self._far_query(layer, query, reach)
-        n, n_q = key.shape[2], query.shape[2]
-        behind = torch.arange(n - n_q, n, device=key.device)[:, None] - torch.arange(n, device=key.device)
-        visible = behind >= 0
-        if window is not None:
-            sink = torch.arange(n, device=key.device) < (self.n_init if self.stored and all(self._windows) else 0)
-            visible &= (behind < window) | sink
-        out, mass = _memory_attention.attend(
-            query[0], far[0], _memory_attention.Held(key[0], raw[0], value[0]), self._retrieved(layer, far[0]),
-            reach=reach, visible=visible, scaling=options.get("scaling") or query.shape[-1] ** -0.5,
+        far = self._far_query(layer, query, reach)[0]
+        assert self.current_pass.width + query.shape[2] == key.shape[2]
+        out, self._pending[layer] = _memory_attention.attend(
+            query[0], far, Held(key[0], raw[0], value[0]), self._retrieved(layer, far),
+            self._sight(query.shape[2], key.shape[2], reach, window, key.device),
+            scaling=options.get("scaling") or query.shape[-1] ** -0.5,
             softcap=options.get("softcap"), sinks=options.get("s_aux"),
         )  # fmt: skip
-        self._pending[layer] = mass
-        assert now.width + n_q == n
         return out[None]
 
+    def _sight(self, n_q: int, n: int, reach: int, window: int | None, device: torch.device) -> Sight:
+        key = ("sight", window, device)
+        if key not in self._laid:
+            sinks = self.n_init if self.stored and all(self._windows) else 0
+            self._laid[key] = Sight.of(n_q, n, reach=reach, window=window, sinks=sinks, device=device)
+        return self._laid[key]
+
     def _far_query(self, layer: int, query: Tensor, reach: int) -> Tensor:
-        rotary = self.bound_rotary
-        place = torch.full((1, 1), reach - 1, device=query.device)
-        tables = rotary.tables(place, torch.empty((), dtype=query.dtype, device=query.device))
-        return rotary.rotate(layer, rotary.unrotate(layer, query, self.current_pass.new), tables)
+        rotary, now = self.bound_rotary, self.current_pass
+        return rotary.rotate(layer, rotary.turned_back(layer, query, now.back), self._far_tables(reach, query))
+
+    def _far_tables(self, reach: int, query: Tensor) -> Tables:
+        key = (reach, query.device)
+        if key not in self._laid:
+            place = torch.full((1, 1), reach - 1, device=query.device)
+            like = torch.empty((), dtype=query.dtype, device=query.device)
+            self._laid[key] = self.bound_rotary.tables(place, like)
+        return self._laid[key]
 
     def reads_events(self, layer: int) -> bool:
         """A layer with a sliding window of its own never looked further, unless every layer has one."""
@@ -227,34 +237,7 @@ class EMLLM(TokenCache):
     def _retrieved(self, layer: int, far_query: Tensor) -> tuple[Tensor, Tensor] | None:
         if not self.stored or self.retrieval == "none" or not self.reads_events(layer):
             return None
-        scores = self.scores_of(layer, far_query)
-        best, near = self._choose(layer, scores)
-        self._found[layer] = (best, near, scores)
-        events = tuple(sorted([*best, *near]))
-        if self._joined.get(layer, ((), None))[0] != events:
-            pairs = [self.archive.get(event)[layer] for event in events]
-            joined = torch.cat([k for k, _ in pairs], 1), torch.cat([v for _, v in pairs], 1)
-            self._joined[layer] = (events, joined)
-        return self._joined[layer][1]
-
-    def scores_of(self, layer: int, far_query: Tensor) -> np.ndarray:
-        """Match (n_events,) of every event: mean query, heads concatenated, times its representative key."""
-        if layer not in self._reps_joined:
-            self._reps_joined[layer] = torch.stack(self._reps[layer])
-        heads = _memory_attention.grouped(far_query.mean(1), _tensors(self.layers[layer])[0].shape[1]).sum(1)
-        return (self._reps_joined[layer] @ heads.flatten().to(self._reps_joined[layer].dtype)).float().cpu().numpy()
-
-    def _choose(self, layer: int, scores: np.ndarray) -> tuple[list[int], list[int]]:
-        if len(self._lengths) != len(self.stored):
-            self._lengths = np.array([event.length for event in self.stored])
-        lengths = self._lengths
-        if self.retrieval == "random":
-            scores = np.random.default_rng((self.seed, self.passes, layer)).random(len(scores))
-        share = int(self.contiguity * self.n_mem)
-        if lengths.sum() <= self.n_mem:
-            return similar(scores, lengths, self.n_mem), []
-        best = similar(scores, lengths, self.n_mem - share)
-        return best, neighbours(best, self._queue.get(layer, []), lengths, share, len(lengths)) if share else []
+        return self.retriever.fetch(layer, far_query, _tensors(self.layers[layer])[0].shape[1], self.passes)
 
     # ------------------------------------------------------------------ after a pass
     def after_forward(self, input_ids: Tensor | None, logits: Tensor | None) -> None:
@@ -269,23 +252,12 @@ class EMLLM(TokenCache):
             if old is not None:
                 mass[:, : old.shape[1]] += old
             self._mass[layer] = mass
-        told: dict[int, list[int]] = {}
-        for layer, (best, near, scores) in self._found.items():
-            self._note(layer, best, near)
-            if (best, near) != self.last_retrieved.get(layer):
-                told[layer] = sorted([*best, *near])
-            self.last_retrieved[layer], self.last_scores[layer], self._queue[layer] = (best, near), scores, near
-        if told:
-            events = sorted({event for chosen in told.values() for event in chosen})
+        if told := self.retriever.commit(self.passes):
+            events = sorted(set().union(*told.values()))
             why = f"{len(events)} events retrieved by {len(told)} layers"
             self.rows[0].log.append("read", [self.stored[e].start for e in events], why, retrieved=told)
         self.passes += 1
-        self._pending, self._found = {}, {}
-
-    def _note(self, layer: int, best: list[int], near: list[int]) -> None:
-        for index in (*best, *near):
-            self.stored[index].last_used[layer] = self.passes
-            self.stored[index].retrieved[layer] += 1
+        self._forget_pass()
 
     def on_written(self, row: Row, n_new: int) -> None:
         """Find the boundaries among the new tokens, and move each left within its event when that is better."""
@@ -352,7 +324,7 @@ class EMLLM(TokenCache):
     def contents(self, row: int | None = None) -> pd.DataFrame:
         """One line an event and layer: event, layer, start, end, length, token_ids, peak_surprise (nats), kind,
         representatives (stream positions), their scores, last_score, buffer, retrieved, last_used, place."""
-        return events_frame(self.stored, self.archive, self.last_scores, self.last_retrieved)
+        return events_frame(self.stored, self.retriever)
 
     def held(self) -> pd.DataFrame:
         """The tokens outside events (sinks, waiting ones, local window), as other token caches list them."""
@@ -369,30 +341,23 @@ class EMLLM(TokenCache):
         super().restore(moment)
         for name, value in moment.own.items():
             setattr(self, name, _copied(value))
-        self._pending, self._found = {}, {}
+        self._forget_pass()
 
     def batch_select_indices(self, indices: Tensor) -> None:
         if torch.as_tensor(indices).tolist() not in ([0], [True]):
             raise MemoryError_("em-llm holds one stream; beams and several returned sequences need one memory each")
 
 
-_OWN = (
-    "archive", "stored", "boundaries", "surprise", "passes", "last_retrieved", "last_scores", "_cut", "_queue", "_mass",
-    "_reps", "_reps_joined", "_joined",
-)  # fmt: skip
+_OWN = ("retriever", "stored", "boundaries", "surprise", "passes", "_cut", "_mass")
 
 
 def _copied(value: Any) -> Any:
-    if isinstance(value, EventStore):
+    """A copy for a moment; tensors are shared unless a pass adds to them (the mass of the held tokens)."""
+    if isinstance(value, Retriever):
         return value.copy()
-    if isinstance(value, list):
-        return [_copied(item) for item in value]
     if isinstance(value, dict):
-        return {key: _copied(item) for key, item in value.items()}
-    if isinstance(value, Stored):
-        counted = {n: getattr(value, n).copy() for n in ("retrieved", "last_used")}
-        return replace(value, **counted)
-    return value.clone() if isinstance(value, Tensor) else value
+        return {key: tensor.clone() for key, tensor in value.items()}
+    return list(value) if isinstance(value, list) else value
 
 
 def _tensors(layer: Any) -> tuple[Tensor, Tensor]:

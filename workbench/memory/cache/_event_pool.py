@@ -1,0 +1,108 @@
+"""EM-LLM's events while all of them stay on the device: one tensor of keys and one of values a layer.
+
+Events follow each other in the stream without a gap, so an event is a range of that tensor and any choice of events is
+one gather: no loop over events, no list of small tensors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.errors import BadInput, MemoryError_
+from workbench.memory.cache._event_store import Blocks
+
+
+class Growing:
+    """Rows appended along the first dimension; room grows by a quarter. What is filled is never rewritten.
+
+    Copies share the room until one of them appends where another already has.
+    """
+
+    def __init__(self) -> None:
+        self.n = 0
+        self._room: Tensor | None = None
+        self._taken = [0]  # rows that some copy has filled
+
+    @property
+    def filled(self) -> Tensor:
+        """(n, ...), contiguous."""
+        if self._room is None:
+            raise MemoryError_("nothing was stored here yet")
+        return self._room[: self.n]
+
+    def append(self, rows: Tensor) -> None:
+        """Add (m, ...); the other sizes are those of the first call."""
+        stop = self.n + len(rows)
+        if self._room is None or stop > len(self._room) or self._taken[0] != self.n:
+            room = rows.new_empty(max(stop, self.n + self.n // 4), *rows.shape[1:])
+            if self._room is not None:
+                room[: self.n] = self.filled
+            self._room, self._taken = room, [self.n]
+        self._room[self.n : stop] = rows
+        self.n = self._taken[0] = stop
+
+    def nbytes(self) -> int:
+        return 0 if self._room is None else self._room.untyped_storage().nbytes()
+
+    def copy(self) -> Growing:
+        twin = Growing()
+        twin.n, twin._room, twin._taken = self.n, self._room, self._taken
+        return twin
+
+
+class EventPool:
+    """The same doors as ``EventStore``, without a budget: nothing is offloaded and nothing is loaded."""
+
+    loads = 0
+
+    def __init__(self) -> None:
+        self._layers: list[tuple[Growing, Growing]] = []
+        self._edges = np.zeros(1, dtype=np.int64)  # event e is [edges[e], edges[e + 1])
+
+    def __len__(self) -> int:
+        return len(self._edges) - 1
+
+    def add(self, event: int, lengths: Sequence[int], parts: Blocks) -> list[list[int]]:
+        """Hold the events ``event``, event + 1, ..., whose tokens follow each other in ``parts``."""
+        if not parts or not len(lengths) or min(lengths) < 1:
+            raise BadInput(f"event {event} has no tokens; an event holds at least one")
+        if event != len(self) or sum(lengths) != parts[0][0].shape[1]:
+            raise BadInput(f"events are stored in order and whole; {len(self)} are held, got event {event}")
+        self._layers = self._layers or [(Growing(), Growing()) for _ in parts]
+        for (keys, values), (more_keys, more_values) in zip(self._layers, parts):
+            keys.append(more_keys.transpose(0, 1))
+            values.append(more_values.transpose(0, 1))
+        self._edges = np.concatenate([self._edges, self._edges[-1] + np.cumsum(lengths)])
+        return [[] for _ in lengths]
+
+    def get(self, event: int) -> Blocks:
+        """Keys and values of an event, as views."""
+        if not 0 <= event < len(self):
+            raise MemoryError_(f"event {event} is not in this memory; it holds {len(self)} events")
+        part = slice(int(self._edges[event]), int(self._edges[event + 1]))
+        return tuple((k.filled[part].transpose(0, 1), v.filled[part].transpose(0, 1)) for k, v in self._layers)
+
+    def gather(self, layer: int, events: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Keys and values (H_kv, m, D) of one layer, the events after each other in the given order."""
+        keys, values = (part.filled for part in self._layers[layer])
+        chosen = np.asarray(events)
+        lengths = self._edges[chosen + 1] - self._edges[chosen]
+        ends = lengths.cumsum()
+        index = np.arange(ends[-1]) + (self._edges[chosen] - ends + lengths).repeat(lengths)
+        places = torch.from_numpy(index).to(keys.device, non_blocking=True)
+        return tuple(part.index_select(0, places).transpose(0, 1) for part in (keys, values))
+
+    def place(self, event: int) -> str:
+        return "device"
+
+    def nbytes(self) -> int:
+        return sum(part.nbytes() for pair in self._layers for part in pair)
+
+    def copy(self) -> EventPool:
+        twin = EventPool()
+        twin._layers, twin._edges = [(keys.copy(), values.copy()) for keys, values in self._layers], self._edges
+        return twin

@@ -1,0 +1,164 @@
+"""Which events every layer of EM-LLM fetches for a pass, and what is remembered of it.
+
+Representative keys of all events of a layer lie in one tensor: a score is one product, the best are one top-k. What was
+fetched is noted when the pass has ended, so a pass that dies leaves no trace.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.memory.cache._event_choice import filled, neighbours
+from workbench.memory.cache._event_pool import EventPool, Growing
+from workbench.memory.cache._event_store import Blocks, EventStore
+from workbench.memory.cache._memory_attention import grouped
+
+Chosen = tuple[list[int], list[int]]  # similarity buffer, contiguity buffer
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How many tokens may be fetched and how they are found; the memory's hyper-parameters of the same names."""
+
+    n_mem: int
+    contiguity: float
+    retrieval: str
+    min_block: int
+    repr_topk: int
+    seed: int
+
+    @property
+    def share(self) -> int:
+        """Tokens of the contiguity buffer."""
+        return int(self.contiguity * self.n_mem)
+
+
+class Retriever:
+    """Events of one stream: their keys and values (``archive``), what stands for them, and who fetched them when.
+
+    ``last`` and ``scores``: of the last pass in which a layer fetched, by layer. ``retrieved`` and ``last_used``
+    (layers, events): how often and in which pass.
+    """
+
+    def __init__(self, rule: Rule, archive: EventPool | EventStore, n_layers: int):
+        self.rule, self.archive = rule, archive
+        self.lengths = np.zeros(0, dtype=np.int64)
+        self.retrieved = np.zeros((n_layers, 0), dtype=np.int64)
+        self.last_used = np.zeros((n_layers, 0), dtype=np.int64)
+        self.last: dict[int, Chosen] = {}
+        self.scores: dict[int, np.ndarray | Tensor] = {}
+        self._stand_ins = [Growing() for _ in range(n_layers)]
+        self._joined: dict[int, tuple[list[int], tuple[Tensor, Tensor]]] = {}
+        self._found: dict[int, tuple[Chosen, np.ndarray | Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    # ------------------------------------------------------------------ what is stored
+    def add(
+        self, lengths: Sequence[int], parts: Blocks, masses: Sequence[Tensor]
+    ) -> tuple[list[list[int]], list[tuple[tuple[np.ndarray, np.ndarray], ...]]]:
+        """Store events whose tokens follow each other in ``parts``, keys and values (H_kv, n, D) of each layer.
+
+        ``masses``: attention (H, n) that the tokens drew, of each layer. Returns, for each event, the events that were
+        offloaded for it, and for every layer the places (H_kv, k) of its representative tokens with their scores.
+        """
+        layers = []
+        for stand_in, (keys, _), mass in zip(self._stand_ins, parts, masses):
+            mean, places, scores = representatives(keys, mass, lengths, self.rule.repr_topk)
+            stand_in.append(mean)
+            layers.append((places.cpu().numpy(), scores.float().cpu().numpy()))
+        gone = self.archive.add(len(self), lengths, parts)
+        more = ((0, 0), (0, len(lengths)))
+        self.retrieved, self.last_used = np.pad(self.retrieved, more), np.pad(self.last_used, more, constant_values=-1)
+        self.lengths = np.concatenate([self.lengths, np.asarray(lengths, dtype=np.int64)])
+        sizes = [min(self.rule.repr_topk, length) for length in lengths]
+        return gone, [tuple((p[e, :, :k], s[e, :, :k]) for p, s in layers) for e, k in enumerate(sizes)]
+
+    # ------------------------------------------------------------------ a pass
+    def fetch(self, layer: int, far_query: Tensor, n_kv: int, passes: int) -> tuple[Tensor, Tensor]:
+        """Keys and values (H_kv, m, D) of the events that match queries (H, q, D), in the order of the stream."""
+        scores: np.ndarray | Tensor
+        if self.rule.retrieval == "random":
+            scores = np.random.default_rng((self.rule.seed, passes, layer)).random(len(self))
+            order = np.argsort(-scores, kind="stable")
+        else:
+            scores = self.score(layer, far_query, n_kv)
+            most = min(len(self), self.rule.n_mem // self.rule.min_block + 2)  # no more of them can fit
+            order = scores.topk(most).indices.cpu().numpy()
+        chosen = self._choose(layer, order)
+        self._found[layer] = (chosen, scores)
+        events = sorted([*chosen[0], *chosen[1]])
+        if self._joined.get(layer, ((), None))[0] != events:
+            self._joined[layer] = (events, self.archive.gather(layer, events))
+        return self._joined[layer][1]
+
+    def score(self, layer: int, far_query: Tensor, n_kv: int) -> Tensor:
+        """Match (n_events,) of every event: mean query, heads concatenated, times its representative key."""
+        mean = far_query[:, 0] if far_query.shape[1] == 1 else far_query.mean(1)
+        stand_ins = self._stand_ins[layer].filled
+        return (stand_ins @ grouped(mean, n_kv).sum(1).flatten().to(stand_ins.dtype)).float()
+
+    def _choose(self, layer: int, order: np.ndarray) -> Chosen:
+        share, n_mem = self.rule.share, self.rule.n_mem
+        if not share or self._everything_fits:
+            return filled(order, self.lengths, n_mem), []
+        best, before = filled(order, self.lengths, n_mem - share), self.last.get(layer, ([], []))[1]
+        return best, neighbours(best, before, self.lengths, share, len(self))
+
+    @property
+    def _everything_fits(self) -> bool:
+        # every event has at least min_block tokens, so most of the time their number is answer enough
+        return len(self) * self.rule.min_block <= self.rule.n_mem and int(self.lengths.sum()) <= self.rule.n_mem
+
+    def forget_pass(self) -> None:
+        self._found = {}
+
+    def commit(self, passes: int) -> dict[int, list[int]]:
+        """Note what was fetched; returns it for the layers that fetched something else than before."""
+        told: dict[int, list[int]] = {}
+        for layer, (chosen, scores) in self._found.items():
+            events = self._joined[layer][0]
+            self.retrieved[layer, events] += 1
+            self.last_used[layer, events] = passes
+            if chosen != self.last.get(layer):
+                told[layer] = events
+            self.last[layer], self.scores[layer] = chosen, scores
+        self._found = {}
+        return told
+
+    def copy(self) -> Retriever:
+        twin = Retriever(self.rule, self.archive.copy(), len(self._stand_ins))
+        twin.lengths, twin.retrieved, twin.last_used = self.lengths, self.retrieved.copy(), self.last_used.copy()
+        twin.last, twin.scores, twin._joined = dict(self.last), dict(self.scores), dict(self._joined)
+        twin._stand_ins = [stand_in.copy() for stand_in in self._stand_ins]
+        return twin
+
+
+def representatives(keys: Tensor, mass: Tensor, lengths: Sequence[int], top: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each event and key head, the mean key of the ``top`` tokens that drew most attention.
+
+    Args:
+        keys: (H_kv, n, D) of events that follow each other, of ``lengths`` tokens. mass: (H, n) attention drawn.
+
+    Returns mean keys (E, H_kv * D), places within the event (E, H_kv, k) and what they drew; where an event is shorter
+    than k, the places behind its length mean nothing.
+    """
+    n_kv, longest = keys.shape[0], max(lengths)
+    sizes = torch.tensor(list(lengths), device=keys.device)
+    within = torch.arange(longest, device=keys.device)
+    starts = sizes.cumsum(0) - sizes
+    places = (starts[:, None] + within).clamp(max=keys.shape[1] - 1)  # E longest
+    drawn = mass.reshape(n_kv, -1, mass.shape[-1]).sum(1)[:, places].transpose(0, 1)  # E h_kv longest
+    drawn = drawn.masked_fill((within >= sizes[:, None])[:, None], -torch.inf)
+    best = drawn.topk(min(top, longest), dim=-1)
+    at = (starts[:, None, None] + best.indices).clamp(max=keys.shape[1] - 1)  # E h_kv k
+    chosen = keys[torch.arange(n_kv, device=keys.device)[None, :, None], at]  # E h_kv k D
+    real = torch.isfinite(best.values)[..., None]
+    mean = (chosen * real).sum(2) / real.sum(2)
+    return mean.to(keys.dtype).flatten(1), best.indices, best.values
