@@ -45,7 +45,8 @@ def test_stacked_and_recorded_steps_are_plain_ones(slug):
 def test_the_card_draws_the_batches_that_the_processor_draws():
     card = train(builder("gated-delta-net"), pool(), RECIPE, (0, 1), device="cuda")
     processor = train(builder("gated-delta-net"), pool(), RECIPE, (0, 1), device="cpu")
-    torch.testing.assert_close(losses(card), losses(processor), rtol=1e-7, atol=1e-7)
+    # the rate and AdamW's bias corrections are float32 tensors on the card; another batch would differ by a tenth
+    torch.testing.assert_close(losses(card), losses(processor), rtol=1e-4, atol=1e-4)
 
 
 def test_a_curriculum_of_equal_and_other_sizes_is_followed_by_the_graph():
