@@ -30,8 +30,8 @@ SAME = {
     "GLA MoM": "GLA MoM (395M)",
 }
 ROUTES = (
-    "single", "single, 4x wider", "single, 4x wider, Fourier", "domain router, top 2", "domain router + shared", "by lot",
-    "domain router", "told the domain",
+    "single", "single, 4x wider", "single, 4x wider, Fourier", "domain router, top 2", "domain router + shared",
+    "by lot", "domain router", "told the domain",
 )  # fmt: skip
 BALANCE = {"GDN MoM": "with the balance loss", "GDN MoM, no balance loss": "without"}
 PAIRS = 32
