@@ -58,7 +58,8 @@ class Bound(ABC):
         Raises:
             MemoryError_: no tokenizer, or no MLP matrix known by name. UnknownName, BadInput: ``module`` or ``layer``.
         """
-        tokenizer, model = tokenizer or getattr(model, "tokenizer", None), getattr(model, "model", model)
+        if hasattr(model, "tokenizer"):  # a LoadedModel; Hugging Face models have a ``model`` of their own
+            tokenizer, model = tokenizer or model.tokenizer, model.model
         if model is self._model and self._handles:
             return self
         if tokenizer is None:
