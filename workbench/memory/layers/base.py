@@ -52,6 +52,7 @@ class MemoryLayer(nn.Module, ABC):
     Attributes:
         slug: name in the registry.
         examples: settings that the shared tests run, each with ``dim=8``.
+        compared: settings under which ``workbench compare layers`` takes it, widths of 8, 16 and 32; one line each.
         noncausal_prefix: how many of the first tokens, padding included, see each other; the first call of a stream
             brings them all.
         masks_padding: whether ``keep`` is understood; if not, a ``keep`` with padding is refused.
@@ -59,6 +60,7 @@ class MemoryLayer(nn.Module, ABC):
     """
 
     slug: ClassVar[str]
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({},)
     masks_padding: ClassVar[bool] = True
     noncausal_prefix: int = 0

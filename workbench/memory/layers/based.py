@@ -40,6 +40,7 @@ class Based(LinearMemory):
 
     slug = "based"
     feature_map, normalized = "taylor", True
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2, "key_dim": 4},)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2, "key_dim": 3},
         {"heads": 1, "key_dim": 4, "form": "chunked", "chunk": 3, "conv": 2},

@@ -22,6 +22,7 @@ class DeltaNet(LinearMemory):
     """
 
     slug = "delta-net"
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2, "conv": 0},)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2, "chunk": 4},
         {"heads": 1, "conv": 0, "gate": True, "key_dim": 6},

@@ -25,6 +25,7 @@ class GatedDeltaNet(LinearMemory):
     """
 
     slug = "gated-delta-net"
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2, "conv": 0},)
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2, "chunk": 4}, {"heads": 1, "gate": False, "conv": 0})
     unit_keys = True
 

@@ -26,6 +26,7 @@ class GLA(LinearMemory):
     """
 
     slug = "gla"
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2},)
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2, "chunk": 4}, {"heads": 1, "conv": 3, "tau": 2.0})
 
     def __init__(

@@ -50,6 +50,7 @@ class JustReadTwice(Based):
     """
 
     slug = "just-read-twice"
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2, "key_dim": 4, "prefix": 16},)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2, "key_dim": 3, "prefix": 3},
         {"heads": 1, "key_dim": 2, "prefix": 2, "form": "chunked", "chunk": 3},

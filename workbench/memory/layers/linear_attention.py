@@ -31,6 +31,7 @@ class LinearAttention(LinearMemory):
     """
 
     slug = "linear-attention"
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2},)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2},
         {"heads": 2, "conv": 4, "gate": True, "feature_map": "identity"},

@@ -55,6 +55,7 @@ class MoM(MemoryLayer):
     """
 
     slug = "mom"
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2, "conv": 0},)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2},
         {"heads": 2, "memories": 3, "top_k": 1, "shared": False, "renormalize": False, "conv_scope": "sequence"},

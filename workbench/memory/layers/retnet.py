@@ -25,6 +25,7 @@ class RetNet(LinearMemory):
     """
 
     slug = "retnet"
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2},)
     examples: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2, "chunk": 4}, {"heads": 1, "conv": 3, "gate": False})
 
     def __init__(self, dim: int, heads: int = 4, *, conv: int = 0, gate: bool = True, **settings: Any):

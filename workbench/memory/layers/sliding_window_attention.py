@@ -32,6 +32,7 @@ class SlidingWindowAttention(MemoryLayer):
     """
 
     slug = "sliding-window-attention"
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2, "window": 8}, {"heads": 2, "window": None})
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2, "window": 4},
         {"heads": 1, "window": 1},

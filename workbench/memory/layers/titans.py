@@ -48,6 +48,10 @@ class Titans(TitansLayer):
     """
 
     slug = "titans"
+    compared: ClassVar[tuple[dict[str, Any], ...]] = (
+        {"heads": 2, "conv": 0, "chunk": 8},
+        {"heads": 2, "conv": 0, "chunk": 8, "depth": 1},
+    )
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2, "chunk": 4, "persistent": 2},
         {"heads": 2, "chunk": 1, "depth": 1, "persistent": 0, "conv": 0},

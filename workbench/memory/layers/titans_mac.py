@@ -32,6 +32,7 @@ class TitansMAC(TitansLayer):
     """
 
     slug = "titans-mac"
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2, "conv": 0, "chunk": 8, "segment": 8},)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2, "chunk": 4, "segment": 3, "persistent": 2},
         {"heads": 1, "chunk": 2, "depth": 1, "segment": 4, "persistent": 0, "gate": "sum", "conv": 0},

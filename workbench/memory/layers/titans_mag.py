@@ -33,6 +33,7 @@ class TitansMAG(TitansLayer):
     """
 
     slug = "titans-mag"
+    compared: ClassVar[tuple[dict[str, Any], ...]] = ({"heads": 2, "conv": 0, "chunk": 8, "window": 8},)
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2, "chunk": 4, "window": 3, "persistent": 2},
         {"heads": 1, "chunk": 2, "depth": 1, "window": 1, "persistent": 0, "gate": "sum", "conv": 0},
