@@ -94,7 +94,7 @@ class JustReadTwiceStudy(Study):
         import pandas as pd
 
         settings = scale.settings
-        rows = list(_full(settings, seed, progress) if "steps" in settings else _quick(settings, seed, progress))
+        rows = list(_full(settings, seed, progress) if "train_sizes" in settings else _quick(settings, seed, progress))
         return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
     def figure(

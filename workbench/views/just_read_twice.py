@@ -77,6 +77,16 @@ def _colours(present: list[str], names: list[str]) -> alt.Scale:
     return alt.Scale(domain=present, range=[theme.CATEGORIES[names.index(name)] for name in present])
 
 
+def figure_2(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
+    """``order_curves`` of a study's frame; BadInput where it holds no trained models."""
+    from workbench.views._jrt_figure import orders_of
+
+    orders = orders_of(frame)
+    if orders is None:
+        raise BadInput("figure_2: the frame holds no accuracies of trained models (experiment 'sets')")
+    return order_curves(orders, title=title, subtitle=subtitle)
+
+
 def memory_trace(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", width: int = 620) -> alt.Chart:
     """What a memory says of every element after every token: the shared one in colour, noise of the others as a band.
 

@@ -1,0 +1,256 @@
+"""The study of Just read twice: its parts at a tiny scale, its claims on frames of known content, its pictures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from workbench.errors import BadInput, BundleError
+from workbench.memory.layers.just_read_twice import JustReadTwice
+from workbench.statistics import HOLDS, INCONCLUSIVE, NOT_REPRODUCED
+from workbench.studies import STUDIES, Progress
+from workbench.studies import _jrt_claims as claims
+from workbench.studies import _jrt_models as models
+from workbench.studies import _jrt_parts as parts
+from workbench.training.tiny import bundle_target, load_bundle
+from workbench.views import just_read_twice as pictures
+from workbench.views._jrt_figure import orders_of, prompt_table
+from workbench_datasets import notes, reported
+
+SLUG = "just-read-twice"
+QUIET = Progress(quiet=True)
+#: A full run that a CPU takes seconds for.
+TINY: dict[str, Any] = {
+    "device": "cpu", "hand_draws": 2, "hand_trials": 20, "hand_dims": [256], "states": [[16, 2], [16, 3]],
+    "vocabulary": 160, "sequences": 30, "batch": 4, "steps": 4, "short_steps": 2, "timed_steps": 2, "train_s": 0,
+    "train_seeds": [0, 1],
+    "test_sequences": 8, "notes": 40, "notes_state": [16, 2], "notes_steps": 4, "notes_short_steps": 2, "items": 6,
+    "embedded_items": 2, "loss_every": 2, "live_steps": 20, "live_batch": 4, "live_sequences": 10,
+    "live_state": [16, 2],
+}  # fmt: skip
+
+
+@pytest.fixture
+def own_folder(tmp_path, monkeypatch):
+    """Recorded runs and trained models go to a folder of the test."""
+    monkeypatch.setenv("WORKBENCH_RECORDED", str(tmp_path / "recorded"))
+    parts._bundle.cache_clear()
+    yield tmp_path
+    parts._bundle.cache_clear()
+
+
+def run(scale: str, **settings: Any) -> pd.DataFrame:
+    study = STUDIES.get(SLUG)
+    chosen = study.scale(scale)
+    return study.run(replace(chosen, settings={**chosen.settings, **TINY, **settings}), 0, QUIET)
+
+
+@pytest.mark.slow
+def test_a_full_run_trains_asks_and_ships_and_a_quick_one_asks_what_was_shipped(own_folder):
+    full = run("full")
+    assert {"by hand", "state", "sets", "training", "prompt", "prefill"} == set(full["experiment"])
+    accuracies = full[(full["experiment"] == "sets") & (full["metric"] == "accuracy")]
+    assert len(accuracies) == 3 * 2 * 2 * 10, "modes, states, seeds, pairs of sizes"
+    assert accuracies["value"].between(0, 1).all()
+    steps = full[(full["experiment"] == "training") & (full["metric"] == "steps")]
+    assert (steps["value"] == 4).all()
+    failed = full[full["experiment"] == "prefill"]
+    assert (failed["metric"] == "no number").all(), "without a card the race is a row that says why"
+    held = load_bundle(bundle_target(SLUG))
+    assert set(held) == {f"sets-{mode}-16x{f}" for mode in models.MODES for f in (2, 3)} | set(models.NOTES.values())
+    assert bundle_target(SLUG).stat().st_size < 4 << 20
+    quick = run("quick")
+    assert {"by hand", "sets", "live training", "prompt", "state"} == set(quick["experiment"])
+    ours = quick[(quick["experiment"] == "sets") & (quick["item"] == "prefix")]
+    assert sorted(ours["x"].unique()) == [models.state_bytes(16, 2), models.state_bytes(16, 3)]
+    for scale, frame in (("full", full), ("quick", quick)):
+        outcomes = STUDIES.get(SLUG).judge(frame, scale)
+        assert outcomes["C6"].verdict == HOLDS
+        assert outcomes["E1a"].verdict == HOLDS
+
+
+def test_without_weights_a_quick_run_says_where_they_belong(own_folder, monkeypatch):
+    from workbench_datasets import files
+
+    monkeypatch.setattr(files, "files_root", lambda: own_folder / "nowhere")
+    with pytest.raises(BundleError, match=r"just-read-twice\.safetensors"):
+        parts.shipped("sets-")
+
+
+def test_modes_of_one_size_have_one_state_and_it_is_the_formula():
+    for dim, key_dim in ((32, 4), (64, 16)):
+        sizes = set()
+        for mode in models.MODES:
+            made: Any = models.build(mode, dim, key_dim, 64)
+            attention = [block.mixer for block in made.blocks if isinstance(block.mixer, JustReadTwice)]
+            sizes.add(sum(layer.start(1)["memory"].numel() * 4 for layer in attention))
+        assert sizes == {models.state_bytes(dim, key_dim)}
+
+
+def test_a_prompt_read_by_the_model_is_the_same_padded_or_not():
+    torch.manual_seed(3)
+    model: Any = models.build("prefix", 16, 3, len(notes.vocabulary())).eval()
+    texts = [f"{note.context}\n{note.question}" for note in notes.notes(5, 4, seed=2) + notes.notes(5, 9, seed=2)]
+    together = parts.reader(model, batch=10)(texts)
+    assert together == [parts.reader(model)([text])[0] for text in texts]
+
+
+def test_training_pools_hold_both_stages_and_mask_their_padding():
+    settings = {**STUDIES.get(SLUG).scale("full").settings, **TINY}
+    stage = models.sets_stages(settings)
+    assert stage(0).ids.shape[1] == 43
+    assert stage(2).ids.shape[1] == 135
+    assert stage(2) is stage(3), "the same object costs a training nothing"
+    mask = stage(2).extras["attention_mask"]
+    assert mask.dtype == torch.bool
+    assert bool((mask == (stage(2).ids > 0)).all())
+    late = models.notes_stages(settings)(10)
+    lengths = late.extras["attention_mask"].sum(1)
+    assert lengths.max() > 1.8 * lengths.min(), "half of the notes are read twice"
+
+
+# ---- claims -------------------------------------------------------------------------------------------------------
+
+
+def sets_frame(gaps: dict[str, list[float]], seeds: int = 3, base: float = 0.5) -> pd.DataFrame:
+    """Accuracies whose gap is given for each mode and state; large set first at ``base``."""
+    rng, rows = np.random.default_rng(0), []
+    for mode, own in gaps.items():
+        for size, gap in zip((1e4, 1e5), own):
+            for seed in range(seeds):
+                noise = rng.normal(0, 0.005)
+                for first, second in ((16, 64), (64, 16), (4, 16), (16, 4)):
+                    small_first = first < second and max(first, second) >= 64
+                    value = base + noise + (gap if small_first else 0) + 0.1 * (mode != "causal")
+                    rows.append(("sets", mode, first, second, size, str(seed), "accuracy", value, 1000))
+    return pd.DataFrame(rows, columns=["experiment", "item", "first", "second", "x", "unit", "metric", "value", "n"])
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_claims_about_order_are_judged_as_they_read(seeds):
+    frame = sets_frame({"causal": [0.3, 0.1], "prefix": [0.02, 0.0], "non-causal": [0.2, 0.2]}, seeds)
+    assert claims.order_matters(frame).verdict == HOLDS
+    assert claims.order_matters(frame).effect == pytest.approx(0.2)
+    assert claims.less_with_more_state(frame).effect == pytest.approx(0.2, abs=0.02)
+    assert claims._half_the_gap("prefix")(frame).verdict == HOLDS
+    assert claims._half_the_gap("non-causal")(frame).verdict == NOT_REPRODUCED
+    assert claims._better_with_large_first("prefix")(frame).verdict == HOLDS
+    flat = sets_frame({"causal": [0.0, 0.0]}, seeds)
+    assert claims.order_matters(flat).verdict == NOT_REPRODUCED
+    assert claims._half_the_gap("prefix")(flat).verdict == INCONCLUSIVE
+    assert claims._half_the_gap("prefix")(flat).n == 0
+
+
+def test_an_inverted_gap_counts_as_a_gap():
+    frame = sets_frame({"causal": [0.2, 0.2], "prefix": [-0.3, -0.3]})
+    assert claims._half_the_gap("prefix")(frame).verdict == NOT_REPRODUCED
+
+
+def prompt_frame(shares: dict[tuple[str, int], float], n: int = 200) -> pd.DataFrame:
+    rows = [
+        ("prompt", item, times, str(i), "correct", float(i < share * n))
+        for (item, times), share in shares.items()
+        for i in range(n)
+    ]
+    return pd.DataFrame(rows, columns=["experiment", "item", "x", "unit", "metric", "value"])
+
+
+def test_claims_about_prompts_are_paired():
+    frame = prompt_frame({(claims.RECURRENT, 1): 0.5, (claims.RECURRENT, 2): 0.7, (claims.PREFIX, 1): 0.4})
+    assert claims.repeating_helps(frame).verdict == HOLDS
+    assert claims.repeating_helps(frame).effect == pytest.approx(0.2)
+    assert claims.prefix_beats_causal(frame).verdict == NOT_REPRODUCED
+    assert claims.repeating_helps_attention(frame).verdict == INCONCLUSIVE
+    ceiling = prompt_frame({(claims.EMBEDDED, 1): 1.0, (claims.EMBEDDED, 2): 1.0})
+    assert claims.repeating_helps_attention(ceiling).verdict == INCONCLUSIVE
+
+
+def times_frame(quadratic: float, twice: float, prefix: float) -> pd.DataFrame:
+    rows = []
+    for item, at_longest in (
+        (claims.QUADRATIC, quadratic), (claims.LINEAR_TWICE, twice), (claims.PREFIX_TIME, prefix), (claims.LINEAR, 1.0),
+    ):  # fmt: skip
+        for n, value in ((1024, 1.0), (32768, at_longest)):
+            spread = {"ms": value, "q25": 0.95 * value, "q75": 1.05 * value, "launches": 10.0}
+            rows += [("prefill", item, n, metric, number) for metric, number in spread.items()]
+    return pd.DataFrame(rows, columns=["experiment", "item", "x", "metric", "value"])
+
+
+def test_claims_about_speed_look_at_the_longest_prompt():
+    frame = times_frame(10.0, 2.0, 1.2)
+    assert claims.twice_is_faster(frame).verdict == HOLDS
+    assert claims.twice_is_faster(frame).effect == pytest.approx(0.2)
+    assert claims.prefix_costs_little(frame).verdict == HOLDS
+    slow = times_frame(1.0, 2.0, 3.0)
+    assert claims.twice_is_faster(slow).verdict == NOT_REPRODUCED
+    assert claims.prefix_costs_little(slow).verdict == NOT_REPRODUCED
+    assert "32768: 2.00" in claims.twice_is_faster(slow).note
+
+
+def test_a_state_that_grows_or_differs_is_found_out():
+    rows = [("state", mode, x, "a", 100.0) for mode in ("causal", "prefix") for x in (4, 64)]
+    frame = pd.DataFrame(rows, columns=["experiment", "item", "x", "unit", "value"])
+    assert claims.same_state(frame).verdict == HOLDS
+    assert claims.same_state(frame.assign(value=[100.0, 100, 120, 120])).verdict == NOT_REPRODUCED
+    assert claims.same_state(frame.assign(value=[100.0, 120, 100, 120])).verdict == NOT_REPRODUCED
+
+
+# ---- pictures -----------------------------------------------------------------------------------------------------
+
+
+def test_figures_are_drawn_from_any_source(tmp_path):
+    study, paper = STUDIES.get(SLUG), reported.load(SLUG)
+    gaps = {"causal": [0.3, 0.1], "prefix": [0.02, 0.0]}
+    asked = prompt_frame({(claims.RECURRENT, 1): 0.5, (claims.RECURRENT, 2): 0.7})
+    recorded = pd.concat([sets_frame(gaps), asked, times_frame(10.0, 2.0, 1.2)])
+    live = pd.concat([sets_frame(gaps, 1), asked])
+    for name, given in (("all", (live, paper, recorded)), ("paper", (None, paper, None)), ("live", (live, None, None))):
+        study.figure(*given).save(tmp_path / f"{name}.svg")
+    drawn = (tmp_path / "all.svg").read_text()
+    for word in ("recorded", "live", "paper", "Mamba 130M", "small set first", "Prefill"):
+        assert word in drawn
+
+
+def test_orders_average_pairs_and_seeds():
+    frame = sets_frame({"causal": [0.3, 0.1]})
+    orders = orders_of(frame)
+    assert orders is not None
+    gap = orders[(orders["panel"] == pictures.PANELS[2]) & (orders["bytes"] == 1e4)].iloc[0]
+    assert gap["value"] == pytest.approx(0.3)
+    assert gap["runs"] == 3
+    large = orders[orders["panel"] == pictures.PANELS[1]]
+    assert large["chance"].to_list() == pytest.approx([1 / 16, 1 / 16])
+    assert orders_of(frame[frame["experiment"] == "none"]) is None
+    assert prompt_table(frame) is None
+    with pytest.raises(BadInput, match="no accuracies"):
+        pictures.figure_2(frame[frame["experiment"] == "none"])
+
+
+def test_masks_and_traces_are_drawn_and_bad_ones_refused(tmp_path):
+    from workbench.tasks import disjointness
+
+    rng = np.random.default_rng(0)
+    codes, sets = disjointness.unit_codes(100, 16, rng), disjointness.draw_sets(8, 3, rng, 100)
+    pictures.memory_trace(disjointness.trace(sets, 2, codes)).save(tmp_path / "trace.svg")
+    assert "in both sets" in (tmp_path / "trace.svg").read_text()
+    chart = pictures.prefix_mask(6, 3)
+    cells = chart.data.set_index(["reads", "token"])["through"]
+    assert cells[0, 2] == "encoder"
+    assert cells[2, 0] == "both"
+    assert cells[5, 4] == "causal"
+    assert cells[3, 4] == "unseen"
+    assert (pictures.prefix_mask(4, 2, "causal").data["through"] == "encoder").sum() == 0
+    for length, prefix in ((0, 0), (65, 1), (6, 7)):
+        with pytest.raises(BadInput, match="prefix_mask"):
+            pictures.prefix_mask(length, prefix)
+    with pytest.raises(BadInput, match="mode"):
+        pictures.prefix_mask(4, 2, "both")
+    orders = orders_of(sets_frame({"causal": [0.3, 0.1]}))
+    assert orders is not None
+    with pytest.raises(BadInput, match="modes are"):
+        pictures.order_curves(orders.assign(mode="backwards"))
