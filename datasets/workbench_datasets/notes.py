@@ -47,16 +47,33 @@ def notes(n: int, facts: int, *, people: int | None = None, split: str = "unseen
             f"n={n}, facts={facts}, people={people}: expected n >= 1 and from people to "
             f"{len(PERSON_RELATIONS)} x people facts"
         )
-    small = world(0)
-    objects = {relation: small.objects(relation) for relation in PERSON_RELATIONS}
+    if split not in ("unseen", "context"):
+        raise ValueError(f"split={split!r}: expected unseen or context")
     rng = random.Random(f"notes:{split}:{seed}:{facts}:{people}")
-    return [_note(small, objects, rng, facts, people, split) for _ in range(n)]
+    return [_note(rng, facts, people, split) for _ in range(n)]
 
 
-def _note(
-    small: World, objects: dict[str, tuple[str, ...]], rng: random.Random, facts: int, people: int, split: str
-) -> Note:
-    names = small.new_people(rng, people, split)
+@cache
+def _small() -> World:
+    return world(0)
+
+
+@cache
+def _names(split: str) -> tuple[str, ...]:
+    every = (f"{first} {last}" for first in words.FIRST_NAMES for last in words.LAST_NAMES)
+    return tuple(name for name in every if _small().name_split(name) == split)
+
+
+@cache
+def _frames(relation: str) -> tuple[str, str, tuple[str, ...]]:
+    """Statement, question and objects of a relation; the statement begins with a capital where no name does."""
+    frames = RELATIONS[relation]
+    statement = frames.frames("statement")[0]
+    return f"{statement[0].upper()}{statement[1:]}.", frames.frames("question")[0], _small().objects(relation)
+
+
+def _note(rng: random.Random, facts: int, people: int, split: str) -> Note:
+    names = rng.sample(_names(split), people)
     if people == facts:
         told = [(name, rng.choice(PERSON_RELATIONS)) for name in names]
     else:
@@ -64,32 +81,20 @@ def _note(
         first = [(name, rng.choice(PERSON_RELATIONS)) for name in names]
         told = first + rng.sample([pair for pair in rest if pair not in first], facts - people)
         rng.shuffle(told)
-    held = [rng.choice(objects[relation]) for _, relation in told]
-    lines = [_said(relation, name, obj) for (name, relation), obj in zip(told, held)]
+    held = [rng.choice(_frames(relation)[2]) for _, relation in told]
+    lines = [_frames(relation)[0].format(s=name, o=obj) for (name, relation), obj in zip(told, held)]
     asked = rng.randrange(facts)
     name, relation = told[asked]
-    question = f"QUESTION: {RELATIONS[relation].frames('question')[0].format(s=name)} ANSWER:"
+    question = f"QUESTION: {_frames(relation)[1].format(s=name)} ANSWER:"
     return Note(" ".join(lines), question, held[asked], asked, relation)
-
-
-def _said(relation: str, name: str, obj: str) -> str:
-    line = RELATIONS[relation].frames("statement")[0].format(s=name, o=obj)
-    return f"{line[0].upper()}{line[1:]}."
 
 
 @cache
 def vocabulary() -> tuple[str, ...]:
     """Every word of the notes; the place is the id, and 0 is padding."""
-    frames = [
-        text.replace("{s}", " ")
-        for relation in PERSON_RELATIONS
-        for text in (
-            _said(relation, "", ""),
-            RELATIONS[relation].frames("question")[0],
-        )
-    ]
-    small = world(0)
-    objects = [obj for relation in PERSON_RELATIONS for obj in small.objects(relation)]
+    known = [_frames(relation) for relation in PERSON_RELATIONS]
+    frames = [text.format(s=" ", o=" ") for statement, question, _ in known for text in (statement, question)]
+    objects = [obj for *_, own in known for obj in own]
     texts = [*frames, "QUESTION: ANSWER:", *objects, *words.FIRST_NAMES, *words.LAST_NAMES]
     return ("", *sorted({token for text in texts for token in _TOKEN.findall(text)}))
 
