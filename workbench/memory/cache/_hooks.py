@@ -26,7 +26,7 @@ WORDS = ("cache", "past_key_values")
 
 def cache_word(model: nn.Module) -> str:
     """The name of the argument by which this model's forward pass takes a cache."""
-    return _word(type(model))
+    return _word(type(model))  # type: ignore[arg-type]
 
 
 @lru_cache(maxsize=64)

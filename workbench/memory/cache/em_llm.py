@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,7 +154,8 @@ class EMLLM(TokenCache):
                 self._drop(row, found[-1][1])
 
     def _finished(self, row: Row) -> list[tuple[int, int, str]]:
-        flags = [place for place, _ in self.boundaries if place > self._cut]
+        places = (place for place, _ in reversed(self.boundaries))
+        flags = list(takewhile(lambda place: place > self._cut, places))  # they rise: the newest are enough
         sizes = {"min_block": self.min_block, "max_block": self.max_block}
         return _events.blocks(self._cut, row.seen - self.n_local, flags, **sizes)
 
