@@ -1,0 +1,294 @@
+"""Sequence memories: our chunkwise kernels against flash-linear-attention, titans-pytorch and softmax attention.
+
+Three kinds of cases. "rule": one update rule, forward and forward + backward, 32k tokens in all (tokens a second are
+``tokens`` / median). "crossover": the same memories against exact causal attention by length; where ``to_best_peer``
+passes 1 the memory is the faster one. "neural memory": a Titans layer (two-layer memory, exact chunk form) with its
+projections against titans-pytorch's, on the same shapes.
+
+Rules and crossover are rated in bytes that must move whatever a kernel really does (every input and output once), the
+neural memory in operations of its chunk form. Errors of a rule are against its recurrence in float64, first batch and
+head (beyond 2k tokens: against the float64 chunk form, which the tests hold to the recurrence within 1e-9).
+``extra_gb`` is the most memory that one call of ours takes beyond its inputs, results included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.bench import _layer_peers, _peers
+from workbench.bench._layer_peers import FLA, Rule
+from workbench.bench.base import BENCHES, Bench, Case, Contender, relative_error
+from workbench.bench.maps import peak_bytes
+from workbench_kernels import linear_recurrence
+
+TOKENS = 32768
+PASSES = ("forward", "forward + backward")
+#: Longest rows that torch's chunk form joins on a GPU, and that the specification itself judges.
+LONGEST_TORCH, LONGEST_NAIVE = 2048, 2048
+
+
+@dataclass(frozen=True)
+class Point:
+    """``rule`` is a key of ``FLA``; q, k, v (batch, length, heads, dim)."""
+
+    rule: str
+    length: int
+    which: str = "forward"
+    batch: int = 1
+    heads: int = 16
+    dim: int = 128
+    dtype: torch.dtype = torch.bfloat16
+    kind: str = "rule"
+
+    @property
+    def trained(self) -> bool:
+        return self.which != "forward"
+
+    @property
+    def bytes_moved(self) -> float:
+        """q, k, v in and y out; with the backward pass also q, k, v, dy in and three gradients out. Gates as well."""
+        tokens = self.batch * self.length * self.heads
+        gates = {"linear": 0, "scalar gate": 1, "delta": 1, "gated delta": 2, "gate per channel": self.dim}[self.rule]
+        size = torch.finfo(self.dtype).bits // 8
+        return float(tokens * ((11 if self.trained else 4) * self.dim * size + (3 if self.trained else 1) * gates * 4))
+
+    def place(self, extra: float) -> dict[str, Any]:
+        return {
+            "kind": self.kind,
+            "what": self.rule,
+            "pass": self.which,
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "length": self.length,
+            "tokens": self.batch * self.length,
+            "heads": self.heads,
+            "head_dim": self.dim,
+            "extra_gb": round(extra / 1e9, 3),
+        }
+
+
+class LayersBench(Bench):
+    name = "layers"
+    title = "Sequence memories"
+    limit_s = 75.0
+
+    def cases(self, device: str, quick: bool) -> Iterator[Case]:
+        for point in points(device, quick):
+            yield rule_case(point, device)
+        yield from neural_cases(device, quick)
+        for point in crossover(device, quick):
+            yield rule_case(point, device)
+
+
+BENCHES.register("layers")(LayersBench())
+
+
+def points(device: str, quick: bool) -> list[Point]:
+    """The most telling first: 32k tokens in one row, then many short rows."""
+    if device == "cpu":
+        small: dict[str, Any] = {"heads": 4, "dim": 64, "dtype": torch.float32}
+        rules = ("linear", "gated delta") if quick else tuple(FLA)
+        return [Point(rule, 1024, which, **small) for rule in rules for which in PASSES]
+    first = [Point(rule, TOKENS, which) for rule in ("linear", "gated delta") for which in PASSES]
+    if quick:
+        return first
+    others = [Point(rule, TOKENS, which) for rule in ("scalar gate", "gate per channel", "delta") for which in PASSES]
+    short = [replace(p, length=2048, batch=TOKENS // 2048) for p in first]
+    return [*first, *short, *others]
+
+
+def crossover(device: str, quick: bool) -> list[Point]:
+    """Linear attention and the gated delta rule where exact attention is the peer."""
+    if device == "cpu":
+        small: dict[str, Any] = {"heads": 4, "dim": 64, "dtype": torch.float32, "kind": "crossover"}
+        return [Point("linear", n, **small) for n in ((512, 2048) if quick else (256, 512, 1024, 2048, 4096))]
+    lengths = (1024, 8192) if quick else (512, 1024, 2048, 4096, 8192, 16384, 32768)
+    rules = ("linear",) if quick else ("linear", "gated delta")
+    return [
+        Point(rule, n, which, batch=TOKENS // n, kind="crossover")
+        for rule in rules
+        for n in lengths
+        for which in (PASSES[:1] if quick else PASSES)
+    ]
+
+
+# -- one rule ---------------------------------------------------------------------------------------------------------
+
+
+def rule_case(point: Point, device: str) -> Case:
+    inputs, grad = draw(point, device)
+    calls = {name: _call(kernel, inputs, grad, point) for name, kernel in contenders(point, device).items()}
+    ours = next(name for name in calls if name.startswith("ours"))
+    raced = {name: Contender(call, name.startswith("ours"), _version(name)) for name, call in calls.items()}
+    extra = peak_bytes(calls[ours], device)
+    check = _Exact(inputs, grad, point).error
+    return Case(point.place(extra), raced, point.bytes_moved, "TB/s", check, **_effort(device))
+
+
+def _effort(device: str) -> dict[str, Any]:
+    return {"launches": 5, "budget_s": 4.0} if device == "cpu" else {"launches": 15, "budget_s": 0.4}
+
+
+def draw(point: Point, device: str) -> tuple[dict[str, Tensor], Tensor]:
+    """Unit keys; gates that forget a few percent a token, as trained ones do."""
+    gen = torch.Generator(device).manual_seed(0)
+    shape = (point.batch, point.length, point.heads, point.dim)
+    q, k, v, grad = (torch.randn(shape, generator=gen, device=device) for _ in range(4))
+    k = torch.nn.functional.normalize(k, dim=-1)
+    made = {"q": q.to(point.dtype), "k": k.to(point.dtype), "v": v.to(point.dtype)}
+    if "gate" in point.rule:
+        width = shape if point.rule == "gate per channel" else shape[:3]
+        made["log_decay"] = -0.05 * torch.rand(width, generator=gen, device=device)
+    if "delta" in point.rule:
+        made["beta"] = torch.rand(shape[:3], generator=gen, device=device)
+    return made, grad.to(point.dtype)
+
+
+def contenders(point: Point, device: str) -> dict[str, Rule]:
+    made: dict[str, Rule] = {}
+    if device != "cpu":
+        made["ours, triton"] = _ours("triton")
+    if device == "cpu" or (point.kind == "rule" and point.length <= LONGEST_TORCH):
+        made["ours, torch"] = _ours("chunked")
+    if point.kind == "crossover":
+        peers = _peers.sdpa_peers(device)
+        return made | {name: _softmax(peer) for name, peer in peers.items() if name != "SDPA efficient"}
+    if device == "cpu":
+        return made | {"recurrence": _ours("reference")}
+    return made | {"fla": _layer_peers.fla(point.rule)}
+
+
+def _ours(impl: str) -> Rule:
+    def run(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None) -> Tensor:
+        words: dict[str, Any] = {"scale": q.shape[-1] ** -0.5, "check_values": False, "impl": impl}
+        return linear_recurrence(q, k, v, log_decay=log_decay, beta=beta, **words)[0]
+
+    return run
+
+
+def _softmax(peer: _peers.Attention) -> Rule:
+    return lambda q, k, v, log_decay, beta: peer(q, k, v, True)
+
+
+def _version(name: str) -> str:
+    if name.startswith(("ours", "recurrence")):
+        return ""
+    return _layer_peers.version("fla-core") if name == "fla" else _peers.version(name)
+
+
+def _call(kernel: Rule, inputs: dict[str, Tensor], grad: Tensor, point: Point) -> Callable[[], Any]:
+    """y, or (y, gradients of all inputs that the kernel looks at)."""
+    leaves = {name: x.detach().requires_grad_(point.trained) for name, x in inputs.items()}
+
+    def run() -> Any:
+        with torch.set_grad_enabled(point.trained):
+            y = kernel(leaves["q"], leaves["k"], leaves["v"], leaves.get("log_decay"), leaves.get("beta"))
+        if not point.trained:
+            return y
+        return y, *torch.autograd.grad(y, list(leaves.values()), grad, allow_unused=True)
+
+    return run
+
+
+class _Exact:
+    """Reads and gradients of the first batch and head in float64, computed once when asked for."""
+
+    def __init__(self, inputs: dict[str, Tensor], grad: Tensor, point: Point):
+        self.inputs, self.grad, self.point = inputs, grad, point
+        self._found: tuple[Tensor, ...] | None = None
+
+    def error(self, found: Any) -> float:
+        """The largest of reads and gradients. NaN for softmax attention, which computes something else."""
+        parts = found if isinstance(found, tuple) else (found,)
+        if any(x is None for x in parts):
+            return float("nan")
+        errors = [relative_error(x.detach()[:1, :, :1], y) for x, y in zip(parts, self._exact(), strict=True)]
+        return float("nan") if self.point.kind == "crossover" and errors[0] > 0.5 else max(errors)
+
+    def _exact(self) -> tuple[Tensor, ...]:
+        if self._found is None:
+            impl = "reference" if self.point.length <= LONGEST_NAIVE else "chunked"
+            inputs = {name: x[:1, :, :1].double() for name, x in self.inputs.items()}
+            call = _call(_ours(impl), inputs, self.grad[:1, :, :1].double(), self.point)
+            found = call()
+            self._found = tuple(x.detach() for x in (found if isinstance(found, tuple) else (found,)))
+        return self._found
+
+
+# -- the neural memory ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class NeuralPoint:
+    """A layer of ``heads`` memories of two layers each, hidden width four times the head's."""
+
+    length: int
+    which: str
+    batch: int = 4
+    dim: int = 512
+    heads: int = 8
+    chunk: int = 64
+
+    @property
+    def flops(self) -> float:
+        """Of the chunk form: 11 products with a (d x 4d) matrix a token, twice that again with the backward pass."""
+        width = self.dim // self.heads
+        forward = self.batch * self.length * self.heads * 11 * 2.0 * 4 * width * width
+        return forward * (3 if self.which != "forward" else 1)
+
+    def place(self, extra: float) -> dict[str, Any]:
+        return {
+            **{"kind": "neural memory", "what": f"chunk {self.chunk}", "pass": self.which, "dtype": "float32"},
+            **{"length": self.length, "tokens": self.batch * self.length, "heads": self.heads},
+            **{"head_dim": self.dim // self.heads, "extra_gb": round(extra / 1e9, 3)},
+        }
+
+
+def neural_cases(device: str, quick: bool) -> Iterator[Case]:
+    if device == "cpu":
+        places = [NeuralPoint(256, which, batch=1, dim=64, heads=2, chunk=32) for which in PASSES]
+    else:
+        lengths = (2048,) if quick else (2048, 8192)
+        places = [NeuralPoint(n, which) for n in lengths for which in PASSES]
+    for point in places:
+        yield neural_case(point, device)
+
+
+def neural_case(point: NeuralPoint, device: str) -> Case:
+    x = torch.randn(point.batch, point.length, point.dim, device=device)
+    ours = _layer_call(lambda: _ours_layer(point, device), x, point)
+    raced = {"ours": Contender(ours, True)}
+    version = _layer_peers.version("titans-pytorch")
+    for name, moving in (("titans-pytorch", True), ("titans-pytorch, one gradient point", False)):
+        make = _layer_peers.titans_pytorch(point.dim, point.heads, point.chunk, moving=moving, device=device)
+        raced[name] = Contender(_layer_call(make, x, point), False, version)
+    return Case(point.place(peak_bytes(ours, device)), raced, point.flops, "TFLOP/s", None, **_effort(device))
+
+
+def _ours_layer(point: NeuralPoint, device: str) -> torch.nn.Module:
+    from workbench.memory.layers.titans import Titans
+
+    torch.manual_seed(0)
+    layer: torch.nn.Module = Titans(point.dim, point.heads, chunk=point.chunk, persistent=0, conv=0)
+    return layer.to(device)
+
+
+def _layer_call(make: Callable[[], torch.nn.Module], x: Tensor, point: NeuralPoint) -> Callable[[], Any]:
+    """The layer's reads, or the gradient of their sum for every parameter; made at the first call."""
+    made: list[torch.nn.Module] = []
+    trained = point.which != "forward"
+
+    def run() -> Any:
+        if not made:
+            made.append(make())
+        with torch.set_grad_enabled(trained):
+            y = made[0](x)[0]
+        if trained:
+            torch.autograd.grad(y.sum(), list(made[0].parameters()), allow_unused=True)
+        return y
+
+    return run
