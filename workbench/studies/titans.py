@@ -99,11 +99,11 @@ Lines = Iterator[dict[str, Any]]
 
 
 def _alone(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
-    """Part A: a memory without an outer loop."""
+    """Part A: a memory without an outer loop; a part of 0 streams is left out."""
     from workbench.studies import _titans_inner as inner
 
     parts = {"A1": inner.needs_depth, "A2": inner.capacity, "A3": inner.forgetting, "A4": inner.chunks}
-    for name in progress(list(parts), "memory alone"):
+    for name in progress([name for name in parts if settings[name]["streams"]], "memory alone"):
         seeds = [(FIRST_SEED + seed) * 1_000 + i for i in range(settings[name]["streams"])]
         yield from ({**line, "model": ""} for line in parts[name](settings[name], seeds))
 
