@@ -74,6 +74,22 @@ def test_a_full_run_trains_asks_and_ships_and_a_quick_one_asks_what_was_shipped(
         assert outcomes["E1a"].verdict == HOLDS
 
 
+def test_models_that_the_time_cuts_are_told_and_not_judged():
+    settings = {**STUDIES.get(SLUG).scale("full").settings, **TINY, "steps": 60, "short_steps": 30}
+    seconds = iter([1.0, 0.02, 0.0, 0.0, 0.0, 0.0, 0.0])  # asked before a variant is begun, and when it begins
+    (cut,) = models.train_sets(settings, "cpu", QUIET, lambda: next(seconds))
+    assert not cut.complete
+    assert cut.record["steps_done"] < 60
+    told = {row["metric"]: row["value"] for row in parts.curves(cut, 50)}
+    assert told["complete"] == 0
+
+
+def test_the_number_of_steps_fits_the_time_and_is_the_same_for_all():
+    settings = {**STUDIES.get(SLUG).scale("full").settings, **TINY, "steps": 1_000, "timed_steps": 6, "train_s": 1e-6}
+    made = [one.record["steps_done"] for one in models.train_sets(settings, "cpu", QUIET)]
+    assert set(made) == {6}, "never fewer than were timed"
+
+
 def test_without_weights_a_quick_run_says_where_they_belong(own_folder, monkeypatch):
     from workbench_datasets import files
 

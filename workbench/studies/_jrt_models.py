@@ -7,8 +7,9 @@ states.
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -87,31 +88,38 @@ class Made:
     models: list[Any]
     losses: Any
     record: dict[str, Any]
+    complete: bool = True
 
 
-def train_sets(settings: Mapping[str, Any], device: str, progress: Progress) -> Iterator[Made]:
+def train_sets(
+    settings: Mapping[str, Any], device: str, progress: Progress, left: Callable[[], float] = lambda: math.inf
+) -> Iterator[Made]:
     """Every mode at every state size, all with the same number of steps.
 
     The rule, set before any run: the dearest variant (prefix, largest) is timed for ``timed_steps`` steps at the full
-    length; the number of steps is what fits its share of ``train_s`` into that time, at most ``steps``.
+    length; the number of steps is what fits its share of ``train_s`` into that time, at most ``steps``. ``left()``
+    seconds are left for all; a variant that they cut is told apart by ``Made.complete``, one without any is not begun.
     """
     stage, largest = sets_stages(settings), max((dim, key_dim) for dim, key_dim in settings["states"])
     cells = [(mode, dim, key_dim) for dim, key_dim in settings["states"] for mode in MODES]
-    make = partial(_train, settings, stage, "steps", device=device, progress=progress)
     words = settings["vocabulary"]
     builds = {(mode, dim, key_dim): _builder(mode, dim, key_dim, words) for mode, dim, key_dim in cells}
     steps = settings["steps"]
     if settings.get("train_s"):
         steps = _fitting(settings, stage, builds["prefix", *largest], device, settings["train_s"] / len(cells))
     for mode, dim, key_dim in cells:
-        yield make(builds[mode, dim, key_dim], steps, variant(mode, dim, key_dim), mode)
+        if left() > 0:
+            make = partial(_train, settings, stage, "steps", device=device, progress=progress, left=left)
+            yield make(builds[mode, dim, key_dim], steps, variant(mode, dim, key_dim), mode)
 
 
-def train_notes(settings: Mapping[str, Any], device: str, progress: Progress) -> Iterator[Made]:
+def train_notes(
+    settings: Mapping[str, Any], device: str, progress: Progress, left: Callable[[], float] = lambda: math.inf
+) -> Iterator[Made]:
     """Based and JRT-RNN on the same notes, the same steps."""
     from workbench_datasets.notes import vocabulary
 
-    make = partial(_train, settings, notes_stages(settings), "notes_steps", device=device, progress=progress)
+    make = partial(_train, settings, notes_stages(settings), "notes_steps", device=device, progress=progress, left=left)
     dim, key_dim = settings["notes_state"]
     for mode, name in NOTES.items():
         yield make(_builder(mode, dim, key_dim, len(vocabulary())), settings["notes_steps"], name, mode)
@@ -139,7 +147,8 @@ def _train(
     mode: str,
     *,
     device: str,
-    progress: Progress,
+    progress: Callable[..., Iterable[int]],
+    left: Callable[[], float] = lambda: math.inf,
 ) -> Made:
     """``stage`` speaks of the planned number of steps; with fewer, its changes come earlier in proportion."""
     from workbench.training.tiny import train
@@ -147,9 +156,10 @@ def _train(
     def at(step: int) -> Any:
         return stage(step * settings[planned] // steps)
 
+    seconds = left()
     done = train(builder, at, _recipe(settings, steps), settings["train_seeds"], device=device, label=name,
-                 progress=progress)  # fmt: skip
-    return Made(name, mode, done.models, done.losses, {**done.record, "how": done.how})
+                 progress=progress, budget_seconds=seconds if math.isfinite(seconds) else None)  # fmt: skip
+    return Made(name, mode, done.models, done.losses, {**done.record, "how": done.how}, done.complete)
 
 
 def _fitting(
@@ -159,12 +169,28 @@ def _fitting(
     device: str,
     share: float,
 ) -> int:
+    import torch
+
     from workbench.training.tiny import train
 
-    last, timed = settings["steps"] - 1, settings["timed_steps"]
-    begun = time.perf_counter()
-    train(builder, lambda step: stage(last), _recipe(settings, timed), settings["train_seeds"], device=device)
-    a_step = (time.perf_counter() - begun) / timed
+    last, timed, marks = settings["steps"] - 1, settings["timed_steps"], list[float]()
+
+    def mark() -> None:
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        marks.append(time.perf_counter())
+
+    def watched(steps: Iterable[int], label: str) -> Iterator[int]:
+        """The first third holds compilation and the recording of the graph and does not count."""
+        for step in steps:
+            if step == timed // 3:
+                mark()
+            yield step
+        mark()
+
+    train(builder, lambda step: stage(last), _recipe(settings, timed), settings["train_seeds"], device=device,
+          progress=watched)  # fmt: skip
+    a_step = (marks[1] - marks[0]) / (timed - timed // 3)
     return max(timed, min(settings["steps"], int(share / a_step)))
 
 

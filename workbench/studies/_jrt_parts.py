@@ -132,7 +132,7 @@ def curves(made: models.Made, every: int) -> Iterator[Row]:
             "metric": "loss",
             "value": loss,
         }
-    taken = {"seconds": made.record["seconds"], "steps": made.record["steps_done"]}
+    taken = {"seconds": made.record["seconds"], "steps": made.record["steps_done"], "complete": made.complete}
     for metric, value in taken.items():
         yield {"experiment": "training", "item": made.name, "unit": made.record["how"], "metric": metric,
                "value": float(value)}  # fmt: skip

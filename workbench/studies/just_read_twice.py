@@ -76,7 +76,9 @@ _FULL: dict[str, Any] = {
     "prefill_d": 64,
     "prefill_launches": 20,
     "prefill_s": 1.0,
-    "deadline_s": 200,
+    "deadline_s": 190,
+    "after_sets_s": 60,
+    "after_notes_s": 25,
 }
 
 Row = dict[str, Any]
@@ -131,35 +133,42 @@ def _full(settings: Mapping[str, Any], seed: int, progress: Progress) -> Iterato
         [
             ("by hand", 0, lambda: parts.by_hand(settings, seed)),
             ("state", 0, lambda: parts.states(settings)),
-            ("sets", 0, lambda: _trained_sets(settings, seed, made, progress)),
-            ("prompt", 15, lambda: _trained_notes(settings, seed, made, progress)),
-            ("prefill", 5, lambda: gpu.prefill(settings, seed, clock, progress)),
-            ("prompt", 10, lambda: parts.prompts(settings, seed, [], settings["device"], progress)),
+            ("sets", 0, lambda: _trained_sets(settings, seed, made, progress, clock)),
+            ("prompt", 30, lambda: _trained_notes(settings, seed, made, progress, clock)),
+            ("prefill", 3, lambda: gpu.prefill(settings, seed, clock, progress)),
+            ("prompt", 8, lambda: parts.prompts(settings, seed, [], settings["device"], progress)),
         ],
     )
     _save(made, settings)
 
 
-def _trained_sets(settings: Mapping[str, Any], seed: int, kept: list[Any], progress: Progress) -> Iterator[Row]:
+def _trained_sets(
+    settings: Mapping[str, Any], seed: int, kept: list[Any], progress: Progress, clock: Any
+) -> Iterator[Row]:
+    """Models that the time cut short are told, not judged and not shipped."""
     from workbench.studies import _jrt_models as models
     from workbench.studies import _jrt_parts as parts
 
-    device = settings["device"]
-    for made in models.train_sets(settings, device, progress):
-        kept.append(made)
+    device, rest = settings["device"], settings["after_sets_s"]
+    for made in models.train_sets(settings, device, progress, lambda: clock.left() - rest):
         yield from parts.curves(made, settings["loss_every"])
-        yield from parts.sets(settings, seed, _units(made, settings), device)
+        if made.complete:
+            kept.append(made)
+            yield from parts.sets(settings, seed, _units(made, settings), device)
 
 
-def _trained_notes(settings: Mapping[str, Any], seed: int, kept: list[Any], progress: Progress) -> Iterator[Row]:
+def _trained_notes(
+    settings: Mapping[str, Any], seed: int, kept: list[Any], progress: Progress, clock: Any
+) -> Iterator[Row]:
     from workbench.studies import _jrt_models as models
     from workbench.studies import _jrt_parts as parts
 
-    without = {**settings, "embedded_items": 0}
-    for made in models.train_notes(settings, settings["device"], progress):
-        kept.append(made)
+    without, rest = {**settings, "embedded_items": 0}, settings["after_notes_s"]
+    for made in models.train_notes(settings, settings["device"], progress, lambda: clock.left() - rest):
         yield from parts.curves(made, settings["loss_every"])
-        yield from parts.prompts(without, seed, _units(made, settings), settings["device"], progress)
+        if made.complete:
+            kept.append(made)
+            yield from parts.prompts(without, seed, _units(made, settings), settings["device"], progress)
 
 
 def _units(made: Any, settings: Mapping[str, Any]) -> Iterable[tuple[str, str, Any]]:
