@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 
 from workbench import __version__
 from workbench.cli import app as app_command
-from workbench.cli import bench, data, figures, lab, look, models, papers, run, train
+from workbench.cli import bench, compare, data, figures, lab, look, models, papers, run, train
 from workbench.cli.output import examples, out, readable
 
 
@@ -59,6 +59,7 @@ def _workbench(
 papers.add_to(app)
 run.add_to(app)
 bench.add_to(app)
+compare.add_to(app)
 figures.add_to(app)
 look.add_to(app)
 models.add_to(app)

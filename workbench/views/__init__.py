@@ -14,6 +14,7 @@ _WHERE = {
     "workbench.views.heads": ("head_grid", "head_scores", "head_scatter", "head_tokens", "head_links"),
     "workbench.views.tokens": ("token_strip", "token_track", "token_curves"),
     "workbench.views.memories": ("memory_table", "memory_timeline", "event_log", "slot_attention"),
+    "workbench.views.layers": ("state_table", "state_similarity", "token_scalars", "recall_by_state"),
     "workbench.views.similarity": ("similarity_map", "image_overlay"),
     "workbench.views.costs": ("cost_bars",),
     "workbench.views.claims": ("claims_table",),
