@@ -99,8 +99,7 @@ def constant_decoding(frame: pd.DataFrame) -> Outcome:
         held = mine[mine["metric"] == "state bytes"].groupby("x")["value"].mean()
         grown[variant] = held.iloc[-1] / held.iloc[0]
     note = ", ".join(f"{name}: exponent {slopes[name].effect:.3f}, state x {grown[name]:.3g}" for name in slopes)
-    mine, bytes_ = slopes["GDN MoM"], grown["GDN MoM"]
-    timed = Outcome.of(mine, 0.1, "<", note)
+    timed, bytes_ = Outcome.of(slopes["GDN MoM"], 0.1, "<", note), float(grown["GDN MoM"])
     return Outcome.weakest([timed, Outcome.of(Interval(bytes_, bytes_, bytes_, len(rows)), 1.0, "<=")], note)
 
 

@@ -75,19 +75,15 @@ def _pool(pairs: tuple[int, ...], sequences: int, length: int, vocabulary: int, 
     from workbench_datasets.streams import join
 
     counts = [sequences // len(pairs) + (i < sequences % len(pairs)) for i in range(len(pairs))]
-    given = {"length": length, "vocabulary": vocabulary, "seed": seed}
+    given: Any = {"length": length, "vocabulary": vocabulary, "seed": seed}
     return as_pool(join([mqar(n, pairs=size, **given) for n, size in zip(counts, pairs)]))
-
-
-def _language(settings: Mapping[str, Any]) -> dict[str, int]:
-    return {"length": settings["length"], "vocabulary": settings["vocabulary"]}
 
 
 def probe(settings: Mapping[str, Any], pairs: int, length: int, seed: int) -> Any:
     """Fresh sequences; no training sequence is among them."""
     from workbench_datasets.mqar import mqar
 
-    given = {**_language(settings), "length": length}
+    given: Any = {"length": length, "vocabulary": settings["vocabulary"]}
     return mqar(settings["test_sequences"], pairs=pairs, seed=seed, split="test", **given)
 
 

@@ -24,6 +24,7 @@ def by_hand(settings: Mapping[str, Any], seed: int) -> Lines:
     from workbench.tasks.interference import interference
 
     seeds = [1_000 * (seed + 1) + i for i in range(settings["hand_seeds"])]
+    row: Any
     for row in interference(settings["hand_facts"], seeds=seeds).itertuples():
         yield line("by hand", row.route, row.facts, "recall", row.recall, unit=row.unit)
 

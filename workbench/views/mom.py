@@ -176,8 +176,8 @@ def decoding_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "")
     """Time of one decoding step over the tokens read before (log axes), medians, a line a layer."""
     rows = frame[(frame["part"] == "decoding") & (frame["metric"] == "seconds")]
     data = frame_for("decoding_curves", rows, numbers=("x", "value"), columns=("variant",))
-    found = data.assign(ms=1e3 * data["value"]).groupby(["variant", "x"])["ms"].quantile([0.25, 0.5, 0.75]).unstack()
-    found.columns = ["low", "value", "high"]
+    times = data.assign(ms=1e3 * data["value"]).groupby(["variant", "x"])["ms"]
+    found = times.median().to_frame("value").assign(low=times.quantile(0.25), high=times.quantile(0.75))
     return line_with_band(
         found.reset_index(), "x", "value", low="low", high="high", colour="variant", log_x=True, log_y=True,
         x_title="tokens read before", y_title="ms a step (quartiles)", title=title, subtitle=subtitle, width=330,
