@@ -9,7 +9,7 @@ slot is empty.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -36,7 +36,7 @@ def launch(
     ones that follow them, in the order of the kernel's signature. Sizes that vary from call to call belong into the
     kernel's ``do_not_specialize``, so that one compiled kernel serves them all. ``more`` are other launch options.
     """
-    device = next(x.device for x in map(_base, args) if isinstance(x, Tensor))
+    device = next(_devices(args))
     key = id(kernel), device, warps, stages, *more.items(), *map(_signature, args), *constants.values()
     options = {"num_warps": warps, **more} if stages is None else {"num_warps": warps, "num_stages": stages, **more}
     compiled = _COMPILED.get(key)
@@ -49,6 +49,15 @@ def launch(
                 _COMPILED.clear()
             compiled = _COMPILED[key] = kernel.warmup(*args, grid=grid, **constants, **options)
         compiled[grid](*map(_address, args), *constants.values())
+
+
+def _devices(args: Iterable[Any]) -> Iterator[torch.device]:
+    """Of all tensors among the arguments, also of those in tuples."""
+    for x in map(_base, args):
+        if isinstance(x, Tensor):
+            yield x.device
+        elif isinstance(x, tuple):
+            yield from _devices(x)
 
 
 def _address(x: Any) -> Any:
