@@ -553,3 +553,30 @@ def test_hyper_parameters_out_of_range_are_named(changed, told):
 def test_hyper_parameters_of_the_baselines_too(made, changed, told):
     with pytest.raises(BadInput, match=told):
         made(**changed)
+
+
+# ---------------------------------------------------------------------- in a loaded model
+def test_a_loaded_model_takes_edits_and_gives_them_back(embedded):
+    plain = embedded.generate(PROMPT, max_new_tokens=2).new_text
+    memory = WISE(**{**SETTINGS, "steps": 20, "lr": 0.3}, negatives=TEXTS)
+    with embedded.use(memory=memory):
+        memory.write(PROMPT, TARGET)
+        assert embedded.cache is None
+        assert embedded.generate(PROMPT, max_new_tokens=2).new_text.strip() == TARGET
+        batch = embedded.generate([PROMPT, TEXTS[0]], max_new_tokens=2)
+        assert batch[0].new_text.strip() == TARGET
+        assert embedded.feed(TEXTS[0]).tokens
+        assert embedded.trace(PROMPT).logits is not None
+        with embedded.use(memory="streaming"):
+            assert embedded.memory.slug == "streaming"
+            assert not memory._handles
+        assert embedded.memory is memory
+        with pytest.raises(UnknownName), embedded.use(memory=FTL(module="model.layers.6.mlp.down")):
+            pass
+        assert memory._handles
+        assert embedded.generate(PROMPT, max_new_tokens=2).new_text.strip() == TARGET
+    assert embedded.memory is None
+    assert embedded.generate(PROMPT, max_new_tokens=2).new_text == plain
+    assert len(memory) == 1
+    with embedded.use(memory="ft-l"):
+        assert embedded.memory.slug == "ft-l"

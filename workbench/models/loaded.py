@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workbench.errors import BadInput, KernelUnsupported, ModelError
 from workbench.models import anatomy, encoding
+from workbench.models.edited import attach, is_edits
 from workbench.models.swap import KEEP, Swap, own_states
 from workbench.models.through_store import is_store
 
@@ -68,8 +69,8 @@ class LoadedModel:
 
     @property
     def cache(self) -> Any:
-        """The memory in force if the model runs through it; None for a full cache, also beside a memory of items."""
-        return None if is_store(self.memory) else self.memory
+        """The memory in force if the model runs through it; None for a full cache, also beside items or edits."""
+        return None if is_store(self.memory) or is_edits(self.memory) else self.memory
 
     def kernels(self) -> list[str]:
         """Names of the attention kernels that can serve this model."""
@@ -92,7 +93,8 @@ class LoadedModel:
             attention: name of a kernel (see ``kernels()``); None keeps the current one.
             memory: slug, instance, or None / "none" for an ordinary full cache; left out, the memory stays as it is.
                 A token cache holds the model's past. A memory of items (``workbench.memory.stores``) is written to by
-                ``feed`` and asked by ``generate``, which puts what it finds before the prompt.
+                ``feed`` and asked by ``generate``, which puts what it finds before the prompt. A memory of edits
+                (``workbench.memory.parametric``) changes what the model says; ``model.memory.write`` makes an edit.
 
         Raises:
             UnknownName: misspelt kernel or memory. KernelUnsupported: the kernel lacks what the model needs; kernels
@@ -118,6 +120,7 @@ class LoadedModel:
             return
         for hook in self._hooks:
             hook.remove()
+        attach(self, self.memory, memory)
         self._hooks, self.memory, self.session = [], memory, None
         if self.cache is not None and hasattr(memory, "before_forward"):
             self._hooks = [

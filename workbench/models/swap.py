@@ -12,6 +12,7 @@ from workbench.errors import BadInput, KernelUnsupported, MemoryError_, ModelErr
 from workbench.memory.base import MEMORIES
 from workbench.models import anatomy
 from workbench.models.attention import KERNELS, AttentionKernel
+from workbench.models.edited import is_edits, put_in
 from workbench.models.through_store import check_reader, is_store
 
 if TYPE_CHECKING:
@@ -106,11 +107,13 @@ def make_memory(loaded: LoadedModel, memory: Any) -> Any:
     if is_store(made):
         check_reader(loaded, made)
         return made
+    if is_edits(made):
+        return put_in(loaded, made)
     if not hasattr(made, "get_mask_sizes") or not hasattr(made, "bind"):
         raise MemoryError_(
             f"{_memory_name(made)!r} is not a token cache that a language model can run through (it has no bind() and "
-            "get_mask_sizes()), nor a memory of items that it can read (a StoreMemory); the first kind is in "
-            "workbench.memory.cache, the second in workbench.memory.stores"
+            "get_mask_sizes()), nor a memory of items that it can read (a StoreMemory), nor one of edits (a "
+            "ParametricMemory); the kinds are in workbench.memory.cache, .stores and .parametric"
         )
     if _bound_to(made) is not loaded.model:  # binding empties a memory; one that is bound here keeps what it holds
         made.bind(loaded.model)
