@@ -70,7 +70,7 @@ def _order_panel(data: pd.DataFrame, panel: str, pick: Any, names: list[str]) ->
     elif "chance" in data and data["chance"].notna().any():
         chance = alt.Chart(data).mark_line(strokeDash=[4, 3], color=theme.MUTED).encode(x=x, y="mean(chance):Q")
         layers.insert(0, chance)
-    return alt.layer(*layers).properties(width=230, height=220, title=alt.TitleParams(panel, fontSize=12))
+    return alt.layer(*layers).properties(width=205, height=215, title=alt.TitleParams(panel, fontSize=12))
 
 
 def _colours(present: list[str], names: list[str]) -> alt.Scale:
