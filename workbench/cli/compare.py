@@ -91,17 +91,16 @@ def _rows(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def _show(frame: pd.DataFrame, budgets: pd.DataFrame) -> None:
-    table = Table(
-        box=None, padding=(0, 1), header_style="dim", caption=f"{PROBE}\n{EQUAL_STATE}", caption_justify="left"
-    )
+    table = Table(box=None, padding=(0, 1), header_style="dim")
     table.add_column("memory", no_wrap=True)
-    for name in ("width: bytes → right", *(f"≤ {_bytes(budget)}" for budget in budgets)):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name, rows in frame.groupby("line", sort=False):
-        points = "  ".join(f"{r['dim']}: {_bytes(r['bytes'])} → {r['accuracy']:.2f}" for r in rows.to_dict("records"))
-        fits = ["–" if value != value else f"{value:.2f}" for value in budgets.loc[name]]
+    for title in ("width: bytes → right", *(f"≤ {_bytes(int(str(budget)))}" for budget in budgets)):
+        table.add_column(title, justify="right", no_wrap=True)
+    for line, rows in frame.groupby("line", sort=False):
+        numbers = zip(rows["dim"].tolist(), rows["bytes"].tolist(), rows["accuracy"].tolist())
+        points = "  ".join(f"{dim}: {_bytes(count)} → {right:.2f}" for dim, count, right in numbers)
+        fits = ["–" if value != value else f"{value:.2f}" for value in budgets.loc[[line]].to_numpy()[0]]
         here = "" if (rows["source"] == "shipped").all() else " [yellow]*[/yellow]"
-        table.add_row(escape(str(name)) + here, points, *fits)
+        table.add_row(escape(str(line)) + here, points, *fits)
     out.print(table, soft_wrap=True)
     out.print(f"{PROBE}\n{EQUAL_STATE}", style="dim")
     if (frame["source"] != "shipped").any():

@@ -119,6 +119,8 @@ class Trace:
         for layer in self.layers:
             if layer.index == index:
                 return layer
+        if not self.layers and self.notes and "no attention" in self.notes[-1]:
+            raise BadInput(f"{self.notes[-1]}; model.memory.contents() and .events() say what its layers hold")
         held = ", ".join(str(layer.index) for layer in self.layers)
         raise BadInput(f"layer {index} was not recorded; this trace holds layers {held or 'none'}")
 

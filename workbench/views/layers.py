@@ -52,7 +52,7 @@ def named(contents: pd.DataFrame) -> list[str]:
     several = [name for name in PLACES if name in contents and contents[name].nunique(dropna=False) > 1]
     said = [name for name in several if name != "mixer" or "layer" not in several] or ["part"]
     lines = contents[said].to_dict("records") if set(said) <= set(contents) else [{}] * len(contents)
-    names = [" · ".join(_word(key, value) for key, value in line.items() if value == value) for line in lines]
+    names = [" · ".join(_word(str(key), value) for key, value in line.items() if value == value) for line in lines]
     return [name if names.count(name) == 1 else f"{name} ({i})" for i, name in enumerate(names)]
 
 
@@ -162,7 +162,8 @@ def recall_by_state(frame: pd.DataFrame, *, title: str = "", subtitle: str = "",
     whisker = whisker.encode(y=alt.Y("low:Q"), y2="high:Q")
     chance = own.mark_line(color=theme.MUTED, strokeDash=[3, 3], strokeWidth=1).encode(y="chance:Q")
     panel = alt.layer(others, chance, whisker, line.encode(tooltip=told)).properties(width=150, height=110)
-    header = alt.Header(labelFontSize=11, labelColor=theme.INK, labelLimit=180)
+    name = "split(replace(datum.label, ')', ''), ' (')"  # the settings on a line of their own
+    header = alt.Header(labelFontSize=11, labelColor=theme.INK, labelLimit=180, labelExpr=name)
     facet = panel.facet(alt.Facet("panel:N", title=None, sort=names, header=header), columns=columns)
     return theme.themed(facet, title, subtitle)
 

@@ -61,6 +61,20 @@ def counted(tab: Tab, seconds: float) -> Iterator[Any]:
         yield tell
 
 
+#: What the maps say of a model whose layers are memories.
+NO_ATTENTION = (
+    "This model mixes its tokens by memories and has no attention to draw. <b>Memory</b> shows what each layer's state "
+    "holds, <b>Timeline</b> every token's write, <b>Similarity</b> the hidden states."
+)
+
+
+def attends(tab: HeadsTab | MicroscopeTab) -> bool:
+    """Whether the text's trace has attention; if not, the tab says so instead of its maps."""
+    found = bool(tab.session.need_trace().layers)
+    tab.body.layout.display, tab.nothing.value = ("", "") if found else ("none", NO_ATTENTION)
+    return found
+
+
 def canvas(**traits: Any) -> MatrixView:
     return MatrixView(
         np.zeros((1, 1)), units="p", row_label="token that looks", col_label="token looked at", scaling="sqrt", **traits
@@ -92,7 +106,8 @@ class HeadsTab(Tab):
         right = w.VBox([self.map], layout=w.Layout(flex="1 1 450px", min_width="360px"))
         pair = row(left, right)
         pair.layout.align_items = "flex-start"
-        return [pair]
+        self.body, self.nothing = pair, note()
+        return [pair, self.nothing]
 
     def _pick(self, _: Any) -> None:
         """Layer and head are one choice: following them one by one would draw a head that nobody chose."""
@@ -101,6 +116,8 @@ class HeadsTab(Tab):
 
     def draw(self) -> None:
         trace, state = self.session.need_trace(), self.state
+        if not attends(self):
+            return
         self._draw_thumbs(trace)
         self.picker.layer, self.picker.head = state.layer, state.head
         shown = (self.session.reads, state.layer, state.head, state.reduce)
@@ -130,6 +147,8 @@ class HeadsTab(Tab):
     def static(self) -> str:
         state = self.state
         alt = f"attention of layer {state.layer}, head {state.head}"
+        if self.nothing.value:
+            return self.nothing.value
         return img(self.map.figure(ratio=1.0), alt) if self.session.trace is not None else ""
 
 
@@ -160,7 +179,9 @@ class MicroscopeTab(Tab):
         chosen(self.layer, lambda value: self.state.set_trait("layer", value))
         chosen(self.head, self._choose_head)
         pressed(self.show, self.look)
-        return [row(self.source, self.layer, self.head, self.show), self.cost, self.map, self.hint]
+        self.body = w.VBox([row(self.source, self.layer, self.head, self.show), self.cost, self.map, self.hint])
+        self.nothing = note()
+        return [self.body, self.nothing]
 
     def _choose_head(self, head: Any) -> None:
         self._mean = head == MEAN_OF_HEADS
@@ -170,6 +191,8 @@ class MicroscopeTab(Tab):
 
     def draw(self) -> None:
         model, state = self.session.need_model(), self.state
+        if not attends(self):
+            return
         longer = GPU_LENGTHS if model.device.type == "cuda" else ()
         offered = sources((*LENGTHS, *longer))
         offer(self.source, self.source.value if self.source.value in dict(offered).values() else 0, offered)
@@ -237,6 +260,8 @@ class MicroscopeTab(Tab):
         self.app.redraw(self.name)
 
     def static(self) -> str:
+        if self.nothing.value:
+            return self.nothing.value
         return img(self.map.figure(ratio=1.0), "attention map of the microscope") if self._trace is not None else ""
 
 

@@ -115,11 +115,14 @@ class MemoryTab(Tab):
     def _draw_slots(self) -> None:
         frame = contents_of(self)
         memory = self.session.need_model().memory
-        self.again.layout.display = self.asking.layout.display = ""
+        slots = getattr(memory, "has_slots", True)
+        self.again.layout.display, self.asking.layout.display = "", "" if slots else "none"
+        what = f"{len(frame):,} slots hold" if slots else "The states of the layers take"
         self.summary.value = (
-            f"{len(frame):,} slots hold {bytes_text(memory.nbytes())} after {self.session.rounds} rounds "
+            f"{what} {bytes_text(memory.nbytes())} after {self.session.rounds} rounds "
             f"of a text of {len(self.session.tokens()):,} tokens; one line of the text is one round."
         )
+        self.reading.show(None if slots else states_chart(frame))
         scores = [str(name) for name in frame if frame[name].dtype.kind == "f"]
         self._shown = self.table.value = table(frame, caption="what the memory holds", bars=scores)
         self.write_down("model.memory.contents()")
@@ -145,6 +148,7 @@ class MemoryTab(Tab):
 
     def _empty(self) -> None:
         self._shown = ""
+        self.reading.hide()
         self.table.value, self.again.layout.display, self.asking.layout.display = "", "none", "none"
         self.summary.value = (
             "No memory is chosen: the model keeps every token in an ordinary cache. Choose one above; of the token "
@@ -154,6 +158,13 @@ class MemoryTab(Tab):
 
     def static(self) -> str:
         return self.inspector.static() if self.session.is_store else self.summary.value + self._shown
+
+
+def states_chart(frame: pd.DataFrame) -> Any:
+    """Norm and effective rank of every matrix of a model whose layers are memories."""
+    from workbench.views import state_table
+
+    return state_table(frame, title="what every layer's state holds")
 
 
 def stored(probe: Trace, layer: int) -> int:
@@ -267,7 +278,8 @@ class TimelineTab(Tab):
         frame = events.frame()
         rows = table(frame.drop(columns="items"), caption="all events")
         self.log.value = f"<details><summary>all {len(frame):,} events as a table</summary>{rows}</details>"
-        self.chart.show(timeline_chart(events, self._words()))
+        scalars, words = getattr(self.session.need_model().memory, "scalars", None), self._words()
+        self.chart.show(timeline_chart(events, words) if scalars is None else writes_chart(scalars(), words))
         self._drawn = drawn
 
     def _words(self) -> list[str]:
@@ -292,6 +304,13 @@ def timeline_chart(events: EventLog, words: list[str]) -> Any:
     for parameter in chart.params:
         parameter.bind = alt.Undefined
     return chart
+
+
+def writes_chart(scalars: pd.DataFrame, words: list[str]) -> Any:
+    """What each layer did at each token, for a memory that keeps no single token."""
+    from workbench.views import token_scalars
+
+    return token_scalars(scalars, words, title="every layer's write, token by token") if len(scalars) else None
 
 
 def describe(event: Any) -> str:
