@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -28,80 +29,111 @@ class NeuralState(NamedTuple):
     filled: int = 0
 
 
-class _Gates(NamedTuple):
-    """Per token of one chunk, (B, H, C) or (B, H, C, C) lower triangular; names as in the paper's chunk form."""
+class _Chunks(NamedTuple):
+    """N chunks of C tokens side by side, (B H, N, C, ...): what does not depend on the memory, made for all at once.
 
-    kept: Tensor  # beta_t = prod (1 - alpha)
-    pulled: Tensor  # c_t: how much of the momentum at the start has reached the weights
-    mixed: Tensor  # L_ti = (D E)_ti theta_i: how much of gradient i has reached the weights at t
-    carried: Tensor  # e_t = prod eta
-    steps: Tensor  # E_ti theta_i of the last t, (B, H, C): what is left of gradient i in the momentum
+    ``kept`` beta_t, ``pulled`` c_t (how much of the first momentum has reached the weights) and ``mixed`` L_ti =
+    (D E)_ti 2 theta_i (how much of gradient i has), as in the paper's chunk form, for the reads; the 2 is the
+    gradient's.
+    """
 
+    k: Tensor
+    v: Tensor
+    rows: tuple[Tensor, ...]  # q, beta q, c q, (q k') * L: the first layer's read
+    writes: tuple[Tensor, ...]  # k times what is left of each gradient in the weights, in the momentum
+    kept: Tensor  # C 1
+    pulled: Tensor  # C 1
+    mixed: Tensor  # C C
+    into_weights: Tensor  # C 1
+    into_momentum: Tensor  # C 1
+    ends: tuple[Tensor, ...]  # beta, c, e of the last token, 1 1
 
-def _gelu_slope(z: Tensor) -> Tensor:
-    return 0.5 * (1 + torch.erf(z / 2**0.5)) + z * torch.exp(-z * z / 2) / (2 * torch.pi) ** 0.5
-
-
-def _factors(weights: tuple[Tensor, ...], k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Per layer (input rows A, error rows Delta): the gradient of ||M(k) - v||^2 of a token is a' delta."""
-    inputs, slopes = [k], []
-    for w in weights[:-1]:
-        z = inputs[-1] @ w
-        inputs.append(gelu(z))
-        slopes.append(_gelu_slope(z))
-    errors = [2 * (inputs[-1] @ weights[-1] - v)]
-    for w, slope in zip(reversed(weights[1:]), reversed(slopes), strict=True):
-        errors.append((errors[-1] @ w.mT) * slope)
-    return list(zip(inputs, reversed(errors), strict=True))
+    def each(self) -> list[_Chunks]:
+        """The chunks by themselves; unbinding has one backward pass for all, indexing has one for each."""
+        fields = [zip(*(y.unbind(1) for y in x), strict=True) if isinstance(x, tuple) else x.unbind(1) for x in self]
+        return [_Chunks(*values) for values in zip(*fields, strict=True)]
 
 
 def _between(log_gate: Tensor) -> Tensor:
-    """prod_{l=i+1..j} of a gate, lower triangular (B, H, C, C)."""
+    """prod_{l=i+1..j} of a gate, lower triangular (..., C, C)."""
     total = log_gate.cumsum(-1)
     seen = torch.ones(log_gate.shape[-1], log_gate.shape[-1], dtype=torch.bool, device=log_gate.device).tril()
     return (total[..., :, None] - total[..., None, :]).masked_fill(~seen, -torch.inf).exp()
 
 
-def _gates(theta: Tensor, eta: Tensor, alpha: Tensor) -> _Gates:
+def _chunks(inputs: list[Tensor], size: int, read: str) -> _Chunks:
+    """From q, k, v (B H, S, ...), theta, eta, alpha (B H, S); S is a multiple of ``size``."""
+    q, k, v, theta, eta, alpha = (x.unflatten(1, (-1, size)) for x in inputs)
     tiny = torch.finfo(theta.dtype).tiny
     log_eta, log_keep = eta.clamp_min(tiny).log(), (1 - alpha).clamp_min(tiny).log()
     e_between, d_between = _between(log_eta), _between(log_keep)
-    kept, carried = log_keep.cumsum(-1).exp(), log_eta.cumsum(-1).exp()
-    pulled = (d_between @ carried[..., None])[..., 0]  # c = D e
-    return _Gates(kept, pulled, (d_between @ e_between) * theta[..., None, :], carried, e_between[..., -1, :] * theta)
+    kept, carried = (x.cumsum(-1).exp()[..., None] for x in (log_keep, log_eta))
+    pulled = d_between @ carried  # c = D e
+    step = 2 * theta
+    mixed = (d_between @ e_between) * step[..., None, :]
+    into_weights, into_momentum = mixed[..., -1, :, None], (e_between[..., -1, :] * step)[..., None]
+    ends = kept[..., -1:, :], pulled[..., -1:, :], carried[..., -1:, :]
+    if read == "pre":  # one token back, nothing of this chunk for the first
+        kept = torch.cat([torch.ones_like(kept[..., :1, :]), kept[..., :-1, :]], -2)
+        pulled, mixed = (torch.cat([torch.zeros_like(x[..., :1, :]), x[..., :-1, :]], -2) for x in (pulled, mixed))
+    rows = q, kept * q, pulled * q, (q @ k.mT) * mixed
+    writes = k * into_weights, k * into_momentum
+    return _Chunks(k, v, rows, writes, kept, pulled, mixed, into_weights, into_momentum, ends)
 
 
-def _delayed(g: _Gates) -> _Gates:
-    """The gates of a read before the token's own write: one token back, nothing of this chunk for the first."""
-    first = torch.ones_like(g.kept[..., :1])
-    kept = torch.cat([first, g.kept[..., :-1]], -1)
-    pulled = torch.cat([0 * first, g.pulled[..., :-1]], -1)
-    mixed = torch.cat([torch.zeros_like(g.mixed[..., :1, :]), g.mixed[..., :-1, :]], -2)
-    return g._replace(kept=kept, pulled=pulled, mixed=mixed)
+def _factors(weights: tuple[Tensor, ...], k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Per layer (input rows A, error rows Delta): half the gradient of ||M(k) - v||^2 of a token is a' delta."""
+    inputs, before = [k], []
+    for w in weights[:-1]:
+        before.append(inputs[-1] @ w)
+        inputs.append(gelu(before[-1]))
+    errors = [torch.baddbmm(v, inputs[-1], weights[-1], beta=-1)]
+    for w, z in zip(reversed(weights[1:]), reversed(before), strict=True):
+        errors.append(torch.ops.aten.gelu_backward(errors[-1] @ w.mT, z))
+    return list(zip(inputs, reversed(errors), strict=True))
 
 
-def _part(
-    q: Tensor, kv: tuple[Tensor, Tensor], gates: _Gates, state: NeuralState, initial: tuple[Tensor, ...], read: str
-) -> tuple[Tensor, NeuralState]:
-    """Tokens of one chunk: every layer's read is a masked linear attention over the gradients' factors."""
+def _read(
+    c: _Chunks, rows: Tensor, layer: int, factors: tuple[Tensor, Tensor], w: Tensor, s: Tensor, goal: Tensor | None
+) -> Tensor:
+    """One layer's read: what was there, what the first momentum brings, what this chunk's gradients bring."""
+    a, delta = factors
+    kept, pulled, scores = (c.kept * rows, c.pulled * rows, (rows @ a.mT) * c.mixed) if layer else c.rows[1:]
+    read = torch.baddbmm(torch.baddbmm(kept @ w, pulled, s), scores, delta, alpha=-1)
+    return read if goal is None else torch.baddbmm(read, rows - kept, goal)
+
+
+def _one(c: _Chunks, state: NeuralState, initial: tuple[Tensor, ...], read: str) -> tuple[Tensor, NeuralState]:
+    """The tokens of one chunk: every layer's read is a masked linear attention over the gradients' factors."""
     anchor = state.weights if state.anchor is None else state.anchor
-    seen = _delayed(gates) if read == "pre" else gates
-    kept, pulled = seen.kept[..., None], seen.pulled[..., None]
-    last_kept, last_pulled, last_carried = (x[..., -1:, None] for x in (gates.kept, gates.pulled, gates.carried))
-    rows, weights, momentum = q, [], []
-    for layer, (a, delta) in enumerate(_factors(anchor, *kv)):
-        w, s = state.weights[layer], state.momentum[layer]
+    beta, pull, carry = c.ends
+    rows, weights, momentum = c.rows[0], [], []
+    for layer, (a, delta) in enumerate(_factors(anchor, c.k, c.v)):
+        w, s, goal = state.weights[layer], state.momentum[layer], initial[layer] if initial else None
         rows = gelu(rows) if layer else rows
-        if read == "prev_chunk":
-            rows = rows @ anchor[layer]
-        else:
-            own = ((rows @ a.mT) * seen.mixed) @ delta
-            old = kept * (rows @ w) + pulled * (rows @ s)
-            rows = old - own + ((1 - kept) * (rows @ initial[layer]) if initial else 0)
-        new = last_kept * w + last_pulled * s - (a * gates.mixed[..., -1, :, None]).mT @ delta
-        weights.append(new + (1 - last_kept) * initial[layer] if initial else new)
-        momentum.append(last_carried * s - (a * gates.steps[..., None]).mT @ delta)
-    return rows, NeuralState(tuple(weights), tuple(momentum), anchor, state.filled + q.shape[2])
+        rows = rows @ anchor[layer] if read == "prev_chunk" else _read(c, rows, layer, (a, delta), w, s, goal)
+        to_weights, to_momentum = (a * c.into_weights, a * c.into_momentum) if layer else c.writes
+        old = torch.addcmul(beta * w, pull, s)
+        old = old if goal is None else torch.addcmul(old, 1 - beta, goal)
+        weights.append(torch.baddbmm(old, to_weights.mT, delta, alpha=-1))
+        momentum.append(torch.baddbmm(carry * s, to_momentum.mT, delta, alpha=-1))
+    return rows, NeuralState(tuple(weights), tuple(momentum), anchor, state.filled + c.k.shape[1])
+
+
+def _pieces(length: int, filled: int, chunk: int) -> list[tuple[int, int, int]]:
+    """(first token, end, size): what completes an open chunk, whole chunks, what begins another."""
+    head = min(length, chunk - filled) if filled else 0
+    whole = head + (length - head) // chunk * chunk
+    cuts = [(0, head, head), (head, whole, chunk), (whole, length, length - whole)]
+    return [cut for cut in cuts if cut[1] > cut[0]]
+
+
+def _changed(state: NeuralState, change: Callable[[Tensor], Tensor]) -> NeuralState:
+    """Every tensor of a state; an anchor that is the weights stays the weights."""
+    weights, momentum = (tuple(map(change, x)) for x in (state.weights, state.momentum))
+    return NeuralState(
+        weights, momentum, None if state.anchor is None else tuple(map(change, state.anchor)), state.filled
+    )
 
 
 def read_memory(weights: tuple[Tensor, ...], q: Tensor) -> Tensor:
@@ -114,9 +146,10 @@ def read_memory(weights: tuple[Tensor, ...], q: Tensor) -> Tensor:
 
 def surprise(weights: tuple[Tensor, ...], k: Tensor, v: Tensor) -> Tensor:
     """Norm of the gradient of ||M(k) - v||^2 over all weights, (B, S, H), for every token by itself."""
-    pairs = _factors(weights, k.transpose(1, 2), v.transpose(1, 2))
-    squares = sum(a.square().sum(-1) * delta.square().sum(-1) for a, delta in pairs)
-    return torch.as_tensor(squares).sqrt().transpose(1, 2)
+    flat = tuple(w.flatten(0, 1) for w in weights)
+    pairs = _factors(flat, k.transpose(1, 2).flatten(0, 1), v.transpose(1, 2).flatten(0, 1))
+    squares = torch.stack([a.square().sum(-1) * delta.square().sum(-1) for a, delta in pairs]).sum(0)
+    return 2 * squares.sqrt().unflatten(0, weights[0].shape[:2]).transpose(1, 2)
 
 
 def _check_gates(q: Tensor, gates: dict[str, Tensor], values: bool) -> None:
@@ -228,13 +261,17 @@ def neural_memory(
     _check_gates(q, {"theta": theta, "eta": eta, "alpha": alpha}, check_values)
     _check_state(q, v, state, chunk)
     target = _check_initial(decay_to, initial, state)
-    parts = [x.transpose(1, 2) for x in (q, k, v, theta, eta, alpha)]
-    reads, done = [parts[2][:, :, :0]], 0
-    while done < q.shape[1]:
-        end = done + chunk - state.filled
-        now: Any = [x[:, :, done:end] for x in parts]
-        rows, state = _part(now[0], (now[1], now[2]), _gates(*now[3:]), state, target, read)
-        state = NeuralState(state.weights, state.momentum) if state.filled == chunk else state
-        reads.append(rows)
-        done = end
-    return torch.cat(reads, 2).transpose(1, 2), state
+    if not q.shape[1]:
+        return v, state
+    lead = (q.shape[0], q.shape[2])
+    flat = _changed(state, lambda x: x.flatten(0, 1))
+    goals = tuple(x.expand(*lead, *x.shape[-2:]).flatten(0, 1) for x in target)
+    inputs = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v, theta, eta, alpha)]
+    reads = []
+    for begin, end, size in _pieces(q.shape[1], state.filled, chunk):
+        for one in _chunks([x[:, begin:end] for x in inputs], size, read).each():
+            rows, flat = _one(one, flat, goals, read)
+            flat = NeuralState(flat.weights, flat.momentum) if flat.filled == chunk else flat
+            reads.append(rows)
+    y = torch.cat(reads, 1).unflatten(0, lead).transpose(1, 2)
+    return y, _changed(flat, lambda x: x.unflatten(0, lead))
