@@ -35,7 +35,7 @@ def test_the_first_look_is_there_at_once(app):
 
 
 def test_only_the_tab_that_is_seen_is_computed(app):
-    assert app._stale == {"microscope", "similarity", "memory", "timeline", "generation", "proof"}
+    assert app._stale == {"microscope", "similarity", "memory", "timeline", "generation", "conflict", "proof"}
     app.state.tab = "similarity"
     assert "similarity" not in app._stale
     app.state.kernel = "flash-attention"

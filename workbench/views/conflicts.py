@@ -44,10 +44,12 @@ def head_plane(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", labe
     return theme.layered(dots, names, title=title, subtitle=subtitle).properties(width=330, height=190)
 
 
-def rate_bars(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
+def rate_bars(
+    frame: pd.DataFrame, *, title: str = "", subtitle: str = "", width: int = 320, legend: str = "right"
+) -> alt.Chart:
     """Shares of prompts that memory, context or something else wins, one bar a way of pruning.
 
-    Reads the study's rows (pruned, metric, value) of the metrics "memory", "context", "other".
+    Reads the study's rows (pruned, metric, value) of the metrics "memory", "context", "other". ``legend``: its side.
     """
     rows = frame[frame["metric"].isin(WINNERS)]
     if not len(rows):
@@ -61,8 +63,10 @@ def rate_bars(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> al
         tooltip=["pruned:N", "metric:N", alt.Tooltip("value:Q", format=".3f")],
     )
     inks = alt.Scale(domain=list(WINNERS), range=list(INKS))
-    bars = base.mark_bar(height=18).encode(color=alt.Color("metric:N", title="won by", scale=inks, sort=list(WINNERS)))
-    return theme.themed(bars.properties(width=320, height=alt.Step(28)), title, subtitle)
+    key = alt.Legend(orient=legend)
+    ink = alt.Color("metric:N", title="won by", scale=inks, sort=list(WINNERS), legend=key)
+    bars = base.mark_bar(height=18).encode(color=ink)
+    return theme.themed(bars.properties(width=width, height=alt.Step(28)), title, subtitle)
 
 
 def knockout_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:

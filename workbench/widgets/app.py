@@ -211,8 +211,19 @@ class Workbench:
             "head": (0, model.n_heads - 1),
             "token": (-1, len(self.session.tokens()) - 1),
         }.get(name, (None, None))
+        if name == "pruned":
+            self._check_heads(value)
         if most is not None and not first <= value <= most:
             raise BadInput(f"{name} must lie in {first} .. {most}, got {value}")
+
+    def _check_heads(self, heads: list[list[int]]) -> None:
+        model = self.session.need_model()
+        for layer, head in heads:
+            if not (0 <= layer < model.n_layers and 0 <= head < model.n_heads):
+                raise BadInput(
+                    f"head {layer}.{head} is not in this model: layers 0 .. {model.n_layers - 1}, "
+                    f"heads 0 .. {model.n_heads - 1}"
+                )
 
     def _settle(self) -> None:
         """The session changed: bring state, controls and pictures to what it is now."""
@@ -229,6 +240,8 @@ class Workbench:
         self.state.layer = min(max(self.state.layer, 0), model.n_layers - 1)
         self.state.head = min(max(self.state.head, 0), model.n_heads - 1)
         self.state.token = min(self.state.token, len(self.session.tokens()) - 1)
+        inside = (model.n_layers, model.n_heads)
+        self.state.pruned = [at for at in self.state.pruned if 0 <= at[0] < inside[0] and 0 <= at[1] < inside[1]]
         self.state.moment, self.state.compared = -1, HALFWAY
 
     def refresh(self) -> None:

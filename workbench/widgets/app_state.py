@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 #: Tabs in the order they stand.
-TABS = ("heads", "microscope", "similarity", "memory", "timeline", "generation", "proof")
+TABS = ("heads", "microscope", "similarity", "memory", "timeline", "generation", "conflict", "proof")
 
 DEFAULT_TEXT = (
     "The key of Ada lies under the mat. The lamp of Ben stands on the desk. The boat of Cleo waits at the pier.\n"
@@ -73,6 +73,7 @@ class AppState(t.HasTraits):
     tab = t.Enum(TABS, "heads")
     reduce = t.Enum(("mean", "max"), "mean")
     similar = t.List(t.Int(), default_value=[0, -1])
+    pruned = t.List(t.List(t.Int(), minlen=2, maxlen=2))
     moment = t.Int(-1)
     compared = t.Int(HALFWAY)
 
