@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from workbench.cli.output import emit, examples, note, out
+from workbench.cli.output import emit, examples, note
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +22,8 @@ EQUAL_STATE = (
     "Bytes are all that one stream carries from token to token, in float32; weights are not counted. A column is the "
     "best accuracy of a memory among its widths whose state fits into that many bytes."
 )
+#: A line that is cut off helps nobody, however narrow the terminal.
+_WIDE = 160
 PROBE = "16 pairs are told, one a token, then each key is asked once; 32 values, so that chance is .031."
 
 
@@ -55,6 +58,7 @@ def layers(
     from workbench import provenance
     from workbench.tasks import compare_layers as task
 
+    _check(output)
     frame = task.compare(
         names or None, anew=train, seeds=task.SEEDS[:seeds] if seeds <= len(task.SEEDS) else range(10, 10 + seeds),
         device=device, progress=_bar,
@@ -74,12 +78,16 @@ def _bar(steps: Iterable[int], label: str) -> Iterator[int]:
     yield from tqdm(steps, desc=label, unit="step", leave=False)
 
 
-def _save(frame: pd.DataFrame, output: Path) -> None:
+def _check(output: Path | None) -> None:
     from workbench.errors import BadInput
+
+    if output is not None and output.suffix not in (".svg", ".png", ".pdf", ".html"):
+        raise BadInput(f"output={str(output)!r} must end in .svg, .png, .pdf or .html")
+
+
+def _save(frame: pd.DataFrame, output: Path) -> None:
     from workbench.views import recall_by_state
 
-    if output.suffix not in (".svg", ".png", ".pdf", ".html"):
-        raise BadInput(f"output={str(output)!r} must end in .svg, .png, .pdf or .html")
     recall_by_state(frame, title="Recall by bytes of state", subtitle=[PROBE, EQUAL_STATE]).save(str(output))
     note(f"chart written to {output}")
 
@@ -101,7 +109,8 @@ def _show(frame: pd.DataFrame, budgets: pd.DataFrame) -> None:
         fits = ["–" if value != value else f"{value:.2f}" for value in budgets.loc[[line]].to_numpy()[0]]
         here = "" if (rows["source"] == "shipped").all() else " [yellow]*[/yellow]"
         table.add_row(escape(str(line)) + here, points, *fits)
-    out.print(table, soft_wrap=True)
+    out = Console(highlight=False, width=_WIDE)
+    out.print(table)
     out.print(f"{PROBE}\n{EQUAL_STATE}", style="dim")
     if (frame["source"] != "shipped").any():
         out.print("[yellow]*[/yellow] trained here, by the recipe of the others")

@@ -93,9 +93,9 @@ class MixerCache(Cache):
         return self.model.blocks[layer].mixer.start(1) if held is None else carried(held)
 
     def reset(self) -> None:
-        """Empty every state; the log says so."""
+        """Empty every state; a new stream begins, and with it a new log."""
         self._forget()
-        self._log.append("reset", [], "reset() was called")
+        self._log = EventLog()
 
     def nbytes(self) -> int:
         """Bytes of all states, measured on their tensors."""

@@ -104,7 +104,7 @@ def train_line(
 def compare(
     names: Iterable[str] | None = None,
     *,
-    dims: Sequence[int] = DIMS,
+    dims: Sequence[int] | None = None,
     anew: bool = False,
     seeds: Sequence[int] = SEEDS,
     device: str = "auto",
@@ -119,7 +119,7 @@ def compare(
     streams; low and high are Student's t interval over seeds (NaN with one seed).
 
     Args:
-        names: slugs; default all that are registered. dims: widths.
+        names: slugs; default all that are registered. dims: widths, default ``DIMS``.
         anew: train all, and not only what is not shipped. seeds, device: of what is trained.
         save: write all models of this call to the file of shipped ones (a new file, by this call's lines alone).
         progress: ``progress(items, label)`` iterates over steps of a training. told: is given each point's name.
@@ -129,6 +129,7 @@ def compare(
     """
     import pandas as pd
 
+    dims = DIMS if dims is None else dims
     if not dims or any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in dims):
         raise BadInput(f"dims={dims!r} must be one or more widths >= 1")
     chosen = lines(names)

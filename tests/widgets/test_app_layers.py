@@ -1,0 +1,92 @@
+"""The app on a model whose layers are memories: states, writes, text that goes on, maps that say why there are none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from workbench.widgets import Workbench
+
+TEXT = "The key lies under the mat.\nThe lamp stands on the desk.\nThe boat waits at the pier.\n"
+
+
+@pytest.fixture(scope="module")
+def mixer(tiny, tmp_path_factory) -> str:
+    import torch
+
+    from workbench.models.mixer import MixerConfig, MixerLM
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("models") / "mixer"
+    mixers = ["gated-delta-net", {"mixer": "mom", "heads": 2}, {"mixer": "titans", "heads": 2, "chunk": 8}]
+    MixerLM(MixerConfig(300, 32, mixers)).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(tiny) / name, folder / name)
+    return str(folder)
+
+
+@pytest.fixture
+def app(mixer) -> Workbench:
+    return Workbench(mixer, text=TEXT)
+
+
+def visit(app: Workbench, tab: str) -> None:
+    app.state.tab = tab
+    assert app.status.error == "", tab
+
+
+def test_maps_say_that_there_is_no_attention_and_where_to_look(app):
+    for name in ("heads", "microscope"):
+        visit(app, name)
+        assert "Timeline" in app.static()
+        assert app.tabs[name].body.layout.display == "none"
+    visit(app, "similarity")
+    assert "data:image/png;base64," in app.static()
+
+
+def test_maps_come_back_with_a_model_that_attends(app, tiny):
+    visit(app, "heads")
+    app.choose(model=tiny)
+    assert app.status.error == ""
+    assert app.tabs["heads"].body.layout.display == ""
+    assert '<img alt="' in app.static()
+
+
+def test_every_layers_state_is_shown_without_choosing_a_memory(app):
+    visit(app, "memory")
+    tab, memory = app.tabs["memory"], app.session.model.memory
+    assert memory.slug == "layers"
+    assert memory.get_seq_length() == len(app.session.stream) == len(app.session.tokens())
+    assert "states of the layers" in tab.summary.value
+    assert tab.asking.layout.display == "none"
+    for word in ("gated-delta-net", "mom", "titans", "effective_rank"):
+        assert word in tab.static()
+    assert tab.reading.view.layout.display == ""
+    assert "model.memory.contents()" in app.code.lines
+
+
+def test_the_timeline_shows_every_tokens_write(app):
+    visit(app, "timeline")
+    memory = app.session.model.memory
+    assert len(list(memory.events())) == 3  # one a line of the text
+    assert memory.events().held() == set(range(memory.get_seq_length()))
+    drawn = app.tabs["timeline"].chart._live.chart.to_dict()
+    assert {"surprise", "decay"} <= set(memory.scalars()["name"])
+    assert "token, position in the stream" in str(drawn)
+
+
+def test_generation_goes_on_from_what_the_layers_hold(app):
+    visit(app, "generation")
+    app.tabs["generation"].length.value = 3
+    app.tabs["generation"].generate()
+    assert app.status.error == ""
+    assert app.session.model.memory.get_seq_length() == len(app.session.tokens()) + 3
+
+
+def test_a_cache_memory_is_refused_and_the_states_stay(app):
+    app.state.memory = "streaming"
+    assert "rotary" in app.status.error
+    assert app.state.memory == "none"
+    assert app.session.model.memory.slug == "layers"
