@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from workbench_kernels.linear_memory import linear_recurrence, prefix_state
+from workbench_kernels.linear_memory import chunked, linear_recurrence, prefix_state
 
 RULES = ["linear", "scalar", "vector", "delta", "gated-delta", "vector-delta"]
 
@@ -138,6 +138,27 @@ def test_without_looks_at_values_it_runs_under_vmap(rule: str) -> None:
         expected = torch.func.grad(one, every)(*(x[row] for x in stacked))
         for found, exact in zip(grads, expected, strict=True):
             torch.testing.assert_close(found[row], exact, rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 16, 64])
+def test_block_substitution_is_the_inverse(size: int) -> None:
+    """Also where powers of L explode: equal keys, beta = 1."""
+    gen = torch.Generator().manual_seed(size)
+    for lower in (
+        torch.randn(3, size, size, generator=gen).double().tril(-1) * 0.3,
+        torch.ones(1, size, size).double(),
+    ):
+        lower = lower.tril(-1)
+        product = chunked._inverse(lower) @ (lower + torch.eye(size))
+        torch.testing.assert_close(product, torch.eye(size).double().expand_as(product), rtol=0, atol=1e-9)
+
+
+def test_rows_longer_than_what_is_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunked, "SIDE_BY_SIDE", 3)
+    for rule in RULES:
+        words = draw(rule, 33)
+        for a, b in zip(linear_recurrence(**words, chunk=4), linear_recurrence(**words, impl="reference"), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-10)
 
 
 def test_looks_at_values_can_be_left_out() -> None:
