@@ -12,7 +12,7 @@ import tiny_kit as kit
 import torch
 
 from workbench.errors import BadInput, BundleError, ModelError
-from workbench.training.tiny import Pool, Recipe, answer_loss, fitted, seconds_a_step, train
+from workbench.training.tiny import Pool, Recipe, answer_loss, faster_way, fitted, seconds_a_step, train
 
 HERE = Path(__file__).parent
 
@@ -309,6 +309,9 @@ def test_bad_calls_are_refused(call, message):
 def test_a_step_can_be_timed_without_training_anything():
     took = seconds_a_step(kit.build, kit.pool(), kit.RECIPE, (0,), device="cpu", steps=3)
     assert 0 < took < 5
+    stack, took = faster_way(kit.build, kit.pool(), kit.RECIPE, (0, 1), device="cpu", steps=2)
+    assert stack is False
+    assert 0 < took < 5
 
 
 def test_padding_does_not_cost_the_stack():
@@ -325,3 +328,22 @@ def test_padding_does_not_cost_the_stack():
     stacked = train(lambda seed: build(seed).double(), padded, recipe, (0, 1), device="cpu", stack=True)
     in_turn = train(lambda seed: build(seed).double(), padded, recipe, (0, 1), device="cpu", stack=False)
     same(stacked, in_turn, rtol=1e-9, atol=1e-9)
+
+
+def test_a_model_that_vmap_cannot_take_is_trained_in_turn_and_says_so():
+    class Looking(kit.Tiny):
+        def forward(self, input_ids, scale=None):
+            if float(self.head.weight.detach().sum()) > 1e9:
+                input_ids = input_ids.flip(1)
+            return super().forward(input_ids)
+
+    from workbench.training._tiny_run import TinyRun
+
+    made, cpu = kit.pool(), torch.device("cpu")
+    run = TinyRun(lambda s: Looking(), lambda s: made, kit.RECIPE, (0, 1), cpu, answer_loss(), None, None)
+    run.stacked = run.cuts = True  # what a GPU begins with
+    run.advance()
+    assert not run.stacked
+    assert [reason.split(":")[0] for reason in run.why] == ["not stacked"]
+    with pytest.raises(RuntimeError, match="vmap"):
+        train(lambda s: Looking(), kit.pool(), kit.RECIPE, (0, 1), device="cpu", stack=True)

@@ -6,6 +6,7 @@ gradients come from: one ``vmap`` over the seeds, or one seed after the other on
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import BadInput
+from workbench.training._long_sums import LongSums
 from workbench.training.tiny import Loss, Pool, Recipe, Trained, as_pool, not_finite, record_of
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class TinyRun:
         self.stacked, self.wants_graph = cuda if stack is None else stack, cuda if graph is None else graph
         self.may_fall_back = (stack is None, graph is None)
         self.why: list[str] = []
+        self.cuts = self.wants_graph
         self.optimiser = _optimiser(self.models[0], self.parameters, recipe, cuda)
         self.graph: torch.cuda.CUDAGraph | None = None
         self.streams = [torch.cuda.Stream() for _ in seeds] if cuda else []
@@ -133,15 +136,30 @@ class TinyRun:
 
     def _gradients(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """Losses and shares of right answers (seeds,); gradients go to ``.grad`` of the stack."""
-        if self.stacked:
+        while True:
             try:
-                return self._all_at_once(batch)
-            except (RuntimeError, NotImplementedError) as error:
-                if not self.may_fall_back[0] or "out of memory" in str(error):
+                # cutting passes every operation through Python: free where a step is recorded, and only there
+                with LongSums() if self.cuts else contextlib.nullcontext():
+                    return self._all_at_once(batch) if self.stacked else self._in_turn(batch)
+            except (RuntimeError, NotImplementedError, TypeError) as error:
+                if self._capturing or "out of memory" in str(error) or not self._gives_way(error):
                     raise
-                self.stacked = False
-                self.why.append(f"not stacked: {_first_line(error)}")
-        return self._in_turn(batch)
+
+    @property
+    def _capturing(self) -> bool:
+        return self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+
+    def _gives_way(self, error: Exception) -> bool:
+        """Try the next slower way: without cutting, then one seed after the other; False when there is none."""
+        if self.cuts:
+            self.cuts = False
+            self.why.append(f"long sums whole: {_first_line(error)}")
+            return True
+        if self.stacked and self.may_fall_back[0]:
+            self.stacked, self.cuts = False, self.wants_graph
+            self.why = [f"not stacked: {_first_line(error)}"]
+            return True
+        return False
 
     def _all_at_once(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         from torch.func import grad_and_value, vmap
@@ -167,8 +185,6 @@ class TinyRun:
 
     def _lane(self, place: int) -> Any:
         """A stream a seed, so that their kernels overlap: parallel branches of one graph."""
-        import contextlib
-
         if not self.streams:
             return contextlib.nullcontext()
         self.streams[place].wait_stream(torch.cuda.current_stream())
@@ -220,7 +236,7 @@ class TinyRun:
         except RuntimeError as error:
             if not self.may_fall_back[1] or "out of memory" in str(error):
                 raise
-            self.wants_graph = False
+            self.wants_graph = self.cuts = False
             self.why.append(f"no graph: {_first_line(error)}")
             return
         self.graph = graph
