@@ -1,4 +1,4 @@
-"""EM-LLM's events while all of them stay on the device: one tensor of keys and one of values a layer.
+"""EM-LLM's events while all of them stay on the device: one tensor a layer, keys and values of a token side by side.
 
 Events follow each other in the stream without a gap, so an event is a range of that tensor and any choice of events is
 one gather: no loop over events, no list of small tensors.
@@ -60,7 +60,8 @@ class EventPool:
     loads = 0
 
     def __init__(self) -> None:
-        self._layers: list[tuple[Growing, Growing]] = []
+        self._layers: list[Growing] = []  # rows (H_kv, D + D_v)
+        self._width = 0  # D
         self._edges = np.zeros(1, dtype=np.int64)  # event e is [edges[e], edges[e + 1])
 
     def __len__(self) -> int:
@@ -72,10 +73,9 @@ class EventPool:
             raise BadInput(f"event {event} has no tokens; an event holds at least one")
         if event != len(self) or sum(lengths) != parts[0][0].shape[1]:
             raise BadInput(f"events are stored in order and whole; {len(self)} are held, got event {event}")
-        self._layers = self._layers or [(Growing(), Growing()) for _ in parts]
-        for (keys, values), (more_keys, more_values) in zip(self._layers, parts):
-            keys.append(more_keys.transpose(0, 1))
-            values.append(more_values.transpose(0, 1))
+        self._layers, self._width = self._layers or [Growing() for _ in parts], parts[0][0].shape[-1]
+        for held, pair in zip(self._layers, parts):
+            held.append(torch.cat(pair, dim=-1).transpose(0, 1))
         self._edges = np.concatenate([self._edges, self._edges[-1] + np.cumsum(lengths)])
         return [[] for _ in lengths]
 
@@ -84,25 +84,27 @@ class EventPool:
         if not 0 <= event < len(self):
             raise MemoryError_(f"event {event} is not in this memory; it holds {len(self)} events")
         part = slice(int(self._edges[event]), int(self._edges[event + 1]))
-        return tuple((k.filled[part].transpose(0, 1), v.filled[part].transpose(0, 1)) for k, v in self._layers)
+        return tuple(self._parted(held.filled[part]) for held in self._layers)
+
+    def _parted(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        both = rows.transpose(0, 1)
+        return both[..., : self._width], both[..., self._width :]
 
     def gather(self, layer: int, events: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Keys and values (H_kv, m, D) of one layer, the events after each other in the given order."""
-        keys, values = (part.filled for part in self._layers[layer])
-        chosen = np.asarray(events)
+        held, chosen = self._layers[layer].filled, np.asarray(events)
         lengths = self._edges[chosen + 1] - self._edges[chosen]
         ends = lengths.cumsum()
         index = np.arange(ends[-1]) + (self._edges[chosen] - ends + lengths).repeat(lengths)
-        places = torch.from_numpy(index).to(keys.device, non_blocking=True)
-        return tuple(part.index_select(0, places).transpose(0, 1) for part in (keys, values))
+        return self._parted(held.index_select(0, torch.from_numpy(index).to(held.device, non_blocking=True)))
 
     def place(self, event: int) -> str:
         return "device"
 
     def nbytes(self) -> int:
-        return sum(part.nbytes() for pair in self._layers for part in pair)
+        return sum(held.nbytes() for held in self._layers)
 
     def copy(self) -> EventPool:
         twin = EventPool()
-        twin._layers, twin._edges = [(keys.copy(), values.copy()) for keys, values in self._layers], self._edges
+        twin._layers, twin._edges, twin._width = [held.copy() for held in self._layers], self._edges, self._width
         return twin

@@ -102,7 +102,7 @@ class Retriever:
         """Match (n_events,) of every event: mean query, heads concatenated, times its representative key."""
         mean = far_query[:, 0] if far_query.shape[1] == 1 else far_query.mean(1)
         stand_ins = self._stand_ins[layer].filled
-        return (stand_ins @ grouped(mean, n_kv).sum(1).flatten().to(stand_ins.dtype)).float()
+        return stand_ins @ grouped(mean, n_kv).sum(1).flatten().to(stand_ins.dtype)
 
     def _choose(self, layer: int, order: np.ndarray) -> Chosen:
         share, n_mem = self.rule.share, self.rule.n_mem
