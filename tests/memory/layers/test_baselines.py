@@ -143,3 +143,10 @@ def test_contents_has_a_line_for_every_head() -> None:
 def test_settings_outside_their_range_are_named(slug: str, settings: dict, match: str) -> None:
     with pytest.raises(BadInput, match=match):
         build_layer(slug, 8, **settings)
+
+
+def test_a_gate_begins_open() -> None:
+    gate, x = build_layer("gated-delta-net", 64).to_gate, torch.randn(500, 64)
+    opened = torch.nn.functional.silu(gate(x)).detach()
+    assert opened.mean() == pytest.approx(1, abs=0.05)
+    assert opened.std() < 0.2

@@ -18,6 +18,19 @@ from workbench.memory.layers._conv import ShortConv
 from workbench.memory.layers.base import MemoryLayer, Slot, State, divides, whole
 
 
+def open_gate(dim: int, width: int) -> nn.Linear:
+    """The projection of a silu gate that begins near 1: small weights about the bias whose silu is 1.
+
+    The papers do not publish how theirs begins. With torch's usual weights the gate has a random sign at every token,
+    and a short training is spent on undoing that.
+    """
+    gate = nn.Linear(dim, width)
+    with torch.no_grad():
+        gate.weight.mul_(0.1)
+        gate.bias.fill_(1.2784645)
+    return gate
+
+
 class LinearMemory(MemoryLayer):
     """A matrix per head, M_t = decay(M_{t-1}) + write(k_t, v_t), read as q_t M_t.
 
@@ -25,7 +38,7 @@ class LinearMemory(MemoryLayer):
         dim: width of the tokens. heads: matrices, each with its own part of the projections.
         key_dim, value_dim: rows and columns of one matrix; default ``dim / heads``.
         conv: tokens that the convolution before q, k and v sees; 0 leaves it out.
-        gate: multiply the read by silu(x W_g) before the output projection.
+        gate: multiply the read by silu(x W_g + b) before the output projection; about 1 at the start.
         chunk: tokens that the fast form takes at once; None lets the kernel choose. Any value gives the same result.
     """
 
@@ -54,7 +67,7 @@ class LinearMemory(MemoryLayer):
         self.chunk = None if chunk is None else whole("chunk", chunk)
         self.to_qkv = nn.Linear(dim, self.heads * (2 * self.key_dim + self.value_dim), bias=False)
         self.short = ShortConv(self.to_qkv.out_features, conv) if conv else None
-        self.to_gate = nn.Linear(dim, self.heads * self.value_dim, bias=False) if gate else None
+        self.to_gate = open_gate(dim, self.heads * self.value_dim) if gate else None
         self.norm = nn.RMSNorm(self.value_dim)
         self.to_out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
 
