@@ -48,3 +48,25 @@ def embedded(
     )
     note(f"measure it: workbench models eval {folder}")
     typer.echo(folder)
+
+
+@train.command(
+    epilog=examples(
+        "workbench train lists --out runs/list-item",
+        "workbench train lists --kind colour --seed 1 --out runs/list-colour",
+    )
+)
+def lists(
+    out_folder: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where the model goes.", show_default="user's cache")
+    ] = None,
+    kind: Annotated[str, typer.Option(help="item (name what is left) or colour (name its colour).")] = "item",
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimiser steps.", show_default="the recipe's")] = None,
+    layers: Annotated[int, typer.Option(min=1, help="Attention layers.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and data.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+) -> None:
+    """Train an attention-only model that says what is left of a list; minutes on one core."""
+    from workbench.training.lists import train_lists
+
+    typer.echo(train_lists(kind, out_folder, steps=steps, layers=layers, seed=seed, device=device))

@@ -7,6 +7,8 @@ from pathlib import Path
 from workbench.errors import ModelError, UnknownName
 
 NAMES = ("embedded", "embedded-relu")
+#: Small attention-only models of one task (``workbench train lists``); they know no language.
+LISTS = ("list-item", "list-colour")
 
 
 def path(name: str) -> Path:
@@ -18,9 +20,9 @@ def path(name: str) -> Path:
     """
     from workbench_datasets.files import files_root
 
-    if name not in NAMES:
-        raise UnknownName("shipped model", name, NAMES)
+    if name not in (*NAMES, *LISTS):
+        raise UnknownName("shipped model", name, (*NAMES, *LISTS))
     folder = files_root() / "models" / name
     if not (folder / "model.safetensors").is_file():
-        raise ModelError(f"{folder} holds no model.safetensors: reinstall the package or run `workbench train {name}`")
+        raise ModelError(f"{folder} holds no model.safetensors: reinstall the package or see `workbench train --help`")
     return folder

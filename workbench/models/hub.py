@@ -36,7 +36,7 @@ def locate(name: str, revision: str | None = None) -> Path:
     Raises:
         ModelError: (or UnknownModel) neither here, nor in the cache, nor on the hub; the message says what was tried.
     """
-    if name in embedded.NAMES:
+    if name in (*embedded.NAMES, *embedded.LISTS):
         return embedded.path(name)
     folder = Path(name).expanduser()
     if folder.is_dir():
