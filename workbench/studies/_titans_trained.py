@@ -38,8 +38,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     LMM: {"mixer": "titans"},
     LINEAR: {"mixer": "titans", "depth": 1},
     WINDOW: {"mixer": "sliding-window-attention", "window": 64},
-    MAG: {"mixer": "titans-mag", "window": 64},
-    MAC: {"mixer": "titans-mac", "segment": 64},
+    MAG: {"mixer": "titans-mag", "window": 64, "gate": "sum"},
+    MAC: {"mixer": "titans-mac", "segment": 64, "gate": "sum"},
     MAL: {"mixer": "titans-mal", "window": 64},
     DELTA: {"mixer": "delta-net", "gate": True},
     NO_MOMENTUM: {"mixer": "titans", "momentum": False},
@@ -205,20 +205,19 @@ def live_lines(settings: Mapping[str, Any], seed: int) -> Lines:
 
 @torch.no_grad()
 def cost_lines(settings: Mapping[str, Any], seed: int) -> Lines:
-    """Seconds of a forward pass and bytes of state by length, LMM beside full attention."""
+    """Seconds of an LMM layer's forward pass and bytes of its state by length, beside the bytes of full attention."""
     from workbench.memory.layers.base import build_layer, nbytes
 
     torch.manual_seed(seed)
-    layers = {LMM: build_layer("titans", DIM, heads=HEADS)}
-    layers["full attention"] = build_layer("sliding-window-attention", DIM, heads=HEADS, window=None)
-    for variant, layer in layers.items():
-        layer.to(settings["device"])
-        for length in settings["cost_lengths"]:
-            x = torch.randn(1, length, DIM, device=settings["device"])
-            took = [_seconds(layer, x) for _ in range(settings["cost_repeats"] + 1)][1:]
-            for unit, seconds in enumerate(took):
-                yield _line("cost", variant, length, 0, "seconds", seconds, unit)
-            yield _line("cost", variant, length, 0, "state bytes", nbytes(layer(x)[1]))
+    layer = build_layer("titans", DIM, heads=HEADS).to(settings["device"])
+    full = build_layer("sliding-window-attention", DIM, heads=HEADS, window=None)
+    for length in settings["cost_lengths"]:
+        x = torch.randn(1, length, DIM, device=settings["device"])
+        took = [_seconds(layer, x) for _ in range(settings["cost_repeats"] + 1)][1:]
+        for unit, seconds in enumerate(took):
+            yield _line("cost", LMM, length, 0, "seconds", seconds, unit)
+        yield _line("cost", LMM, length, 0, "state bytes", nbytes(layer(x)[1]))
+        yield _line("cost", "full attention", length, 0, "state bytes", full.state_bytes(1, length))
 
 
 def _seconds(layer: Any, x: torch.Tensor) -> float:

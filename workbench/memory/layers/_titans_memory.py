@@ -90,14 +90,15 @@ class NeuralCore(nn.Module):
         self.short = ShortConv(3 * dim, conv) if conv else None
         self.to_gates = nn.Linear(dim, 3 * heads, bias=False)
         self.gate_bias = nn.Parameter(torch.tensor(list(FIRST_BIAS.values()))[:, None].repeat(1, heads))
-        self.first = nn.ParameterList(self._first(a, b) for a, b in itertools.pairwise(self.sizes))
+        shapes = list(itertools.pairwise(self.sizes))
+        self.first = nn.ParameterList(self._first(*shape, i == depth - 1) for i, shape in enumerate(shapes))
         self._watchers: list[Watched] | None = None
 
-    def _first(self, rows: int, columns: int) -> nn.Parameter:
-        """M_0, learned: Xavier, and zero for a memory of one matrix (an empty memory then answers 0)."""
+    def _first(self, rows: int, columns: int, last: bool) -> nn.Parameter:
+        """M_0, learned: hidden matrices begin at N(0, 1 / rows) and the last one at zero, so that an empty memory
+        answers 0. With Xavier's bounds in all of them what M_0 says drowns what is written, and models learn slowly."""
         w = torch.zeros(self.heads, rows, columns)
-        bound = (6 / (rows + columns)) ** 0.5
-        return nn.Parameter(w if self.depth == 1 else w.uniform_(-bound, bound))
+        return nn.Parameter(w if last else w.normal_(std=rows**-0.5))
 
     # ------------------------------------------------------------------ the state
     @property
