@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
+from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -32,15 +32,17 @@ if TYPE_CHECKING:
 
 Lines = Iterator[dict[str, Any]]
 
+#: Tokens of a window or segment, a quarter of the trained length.
+WIDTH = 32
 #: Two blocks of one of these; the memory of each head is 32 -> 128 -> 32, or one 32 x 32 matrix. In the order in which
 #: a full run takes them: what the claims need most comes first.
 VARIANTS: dict[str, dict[str, Any]] = {
     LMM: {"mixer": "titans"},
     LINEAR: {"mixer": "titans", "depth": 1},
-    WINDOW: {"mixer": "sliding-window-attention", "window": 64},
-    MAG: {"mixer": "titans-mag", "window": 64, "gate": "sum"},
-    MAC: {"mixer": "titans-mac", "segment": 64, "gate": "sum"},
-    MAL: {"mixer": "titans-mal", "window": 64},
+    WINDOW: {"mixer": "sliding-window-attention", "window": WIDTH},
+    MAG: {"mixer": "titans-mag", "window": WIDTH, "gate": "sum"},
+    MAC: {"mixer": "titans-mac", "segment": WIDTH, "gate": "sum"},
+    MAL: {"mixer": "titans-mal", "window": WIDTH},
     DELTA: {"mixer": "delta-net", "gate": True},
     NO_MOMENTUM: {"mixer": "titans", "momentum": False},
     NO_DECAY: {"mixer": "titans", "decay": False},
@@ -69,19 +71,24 @@ def stream(n: int, length: int, facts: int, seed: int, split: str) -> Any:
 
 def curriculum(stages: Sequence[Sequence[float]], steps: int, sequences: int, seed: int) -> Callable[[int], Pool]:
     """Pools by step: (share of the steps, length, facts) a stage, short streams of few facts first."""
-    from workbench.training.tiny import as_pool
-
     ends, passed = [], 0.0
     for share, _, _ in stages:
         passed += share
         ends.append(round(passed * steps))
 
-    @cache
-    def pool(stage: int) -> Pool:
-        _, length, facts = stages[stage]
-        return as_pool(stream(sequences, int(length), int(facts), seed, "train"))
+    def pool(step: int) -> Pool:
+        _, length, facts = stages[next((i for i, end in enumerate(ends) if step < end), -1)]
+        return _pool(sequences, int(length), int(facts), seed)
 
-    return lambda step: pool(next((i for i, end in enumerate(ends) if step < end), len(stages) - 1))
+    return pool
+
+
+@lru_cache(maxsize=8)
+def _pool(sequences: int, length: int, facts: int, seed: int) -> Pool:
+    """Made once for all variants."""
+    from workbench.training.tiny import as_pool
+
+    return as_pool(stream(sequences, length, facts, seed, "train"))
 
 
 def recipe_of(settings: Mapping[str, Any]) -> Recipe:
@@ -90,25 +97,29 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     return Recipe(**settings["recipe"])
 
 
-def affordable(settings: Mapping[str, Any], seeds: Sequence[int]) -> Recipe:
-    """The recipe with as many steps as the run's budget holds: the same number for every variant.
+def affordable(settings: Mapping[str, Any], seeds: Sequence[int]) -> tuple[Recipe, bool]:
+    """The recipe with as many steps as the run's budget holds, the same for every variant, and whether to stack seeds.
 
-    A step of the LMM is timed in every stage; all variants together cost ``relative_cost`` times the LMM (measured on
-    the card before).
+    A step of the LMM is timed in every stage, in the longest one stacked and in turn; all variants together are taken
+    to cost ``relative_cost`` times the LMM.
     """
-    from workbench.training.tiny import fitted, seconds_a_step
+    from workbench.training.tiny import faster_way, fitted, seconds_a_step
 
-    recipe = recipe_of(settings)
-    mean = 0.0
-    for share, length, facts in settings["stages"]:
+    recipe, mean, stack = recipe_of(settings), 0.0, None
+    how: dict[str, Any] = {"device": settings["device"], "steps": settings["timed_steps"]}
+    for share, length, facts in sorted(settings["stages"], key=lambda stage: -stage[1]):
         pool = stream(512, int(length), int(facts), 0, "train")
-        mean += share * seconds_a_step(
-            lambda _: build(LMM), pool, recipe, seeds, device=settings["device"], steps=settings["timed_steps"]
-        )
-    return fitted(recipe, mean * settings["relative_cost"], settings["train_seconds"])
+        if stack is None:
+            stack, seconds = faster_way(lambda _: build(LMM), pool, recipe, seeds, **how)
+        else:
+            seconds = seconds_a_step(lambda _: build(LMM), pool, recipe, seeds, stack=stack, **how)
+        mean += share * seconds
+    return fitted(recipe, mean * settings["relative_cost"], settings["train_seconds"]), bool(stack)
 
 
-def trained(variant: str, settings: Mapping[str, Any], recipe: Recipe, seed: int, progress: Any = None) -> Any:
+def trained(
+    variant: str, settings: Mapping[str, Any], recipe: Recipe, seed: int, progress: Any = None, stack: bool = False
+) -> Any:
     """Models of ``settings["seeds"]`` seeds, trained on streams that no test contains."""
     from workbench.training.tiny import train
 
@@ -116,7 +127,7 @@ def trained(variant: str, settings: Mapping[str, Any], recipe: Recipe, seed: int
     pools = curriculum(settings["stages"], recipe.steps, settings["sequences"], seed)
     return train(
         lambda _: build(variant), pools, recipe, seeds, device=settings["device"], progress=progress,
-        label=variant, diverged="keep",
+        label=variant, diverged="keep", stack=stack,
     )  # fmt: skip
 
 
@@ -160,9 +171,9 @@ def _tests(settings: Mapping[str, Any]) -> list[tuple[str, int, int, int]]:
     return [*lengths, *(("facts", facts, settings["facts_length"], facts) for facts in settings["facts"])]
 
 
-#: Upper ends of the distance buckets (tokens). Two layers of window 64 reach 126 tokens back, and the convolution 3
-#: in each of them.
-BUCKETS = (64, 133, 10_000)
+#: Upper ends of the distance buckets (tokens). Two layers of window 32 reach 62 tokens back, and the convolution 3 in
+#: each of them.
+BUCKETS = (WIDTH, 69, 10_000)
 
 
 def _by_distance(variant: str, model: int, table: pd.DataFrame) -> Lines:

@@ -167,7 +167,7 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     alone: list[Any] = []
     for frame, whose in ((recorded, "recorded run"), (live, "live run")):
         if frame is not None and _has(frame, "length", "recall"):
-            top.append(recall_curves(frame, title=f"Titans, trained at 256 tokens ({whose})"))
+            top.append(recall_curves(frame, title=f"Titans, trained at 128 tokens ({whose})"))
             top.append(recall_curves(frame, models=OTHERS, title="Other memories, the same training"))
             break
     for frame, whose in ((live, "live run"), (recorded, "recorded run")):
@@ -181,7 +181,7 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     )  # fmt: skip
     note = [
         "The paper's column is the mean of its needle tasks at 2K to 16K tokens, models of 340M parameters and more;",
-        "ours are models of 0.15M on streams of facts at 512 to 2,048 tokens: compare the order, not the numbers.",
+        "ours are models of 0.15M on streams of facts at 256 to 1,024 tokens: compare the order, not the numbers.",
     ]
     title = "A memory that is a network, trained while it reads"
     rows = [theme.beside(*parts) for parts in (top, [dots, *alone]) if parts]
@@ -208,7 +208,7 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
 def _ablation(frame: pd.DataFrame | None) -> pd.DataFrame | None:
     if frame is None or not _has(frame, "length", "recall"):
         return None
-    rows = frame[(frame["part"] == "length") & (frame["metric"] == "recall") & (frame["x"] > 256)]
+    rows = frame[(frame["part"] == "length") & (frame["metric"] == "recall") & (frame["x"] > 128)]
     rows = rows[rows["variant"].isin(list(ABLATION.values()))]
     found = _means(rows.assign(x=0.0)).rename(columns={"variant": "item"})
     return found if len(found) else None

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 
 from workbench.memory.base import MEMORIES
+from workbench.memory.layers._linear import open_gate
 from workbench.memory.layers._titans_base import TitansLayer
 from workbench.memory.layers.base import Slot, State
 
@@ -63,7 +64,7 @@ class Titans(TitansLayer):
     def __init__(self, dim: int, heads: int = 4, *, persistent: int = 4, **memory: Any):
         super().__init__(dim, heads, persistent, memory)
         self.norm = nn.RMSNorm(dim // heads)
-        self.to_gate, self.to_out = nn.Linear(dim, dim, bias=False), nn.Linear(dim, dim, bias=False)
+        self.to_gate, self.to_out = open_gate(dim, dim), nn.Linear(dim, dim, bias=False)
 
     def layout(self, batch: int) -> dict[str, Slot]:
         return self.core.layout(batch)
