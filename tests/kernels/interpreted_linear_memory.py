@@ -6,6 +6,7 @@ is imported (``TRITON_INTERPRET=1``).
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from linear_memory_cases import CASES, RULES, Case, held
 
 from workbench_kernels import linear_recurrence
-from workbench_kernels.linear_memory.portable import configurations, launch
+from workbench_kernels.linear_memory.portable import configurations, launch, recurrence
 
 
 @pytest.fixture(autouse=True)
@@ -43,6 +44,18 @@ def test_every_chunk_is_the_same_recurrence(rule: str, chunk: int) -> None:
 def test_pieces_of_a_row_beside_each_other(rule: str, documents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(configurations, "PIECE", 1)
     case = Case(rule, documents=documents)
+    held(case, torch.float32)
+
+
+@pytest.mark.parametrize("documents", [None, (0, 0, 1, 30, 30, 100)])
+@pytest.mark.parametrize("case", [Case("linear", heads=(4, 2)), Case("scalar", feature_map="elu+1", normalize=True)])
+def test_the_forward_pass_in_one_kernel(case: Case, documents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is for bfloat16, which the interpreter does not have; in pieces and in one."""
+    plain = configurations.fused
+    monkeypatch.setattr(recurrence, "fused", lambda plan: plain(replace(plan, wide=torch.bfloat16)))
+    case = replace(case, documents=documents)
+    held(case, torch.float32)
+    monkeypatch.setattr(configurations, "PIECE", 1)
     held(case, torch.float32)
 
 

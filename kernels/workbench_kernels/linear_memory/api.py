@@ -12,8 +12,9 @@ from torch import Tensor
 from workbench_kernels import checks
 
 IMPLEMENTATIONS = ("triton", "chunked", "reference")
-#: Who is asked, in this order, by ``impl="auto"``; "chunked" takes everything.
-AUTO = {"cuda": ("chunked",)}
+#: ``impl="auto"`` asks "triton" on CUDA for half precision and for rows of so many tokens; shorter rows of float32 are
+#: bound by launches either way, and torch computes them in full float32. "chunked" takes everything.
+LONG = 1024
 
 
 def _taylor(x: Tensor) -> Tensor:
@@ -177,9 +178,13 @@ def _pick(
     chunk: int | None,
 ) -> str:
     """The implementation that takes a call; raises ``ValueError`` when the one asked for by name cannot."""
-    names = AUTO.get(q.device.type, ("chunked",)) if impl == "auto" else (impl,)
-    if names[0] != "triton":
-        return names[0]
+    if impl == "auto":
+        worth = q.device.type == "cuda" and (q.dtype.itemsize == 2 or q.shape[1] >= LONG)
+        worth = worth and beta is None and (log_decay is None or log_decay.dim() == 3)
+        if not worth:
+            return "chunked"
+    elif impl != "triton":
+        return impl
     reason = _triton_refuses(q, v, log_decay, beta, feature_map, chunk)
     if reason is None:
         return "triton"

@@ -21,16 +21,18 @@ class Tiles:
 
 #: bfloat16 factors.
 LOW = {
+    "fused": Tiles(128, 64, 8, 2),
     "running": Tiles(32, 16, 4, 1),
     "states": Tiles(64, 64, 4, 3),
     "reads": Tiles(64, 128, 8, 2),
     "values": Tiles(64, 128, 8, 2),
-    "gradients": Tiles(64, 64, 8, 2),
+    "gradients": Tiles(128, 64, 8, 2),
     "prepare": Tiles(64, 64, 4, 1),
     "prepare_gradients": Tiles(64, 64, 8, 1),
 }
 #: float32 factors.
 FULL = {
+    "fused": Tiles(128, 32, 8, 1),
     "running": Tiles(32, 16, 4, 1),
     "states": Tiles(32, 32, 4, 2),
     "reads": Tiles(32, 64, 8, 1),
@@ -71,13 +73,22 @@ def pick(plan: Plan, which: str) -> Tiles:
     return OTHER.get((plan.wide.itemsize, which, rule_of(plan)), table[which])
 
 
-def segments_of(plan: Plan) -> int:
+def fused(plan: Plan) -> bool:
+    """Whether the forward pass is one kernel: half precision, no delta rule, no gate per channel, keys in one tile.
+
+    ``given["fused"]`` decides otherwise: tiles make it one kernel in any precision, None makes it two.
+    """
+    simple = rule_of(plan) in ("none", "scalar") and plan.sizes.dim <= LOW["fused"].keys
+    return simple and bool(plan.given.get("fused", plan.wide == torch.bfloat16))
+
+
+def segments_of(plan: Plan, which: str = "states") -> int:
     """Pieces of a row that run beside each other."""
     if "segments" in plan.given:
         return int(plan.given["segments"])
     if plan.delta:
         return 1
-    s, tiles = plan.sizes, pick(plan, "states")
+    s, tiles = plan.sizes, pick(plan, which)
     programs = plan.count * s.heads * -(-s.dim // tiles.keys) * -(-s.value_dim // tiles.values)
     longest = -(-plan.rows.length // plan.chunk)
     pieces = 1

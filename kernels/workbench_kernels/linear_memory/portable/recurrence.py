@@ -25,8 +25,9 @@ from workbench_kernels.linear_memory.portable.arguments import (
     strided,
     tile,
 )
-from workbench_kernels.linear_memory.portable.configurations import pick, segments_of
+from workbench_kernels.linear_memory.portable.configurations import fused, pick, segments_of
 from workbench_kernels.linear_memory.portable.delta import prepare_gradients_kernel, prepare_kernel
+from workbench_kernels.linear_memory.portable.fused import forward_kernel
 from workbench_kernels.linear_memory.portable.reads import gradients_kernel, reads_kernel, value_gradients_kernel
 from workbench_kernels.linear_memory.portable.states import running_kernel, state_gradients_kernel, states_kernel
 from workbench_kernels.linear_memory.portable.step import step_kernel
@@ -185,6 +186,22 @@ class _Call:
             launch.start(states_kernel, count, shape, flags, *tensors, TOTALS=first)
         return h, v if new_v is None else new_v, final, (segments, decays)
 
+    def fused(self, y: Tensor, final: Tensor) -> None:
+        """Reads and the final state; of long rows the segments' sums first."""
+        x, s, plan = self.inputs, self.sizes, self.plan
+        segments = segments_of(plan, "fused")
+        totals, decays = self.segment_sums(segments)
+        q, k, v, g = map(strided, (x.q, x.k, x.v, self.gate))
+        if segments > 1:
+            flags, shape = self.flags("states", segments)
+            count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
+            sums = k, v, strided(None), g, None, totals, decays, None, strided(None), None, plan.rows, s
+            launch.start(states_kernel, count, shape, flags, *sums, TOTALS=True)
+        flags, shape = self.flags("fused", segments)
+        count = plan.count * s.heads * segments * _tiles(s.value_dim, flags.BV)
+        tensors = q, k, v, g, x.state, totals, decays, strided(y), final, plan.rows, s, plan.scale
+        launch.start(forward_kernel, count, shape, flags, *tensors)
+
     def segment_sums(self, segments: int) -> tuple[Tensor | None, Tensor | None]:
         if segments == 1:
             return None, None
@@ -267,11 +284,7 @@ class _Recurrence(torch.autograd.Function):
         state: Tensor | None,
         plan: Plan,
     ) -> tuple[Tensor, Tensor]:
-        call = _Call(plan, Inputs(q, k, v, log_decay, beta, state))
-        delta = call.prepare() if plan.delta else None
-        h, written, final, _ = call.states(delta)
-        y, _ = _outputs(plan, call.inputs)
-        call.reads(h, written, y)
+        y, final = _forward(_Call(plan, Inputs(q, k, v, log_decay, beta, state)))
         ctx.save_for_backward(q, k, v, log_decay, beta, state)
         ctx.plan = plan
         ctx.set_materialize_grads(False)
@@ -285,6 +298,16 @@ class _Recurrence(torch.autograd.Function):
             found = _backward(_Call(plan, inputs), grad, last)
         shared = [None if x is None else _shared(x, like) for x, like in zip(found, inputs, strict=True)]
         return *shared, None
+
+
+def _forward(call: _Call) -> tuple[Tensor, Tensor]:
+    y, final = _outputs(call.plan, call.inputs)
+    if fused(call.plan):
+        call.fused(y, final)
+        return y, final
+    h, written, final, _ = call.states(call.prepare() if call.plan.delta else None)
+    call.reads(h, written, y)
+    return y, final
 
 
 def _backward(call: _Call, grad: Tensor | None, last: Tensor | None) -> tuple[Tensor | None, ...]:
