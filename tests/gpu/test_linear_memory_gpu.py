@@ -9,7 +9,7 @@ import pytest
 import torch
 from linear_memory_cases import CASES, RULES, Case, held
 
-from workbench_kernels import linear_recurrence, neural_memory
+from workbench_kernels import linear_recurrence, neural_memory, prefix_state
 from workbench_kernels.linear_memory import NeuralState
 
 pytest.importorskip("triton")
@@ -61,6 +61,13 @@ def test_taylor_features_that_are_never_written(dtype: torch.dtype) -> None:
     taylor = Case("linear", length=300, feature_map="taylor", normalize=True, dims=(16, 64))
     held(taylor, dtype)
     held(replace(taylor, rule="scalar", documents=(0, 0, 1, 64, 64, 300)), dtype)
+
+
+def test_sums_of_a_prefix() -> None:
+    gen = torch.Generator("cuda").manual_seed(0)
+    k, v = (torch.randn(2, 3000, 4, d, generator=gen, device="cuda").bfloat16() for d in (16, 64))
+    found, exact = prefix_state(k, v), prefix_state(k.double(), v.double())
+    assert (found - exact).norm() < 1e-2 * exact.norm()
 
 
 @pytest.mark.parametrize("rule", [*RULES, "taylor"])

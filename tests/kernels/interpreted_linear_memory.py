@@ -14,7 +14,7 @@ import pytest
 import torch
 from linear_memory_cases import CASES, RULES, Case, held
 
-from workbench_kernels import linear_recurrence
+from workbench_kernels import linear_recurrence, prefix_state
 from workbench_kernels.linear_memory.portable import configurations, launch, recurrence
 
 
@@ -77,6 +77,15 @@ def test_decoding_token_by_token_continues_a_prefill(rule: str) -> None:
             parts.append(part)
     torch.testing.assert_close(torch.cat(parts, 1), whole.float(), rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(state, last.float(), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("words", [{"feature_map": "taylor", "normalize": True}, {"feature_map": "relu"}])
+def test_sums_of_a_prefix(words: dict[str, Any]) -> None:
+    gen = torch.Generator().manual_seed(0)
+    k, v = torch.randn(2, 70, 2, 5, generator=gen), torch.randn(2, 70, 2, 16, generator=gen)
+    ones = words.get("normalize", False)
+    found = recurrence.summed(k, v, feature_map=words["feature_map"], ones=ones)
+    torch.testing.assert_close(found, prefix_state(k, v, **({"normalize": False} | words)), rtol=1e-4, atol=1e-4)
 
 
 def test_no_token_leaves_the_state() -> None:

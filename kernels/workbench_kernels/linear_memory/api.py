@@ -179,8 +179,7 @@ def _pick(
 ) -> str:
     """The implementation that takes a call; raises ``ValueError`` when the one asked for by name cannot."""
     if impl == "auto":
-        worth = q.device.type == "cuda" and (q.dtype.itemsize == 2 or q.shape[1] >= LONG)
-        worth = worth and beta is None and (log_decay is None or log_decay.dim() == 3)
+        worth = _worth(q) and beta is None and (log_decay is None or log_decay.dim() == 3)
         if not worth:
             return "chunked"
     elif impl != "triton":
@@ -191,6 +190,10 @@ def _pick(
     if impl == "auto":
         return "chunked"
     raise ValueError(f"{reason} (impl='triton'); 'auto' picks an implementation that takes this call")
+
+
+def _worth(x: Tensor) -> bool:
+    return x.device.type == "cuda" and (x.dtype.itemsize == 2 or x.shape[1] >= LONG)
 
 
 def _triton_refuses(
@@ -240,10 +243,15 @@ def prefix_state(
     nan = False if check_values else None
     checks.queries_and_keys(k, k, nan=nan)
     checks.values(v, k, k, nan=nan)
+    checks.choice("feature_map", feature_map, tuple(FEATURE_MAPS))
+    if keep is not None and (keep.shape != k.shape[:2] or keep.dtype != torch.bool):
+        raise ValueError(f"keep must be bool of shape {tuple(k.shape[:2])}, got {keep.dtype} {tuple(keep.shape)}")
+    trained = torch.is_grad_enabled() and (k.requires_grad or v.requires_grad)
+    if keep is None and not trained and _worth(k) and _triton_refuses(k, v, None, None, feature_map, None) is None:
+        from workbench_kernels.linear_memory.portable.recurrence import summed
+
+        return summed(k, v, feature_map=feature_map, ones=normalize)
     fk = _map(feature_map, k)
     fv = _with_ones(v.to(fk.dtype)) if normalize else v.to(fk.dtype)
-    if keep is not None:
-        if keep.shape != k.shape[:2] or keep.dtype != torch.bool:
-            raise ValueError(f"keep must be bool of shape {tuple(k.shape[:2])}, got {keep.dtype} {tuple(keep.shape)}")
-        fk = fk * keep[..., None, None]
+    fk = fk if keep is None else fk * keep[..., None, None]
     return torch.einsum("bmhk,bmhv->bhkv", fk, fv)

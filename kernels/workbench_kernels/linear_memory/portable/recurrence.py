@@ -35,6 +35,8 @@ from workbench_kernels.linear_memory.portable.taylor import taylor_gradients_ker
 
 #: Calls of at most so many tokens a row, without gradients, go token by token.
 STEPS = 8
+#: Of a row whose sum alone is asked for.
+PIECES = 16
 
 
 class Inputs(NamedTuple):
@@ -61,10 +63,38 @@ def recurrence(
 
     ``tokens``: go token by token (no gradients); None decides by length. ``options`` replace frozen tiles.
     """
-    q, k, v, log_decay, beta, _ = inputs
     inputs = Inputs(*(None if x is None else _contiguous(x) for x in inputs))
-    trained = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
-    vector = log_decay is not None and log_decay.dim() == 4
+    plan = _plan(inputs, feature_map, ones, scale, offsets, chunk, options or {})
+    if tokens is None:
+        trained = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
+        tokens = not trained and offsets is None and inputs.q.shape[1] <= STEPS
+    with launch.on(inputs.q):
+        if tokens:
+            return _steps(plan, inputs)
+        return _Recurrence.apply(*inputs, plan)  # type: ignore[no-any-return]
+
+
+def summed(k: Tensor, v: Tensor, *, feature_map: str, ones: bool) -> Tensor:
+    """The sum of phi(k)' v over all tokens, (B, H, D', Dv or Dv + 1) in float32, without gradients.
+
+    Pieces of a row are added up beside each other, so it is one pass over k and v.
+    """
+    inputs = Inputs(_contiguous(k), _contiguous(k), _contiguous(v), None, None, None)
+    plan = _plan(inputs, feature_map, ones, 1.0, None, None, {})
+    with launch.on(k):
+        return _Call(plan, inputs).sums(PIECES, None, None).sum(1)
+
+
+def _plan(
+    inputs: Inputs,
+    feature_map: str,
+    ones: bool,
+    scale: float,
+    offsets: Tensor | None,
+    chunk: int | None,
+    options: dict[str, Any],
+) -> Plan:
+    q, k, v, log_decay, beta, _ = inputs
     raw = q.shape[3]
     sizes = Sizes(
         heads=q.shape[2],
@@ -74,21 +104,13 @@ def recurrence(
         value_dim=v.shape[3] + ones,
         width=v.shape[3],
     )
-    given = options or {}
     chunk = chunk or (64 if q.dtype == torch.bfloat16 else 32)
     rows, count, chunks = rows_of(offsets, q.shape[0], q.shape[1], chunk)
-    gate = GATES["none" if log_decay is None else "vector" if vector else "scalar"]
+    gate = GATES["none" if log_decay is None else "vector" if log_decay.dim() == 4 else "scalar"]
     wide = torch.bfloat16 if q.dtype == torch.bfloat16 else torch.float32
     precision = "tf32x3" if q.dtype == torch.float32 else "tf32"
-    plan = Plan(
-        rows, sizes, count, chunks, chunk, MAPS[feature_map], gate, beta is not None, wide, precision, scale, given
-    )
-    if tokens is None:
-        tokens = not trained and offsets is None and q.shape[1] <= STEPS
-    with launch.on(q):
-        if tokens:
-            return _steps(plan, inputs)
-        return _Recurrence.apply(*inputs, plan)  # type: ignore[no-any-return]
+    kinds = (MAPS[feature_map], gate, beta is not None, wide, precision)
+    return Plan(rows, sizes, count, chunks, chunk, *kinds, scale, options)
 
 
 def _contiguous(x: Tensor) -> Tensor:
@@ -191,16 +213,24 @@ class _Call:
         x, s, plan = self.inputs, self.sizes, self.plan
         segments = segments_of(plan, "fused")
         totals, decays = self.segment_sums(segments)
-        q, k, v, g = map(strided, (x.q, x.k, x.v, self.gate))
-        if segments > 1:
-            flags, shape = self.flags("states", segments)
-            count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
-            sums = k, v, strided(None), g, None, totals, decays, None, strided(None), None, plan.rows, s
-            launch.start(states_kernel, count, shape, flags, *sums, TOTALS=True)
+        if totals is not None:
+            self.sums(segments, totals, decays)
         flags, shape = self.flags("fused", segments)
         count = plan.count * s.heads * segments * _tiles(s.value_dim, flags.BV)
-        tensors = q, k, v, g, x.state, totals, decays, strided(y), final, plan.rows, s, plan.scale
+        leading = *map(strided, (x.q, x.k, x.v, self.gate)), x.state, totals, decays
+        tensors = *leading, strided(y), final, plan.rows, s, plan.scale
         launch.start(forward_kernel, count, shape, flags, *tensors)
+
+    def sums(self, segments: int, totals: Tensor | None, decays: Tensor | None) -> Tensor:
+        """Every segment's own sum (and log decay), all beside each other."""
+        x, s, plan = self.inputs, self.sizes, self.plan
+        if totals is None:
+            totals, decays = self.empty(plan.count, segments, s.heads, s.dim, s.value_dim), None
+        flags, shape = self.flags("states", segments)
+        count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
+        leading = *map(strided, (x.k, x.v, None, self.gate)), None, totals, decays
+        launch.start(states_kernel, count, shape, flags, *leading, None, strided(None), None, plan.rows, s, TOTALS=True)
+        return totals
 
     def segment_sums(self, segments: int) -> tuple[Tensor | None, Tensor | None]:
         if segments == 1:
