@@ -56,7 +56,7 @@ def layers(
 ) -> None:
     """Recall against bytes of state: shipped models on fresh streams; a memory that is not shipped is trained first."""
     from workbench import provenance
-    from workbench.tasks import compare_layers as task
+    from workbench.compare import layers as task
 
     _check(output)
     frame = task.compare(

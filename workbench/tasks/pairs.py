@@ -8,9 +8,11 @@ are distinct; they are asked in random order, each by a token that holds the key
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -18,12 +20,21 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from workbench.errors import BadInput
 from workbench.memory.layers.base import whole
 from workbench.models.mixer import MixerConfig, MixerLM
-from workbench.training.tiny import IGNORE, Pool
+from workbench.tasks.recall import IGNORE
 
-__all__ = ["KEYS", "PAIRS", "VALUES", "PairConfig", "PairModel", "pair_loss", "pair_stream"]
+__all__ = ["KEYS", "PAIRS", "VALUES", "PairConfig", "PairModel", "PairPool", "pair_loss", "pair_stream"]
 
 #: Pairs of a stream, and how many keys and values there are to draw from.
 PAIRS, KEYS, VALUES = 16, 32, 32
+
+
+@dataclass(frozen=True)
+class PairPool:
+    """Streams: ``ids`` and ``targets`` (N, T), the answer at its question and -100 elsewhere; ``chance`` of a guess."""
+
+    ids: Tensor
+    targets: Tensor
+    chance: float
 
 
 class PairConfig(MixerConfig):
@@ -57,7 +68,7 @@ class PairModel(MixerLM):
         return self.embed(ids // shared + shared) + self.embed(ids % shared)
 
 
-def pair_stream(streams: int, *, pairs: int = PAIRS, keys: int = KEYS, values: int = VALUES, seed: int = 0) -> Pool:
+def pair_stream(streams: int, *, pairs: int = PAIRS, keys: int = KEYS, values: int = VALUES, seed: int = 0) -> PairPool:
     """``streams`` of ``pairs`` pairs and then as many questions: ids and targets (streams, 2 pairs).
 
     Raises:
@@ -76,7 +87,8 @@ def pair_stream(streams: int, *, pairs: int = PAIRS, keys: int = KEYS, values: i
     order = draw.random((streams, pairs)).argsort(1)
     ask, answer = np.take_along_axis(told, order, 1), np.take_along_axis(said, order, 1)
     ids = np.concatenate([told * (values + 1) + said + 1, ask * (values + 1)], 1)
-    return Pool(ids, np.concatenate([np.full_like(answer, IGNORE), answer + 1], 1))
+    targets = np.concatenate([np.full_like(answer, IGNORE), answer + 1], 1)
+    return PairPool(torch.from_numpy(ids), torch.from_numpy(targets), 1 / values)
 
 
 def pair_loss(run: Callable[..., Any], batch: dict[str, Tensor]) -> tuple[Tensor, Tensor]:

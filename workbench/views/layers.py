@@ -132,7 +132,7 @@ def recall_by_state(frame: pd.DataFrame, *, title: str = "", subtitle: str = "",
     """Recall against bytes of state, one panel a line with all others behind it in grey.
 
     Columns: ``line``, ``bytes``, ``accuracy``, ``low``, ``high`` (NaN: no interval), ``chance``, ``dim``
-    (``workbench.tasks.compare_layers.compare``).
+    (``workbench.compare.layers.compare``).
     """
     import pandas as pd
 

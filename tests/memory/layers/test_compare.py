@@ -12,11 +12,11 @@ import torch
 from typer.testing import CliRunner
 
 from workbench.cli import app
+from workbench.compare import layers as task
 from workbench.errors import BadInput, UnknownName
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers.base import layer_names
 from workbench.memory.layers.linear_attention import LinearAttention
-from workbench.tasks import compare_layers as task
 from workbench.tasks.pairs import KEYS, PAIRS, VALUES, PairConfig, PairModel, pair_loss, pair_stream
 from workbench.training import tiny
 

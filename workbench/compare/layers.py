@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import BadInput, UnknownName
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers.base import layer_names
-from workbench.tasks.pairs import PAIRS, VALUES, PairConfig, PairModel, pair_loss, pair_stream
+from workbench.tasks.pairs import PAIRS, PairConfig, PairModel, pair_loss, pair_stream
 from workbench.training import tiny
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def _score(models: list[PairModel]) -> dict[str, Any]:
         "seeds": len(models),
         "accuracy": float(row["accuracy"]),
         **{name: float(row[name].clip(0, 1)) for name in ("low", "high")},
-        "chance": 1 / VALUES,
+        "chance": fresh.chance,
     }
 
 
