@@ -127,7 +127,7 @@ def trained(
     pools = curriculum(settings["stages"], recipe.steps, settings["sequences"], seed)
     return train(
         lambda _: build(variant), pools, recipe, seeds, device=settings["device"], progress=progress,
-        label=variant, diverged="keep", stack=stack,
+        label=variant, diverged="keep", stack=None if stack else False,
     )  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import WorkbenchError
 from workbench.studies._fan_out import _one_thread
 from workbench.studies._titans_claims import CLAIMS
 from workbench.studies.base import STUDIES, Progress, Scale, Study
@@ -160,12 +161,20 @@ def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Line
         if time.monotonic() - begun > settings["deadline"]:
             progress.say(f"{variant}: left out, the time of this run is used up")
             continue
-        made = outer.trained(variant, settings, recipe, seed, stack=stack)
-        first[variant] = made.models[0]
+        try:
+            made = outer.trained(variant, settings, recipe, seed, stack=stack)
+            lines = [
+                *outer.training_lines(variant, made.losses),
+                *outer.asked_lines(variant, made.models, settings, seed),
+            ]
+        except (RuntimeError, WorkbenchError) as error:  # the others are still worth their time
+            progress.say(f"{variant} failed: {error}")
+            yield outer._line("training", variant, 0, "", "failed", 1)
+            continue
         yield outer._line("training", variant, recipe.steps, "", "seconds", made.record["seconds"])
-        yield from outer.training_lines(variant, made.losses)
-        yield from outer.asked_lines(variant, made.models, settings, seed)
+        yield from lines
         progress.say(f"{variant}: {made.record['seconds']:.0f} s, {made.how}")
+        first[variant] = made.models[0]
         if seed == 0:
             outer.ship(first, recipe)
 
