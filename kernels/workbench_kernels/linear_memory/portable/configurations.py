@@ -46,6 +46,7 @@ FULL = {
 OTHER: dict[tuple[int, str, str], Tiles] = {
     (2, "states", "delta"): Tiles(256, 32, 8, 2),
     (2, "states", "taylor"): Tiles(64, 64, 8, 1),
+    (2, "gradients", "taylor"): Tiles(64, 64, 8, 2),
     (2, "reads", "vector"): Tiles(32, 128, 8, 1),
     (2, "values", "vector"): Tiles(32, 128, 8, 1),
     (2, "gradients", "vector"): Tiles(32, 64, 8, 1),

@@ -46,9 +46,9 @@ def forward_kernel(q, k, v, g, start, totals, decays, out, final, rows, sizes, s
         token = begin + n * f.C
         count = tl.minimum(end - token, f.C).to(tl.int32)
         x = features(q, base_of(q, batch, token, head), i, d, count, sizes, f, False)
-        kt = features(k, base_of(k, batch, token, key_head), i, d, count, sizes, f, True)
+        y = features(k, base_of(k, batch, token, key_head), i, d, count, sizes, f, False).to(f.X)
         written = values(v, base_of(v, batch, token, key_head), i, e, count, sizes, f)
-        scores = dot(x, kt, f)
+        scores = dot(x, tl.trans(y), f)
         read = dot(x, state, f)
         G = tl.zeros([f.C], tl.float32)
         if f.GATE == 1:
@@ -59,6 +59,6 @@ def forward_kernel(q, k, v, g, start, totals, decays, out, final, rows, sizes, s
         if f.GATE == 1:
             written = written.to(tl.float32) * tl.exp(total - G)[:, None]
             state *= tl.exp(total)
-        state += dot(kt, written, f)
+        state += dot(tl.trans(y), written, f)
     if segment == f.SEGMENTS - 1:
         put_matrix(state_base(final, index, head, sizes), d, e, sizes, state)
