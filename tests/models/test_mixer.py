@@ -104,15 +104,19 @@ def test_loads_through_the_workbench(model: MixerLM, ids: torch.Tensor, tie: boo
     assert (loaded.n_layers, loaded.max_positions, loaded.vocab_size) == (2, 32, 23)
     assert (loaded.model.lm_head.weight is loaded.model.embed.weight) == tie
     assert loaded.memory.slug == "layers"
-    made_by = loaded.generate(ids[:1], max_new_tokens=3).new_ids
-    assert made_by == made.generate(ids[:1], max_new_tokens=3, do_sample=False, pad_token_id=0)[0, 9:].tolist()
-    loaded.reset()
-    first = loaded.feed(ids[0, :5].tolist())
-    assert len(first.surprise) == 5
-    assert loaded.generate(ids[:1, 5:], max_new_tokens=3).new_ids == made_by
+    alone = made.generate(ids[:1], max_new_tokens=3, do_sample=False, pad_token_id=0)[0, 9:].tolist()
+    for _ in range(2):  # nothing goes on by itself
+        assert loaded.generate(ids[:1], max_new_tokens=3).new_ids == alone
+    assert torch.equal(loaded.trace(ids[:1]).logits, made(ids[:1]).logits)
+    assert len(loaded.feed(ids[0, :5].tolist()).surprise) == 5
+    continued = loaded.trace(ids[:1, 5:])
+    torch.testing.assert_close(continued.logits, made(ids[:1]).logits[:, 5:], rtol=1e-4, atol=1e-5)
+    assert loaded.generate(ids[:1, 5:], max_new_tokens=3).new_ids == alone
     assert loaded.memory.events().held() == set(range(12))
+    loaded.reset()
+    assert loaded.memory.get_seq_length() == 0
     trace = loaded.trace(ids[:1])
-    assert loaded.memory.get_seq_length() == 12
+    assert loaded.memory.get_seq_length() == 0
     assert (len(trace.hidden), trace.layers) == (3, [])
     assert "no attention" in trace.notes[-1]
     with pytest.raises(MemoryError_, match="rotat"):

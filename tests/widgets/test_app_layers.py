@@ -77,12 +77,14 @@ def test_the_timeline_shows_every_tokens_write(app):
     assert "token, position in the stream" in str(drawn)
 
 
-def test_generation_goes_on_from_what_the_layers_hold(app):
+def test_a_generation_leaves_its_states_to_look_at(app):
     visit(app, "generation")
     app.tabs["generation"].length.value = 3
     app.tabs["generation"].generate()
     assert app.status.error == ""
-    assert app.session.model.memory.get_seq_length() == len(app.session.tokens()) + 3
+    assert (
+        app.session.model.memory.get_seq_length() == len(app.session.tokens()) + 2
+    )  # the last token is said, not read
 
 
 def test_a_cache_memory_is_refused_and_the_states_stay(app):

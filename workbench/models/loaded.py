@@ -28,7 +28,8 @@ class LoadedModel:
 
     Attributes:
         attention: name of the kernel in force. memory: the memory in force, or None (an ordinary full cache); of a
-            model whose layers are memories (``MixerLM``) their states, when no other is put in.
+            model whose layers are memories (``MixerLM``) their states, when no other is put in. They show what the
+            latest stream left; like a full cache they go on only after ``feed``.
         n_layers, n_heads, n_kv_heads, head_dim: of the language part. max_positions: longest sequence the model was
             made for (None if its config names none). is_decoder: predicts the next token.
     """

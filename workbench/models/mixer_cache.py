@@ -30,6 +30,8 @@ class MixerCache(Cache):
     slug = "layers"
     #: No column of it stands for a token, so there is nothing that attention could be shown on.
     has_slots = False
+    #: It is the model's own past, as a full cache is another model's: it goes on only in a session that ``feed`` began.
+    own = True
 
     def __init__(self, model: MixerLM, *, log: bool = False):
         super().__init__(layers=[])

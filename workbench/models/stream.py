@@ -27,6 +27,9 @@ class Stream:
 
     def __init__(self, loaded: LoadedModel):
         self.loaded, self.memory = loaded, loaded.cache
+        self.own = getattr(self.memory, "own", False)
+        if self.own:
+            self.memory.reset()
         self.cache: Any = self.memory if self.memory is not None else _full_cache(loaded)
         self.mask: Tensor | None = None
         self.last: Tensor | None = None
@@ -34,7 +37,7 @@ class Stream:
     @property
     def kept(self) -> bool:
         """Whether what is generated now stays for later: in a memory, or in the session that ``feed`` began."""
-        return self.memory is not None or self.loaded.session is self
+        return (self.memory is not None and not self.own) or self.loaded.session is self
 
     @property
     def length(self) -> int:
@@ -43,7 +46,7 @@ class Stream:
     def check(self, new: int) -> None:
         """Raise ModelError when the full cache would outgrow the model's positions; a memory says itself what fits."""
         most = self.loaded.max_positions
-        if self.memory is not None or most is None or self.length + new <= most:
+        if (self.memory is not None and not self.own) or most is None or self.length + new <= most:
             return
         raise ModelError(
             f"{self.length} tokens in the cache and {new} more are beyond the {most} positions of {self.loaded.name}; "

@@ -55,6 +55,8 @@ def trace(
     batch = loaded.encode(text)
     wanted = _layers(loaded, layers)
     memory = loaded.cache if loaded.cache is not None and loaded.cache.get_seq_length() else None
+    if getattr(memory, "own", False) and loaded.session is None:
+        memory = None  # what a generation left in a model's own states is no stream to go on from
     told = []
     if memory is not None and not getattr(memory, "traceable", True):
         told = [f"{memory.slug} attends to keys outside its cache; the text is traced by itself, without the memory"]
