@@ -84,7 +84,7 @@ def test_a_generation_leaves_its_states_to_look_at(app):
     assert app.status.error == ""
     assert (
         app.session.model.memory.get_seq_length() == len(app.session.tokens()) + 2
-    )  # the last token is said, not read
+    )  # the last is not read
 
 
 def test_a_cache_memory_is_refused_and_the_states_stay(app):
