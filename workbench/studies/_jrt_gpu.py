@@ -20,12 +20,14 @@ OUT_OF_TIME = "not reached in time"
 def prefill(settings: Mapping[str, Any], seed: int, clock: Clock, progress: Progress) -> Iterator[Row]:
     """Races at every N, the longest first: that is the one the claims speak of."""
     generator = torch.Generator("cuda").manual_seed(seed)
+    impl, why = fused(settings, generator)
+    yield {"experiment": "prefill", "item": LINEAR, "metric": f"computed by {impl}{why}"[:160], "value": 1.0}
     for length in progress(sorted(settings["prefill_lengths"], reverse=True), "prefill"):
         if clock.left() < settings["prefill_s"]:
             yield {"experiment": "prefill", "item": OUT_OF_TIME, "x": length, "metric": "no number", "value": 1.0}
             continue
         table = timing.race(
-            contenders(settings, length, generator),
+            contenders(settings, length, generator, impl),
             device="cuda",
             warmup=2,
             launches=settings["prefill_launches"],
@@ -40,7 +42,19 @@ def prefill(settings: Mapping[str, Any], seed: int, clock: Clock, progress: Prog
             yield from ({**named, "metric": metric, "value": float(value)} for metric, value in values.items())
 
 
-def contenders(settings: Mapping[str, Any], length: int, generator: torch.Generator) -> dict[str, Callable[[], Any]]:
+def fused(settings: Mapping[str, Any], generator: torch.Generator) -> tuple[str, str]:
+    """("triton", "") where the kernel with the map inside runs here, else what "auto" picks and why."""
+    try:
+        contenders(settings, 64, generator, "triton")[LINEAR]()
+        torch.cuda.synchronize()
+    except Exception as error:
+        return "auto", f": {timing.one_line(error)}"
+    return "triton", ""
+
+
+def contenders(
+    settings: Mapping[str, Any], length: int, generator: torch.Generator, impl: str = "auto"
+) -> dict[str, Callable[[], Any]]:
     """The four of the card, on random bfloat16 numbers laid out (B, N, H, width) for everybody."""
     from torch.nn.functional import scaled_dot_product_attention
 
@@ -59,7 +73,8 @@ def contenders(settings: Mapping[str, Any], length: int, generator: torch.Genera
 
     def linear(tokens: int, state: Tensor | None = None) -> Tensor:
         given = (part[:, :tokens] for part in (q, k, v))
-        return linear_recurrence(*given, feature_map="taylor", normalize=True, state=state, check_values=False)[0]
+        words: dict[str, Any] = {"feature_map": "taylor", "normalize": True, "check_values": False, "impl": impl}
+        return linear_recurrence(*given, state=state, **words)[0]
 
     def quadratic() -> Tensor:
         a, b, c = (part.transpose(1, 2) for part in wide)

@@ -56,12 +56,17 @@ def masked(streams: Any) -> Any:
 
 
 def sets_stages(settings: Mapping[str, Any]) -> Callable[[int], Any]:
-    """Short sequences first, then all sizes: the search is learned sooner, and a short step costs a third."""
+    """Short sequences first: the search is learned sooner, and a short step costs a fraction.
+
+    Every stage has pairs of sizes of one length in all, so that nothing is padded. ``stage_steps`` are the planned
+    steps at which the later stages begin.
+    """
+    from workbench.training.tiny import as_pool
     from workbench_datasets.set_disjointness import sizes_pool
 
     each, given = settings["sequences"], {"vocabulary": settings["vocabulary"], "seed": settings["data_seed"]}
-    made = [masked(sizes_pool(settings[name], each, **given)) for name in ("short_sizes", "train_sizes")]
-    return lambda step: made[step >= settings["short_steps"]]
+    made = [as_pool(sizes_pool(sizes, each, **given)) for sizes in settings["stages"]]
+    return lambda step: made[sum(step >= begin for begin in settings["stage_steps"])]
 
 
 def notes_stages(settings: Mapping[str, Any]) -> Callable[[int], Any]:
@@ -97,8 +102,9 @@ def train_sets(
     """Every mode at every state size, all with the same number of steps.
 
     The rule, set before any run: the dearest variant (prefix, largest) is timed for ``timed_steps`` steps at the full
-    length; the number of steps is what fits its share of ``train_s`` into that time, at most ``steps``. ``left()``
-    seconds are left for all; a variant that they cut is told apart by ``Made.complete``, one without any is not begun.
+    length; the number of steps is what fits into its share of ``train_s``, one in ``timed_for``, at most ``steps``.
+    ``left()`` seconds are left for all; a variant that they cut is told apart by ``Made.complete``, one without any is
+    not begun.
     """
     stage, largest = sets_stages(settings), max((dim, key_dim) for dim, key_dim in settings["states"])
     cells = [(mode, dim, key_dim) for dim, key_dim in settings["states"] for mode in MODES]
@@ -106,7 +112,9 @@ def train_sets(
     builds = {(mode, dim, key_dim): _builder(mode, dim, key_dim, words) for mode, dim, key_dim in cells}
     steps = settings["steps"]
     if settings.get("train_s"):
-        steps = _fitting(settings, stage, builds["prefix", *largest], device, settings["train_s"] / len(cells))
+        steps = _fitting(
+            settings, stage, builds["prefix", *largest], device, settings["train_s"] / settings["timed_for"]
+        )
     for mode, dim, key_dim in cells:
         if left() > 0:
             make = partial(_train, settings, stage, "steps", device=device, progress=progress, left=left)
@@ -119,7 +127,8 @@ def train_notes(
     """Based and JRT-RNN on the same notes, the same steps."""
     from workbench_datasets.notes import vocabulary
 
-    make = partial(_train, settings, notes_stages(settings), "notes_steps", device=device, progress=progress, left=left)
+    make = partial(_train, settings, notes_stages(settings), "notes_steps", batch="notes_batch", device=device,
+                   progress=progress, left=left)  # fmt: skip
     dim, key_dim = settings["notes_state"]
     for mode, name in NOTES.items():
         yield make(_builder(mode, dim, key_dim, len(vocabulary())), settings["notes_steps"], name, mode)
@@ -129,11 +138,20 @@ def _builder(mode: str, dim: int, key_dim: int, vocabulary: int) -> Callable[[in
     return partial(build, mode, dim, key_dim, vocabulary)
 
 
-def _recipe(settings: Mapping[str, Any], steps: int) -> Any:
+def last_word_loss(run: Callable[..., Any], batch: dict[str, Any]) -> tuple[Any, Any]:
+    """Cross-entropy (nats) of what follows the last token, and the share that was the likeliest word."""
+    from torch.nn.functional import cross_entropy
+
+    inputs = {name: value for name, value in batch.items() if name != "targets"}
+    logits, targets = run(**inputs, logits_to_keep=1).logits[:, 0], batch["targets"][:, -1]
+    return cross_entropy(logits, targets), (logits.argmax(-1) == targets).double().mean()
+
+
+def _recipe(settings: Mapping[str, Any], steps: int, batch: int) -> Any:
     from workbench.training.tiny import Recipe
 
     warmup = min(100, steps // 10)
-    return Recipe(steps=steps, batch=settings["batch"], lr=settings["lr"], warmup=warmup, next_token=0.0,
+    return Recipe(steps=steps, batch=batch, lr=settings["lr"], warmup=warmup, next_token=0.0,
                   data_seed=settings["data_seed"])  # fmt: skip
 
 
@@ -146,6 +164,7 @@ def _train(
     name: str,
     mode: str,
     *,
+    batch: str = "batch",
     device: str,
     progress: Callable[..., Iterable[int]],
     left: Callable[[], float] = lambda: math.inf,
@@ -157,8 +176,9 @@ def _train(
         return stage(step * settings[planned] // steps)
 
     seconds = left()
-    done = train(builder, at, _recipe(settings, steps), settings["train_seeds"], device=device, label=name,
-                 progress=progress, budget_seconds=seconds if math.isfinite(seconds) else None)  # fmt: skip
+    words: dict[str, Any] = {"device": device, "label": name, "progress": progress, "loss": last_word_loss}
+    words["budget_seconds"] = seconds if math.isfinite(seconds) else None
+    done = train(builder, at, _recipe(settings, steps, settings[batch]), settings["train_seeds"], **words)
     return Made(name, mode, done.models, done.losses, {**done.record, "how": done.how}, done.complete)
 
 
@@ -188,8 +208,9 @@ def _fitting(
             yield step
         mark()
 
-    train(builder, lambda step: stage(last), _recipe(settings, timed), settings["train_seeds"], device=device,
-          progress=watched)  # fmt: skip
+    recipe = _recipe(settings, timed, settings["batch"])
+    words: dict[str, Any] = {"device": device, "loss": last_word_loss, "progress": watched}
+    train(builder, lambda step: stage(last), recipe, settings["train_seeds"], **words)
     a_step = (marks[1] - marks[0]) / (timed - timed // 3)
     return max(timed, min(settings["steps"], int(share / a_step)))
 

@@ -77,7 +77,7 @@ def next_words(model: Any, ids: Any, keep: Any) -> Any:
     import torch
 
     with torch.no_grad():
-        return model(input_ids=ids, attention_mask=keep, use_cache=False).logits[:, -1].argmax(-1)
+        return model(input_ids=ids, attention_mask=keep, use_cache=False, logits_to_keep=1).logits[:, -1].argmax(-1)
 
 
 def shipped(prefix: str) -> dict[str, Any]:
@@ -104,17 +104,13 @@ def live_training(settings: Mapping[str, Any], seed: int) -> Iterator[Row]:
     from workbench.training.tiny import Recipe, train
 
     dim, key_dim = settings["live_state"]
-    small = {
-        **settings,
-        "train_sizes": settings["short_sizes"],
-        "sequences": settings["live_sequences"],
-        "short_steps": settings["live_steps"],
-    }
+    small = {**settings, "stages": settings["stages"][:1], "sequences": settings["live_sequences"], "stage_steps": []}
     stage = models.sets_stages(small)
     recipe = Recipe(steps=settings["live_steps"], batch=settings["live_batch"], lr=settings["lr"], warmup=5,
                     next_token=0.0, data_seed=seed)  # fmt: skip
     build = partial(models.build, "prefix", dim, key_dim, settings["vocabulary"])
-    done = train(build, stage(0), recipe, seeds=(settings["first_seed"] + seed,), device="cpu")
+    number = settings["first_seed"] + seed
+    done = train(build, stage(0), recipe, (number,), device="cpu", loss=models.last_word_loss)
     for row in done.losses.itertuples():
         yield {"experiment": "live training", "item": "prefix", "x": row.step, "unit": "0", "metric": "loss",
                "value": row.loss}  # fmt: skip
