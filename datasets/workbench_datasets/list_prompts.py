@@ -83,6 +83,6 @@ def _laid_out(pieces: list[np.ndarray], width: int) -> tuple[np.ndarray, np.ndar
 
 def _parts(place: np.ndarray, size: int, width: int) -> np.ndarray:
     entry = np.where(np.arange(size) == place[:, None], 0, 1).repeat(width, 1)
-    around = (2, (size - 1) * width + 1, 2)  # <|bos|> LIST; TOOK and the taken; LEFT and the answer
-    rest, taken, end = (np.full((len(place), n), part) for n, part in zip(around, (3, 2, 3)))
-    return np.concatenate([rest, entry, taken, end], 1)
+    around = (2, 1, (size - 1) * width, 2)  # <|bos|> LIST; TOOK; the taken; LEFT and the answer
+    rest, took, taken, end = (np.full((len(place), n), part) for n, part in zip(around, (3, 3, 2, 3)))
+    return np.concatenate([rest, entry, took, taken, end], 1)

@@ -7,7 +7,12 @@ earlier heads with the highest query-composition score. They are removed one by 
 last position is steered in the space of three of them (against random spaces), and the best point on one half of long
 lists is tried on the other half.
 
-The paper's model was GPT-2 small, which is not available offline. Whether this small model uses an inhibition channel
+*Small list models*: attention-only, 3 layers of 4 heads (``workbench train lists``), which name the thing that is left
+("item") or its colour ("colour", trained with every taken thing's colour written beside it, so that looking up forms
+first). The same measurements, on what they were trained on: lists of 2 to 8 things, and beyond. Removal is measured at
+8 things in log-probability, where both answer right.
+
+The paper's model was GPT-2 small, which is not available offline. Whether these small models use an inhibition channel
 at all is an open question that the study answers: it also records where heads look from the last position. Settings
 were fixed on prompts of seeds below 1,000; the study's begin at ``FIRST_SEED``.
 """
@@ -42,9 +47,21 @@ _QUICK: dict[str, Any] = {
     "top": 8,
     "random": 20,
     "steered_size": 16,
-    "steered_prompts": 16,
+    "steered_prompts": 12,
     "grid": 7,
     "random_spaces": 3,
+    "lists": {
+        "sizes": [2, 4, 6, 8, 10, 12, 16, 20],
+        "per_size": 64,
+        "removed_size": 8,
+        "removed_prompts": 48,
+        "top": 8,
+        "random": 24,
+        "steered_size": 12,
+        "steered_prompts": 32,
+        "grid": 7,
+        "random_spaces": 3,
+    },
     "processes": 1,
 }
 _FULL: dict[str, Any] = {
@@ -58,10 +75,22 @@ _FULL: dict[str, Any] = {
     "steered_prompts": 60,
     "grid": 15,
     "random_spaces": 8,
+    "lists": {
+        **_QUICK["lists"],
+        "sizes": list(range(2, 21)),
+        "per_size": 256,
+        "removed_prompts": 96,
+        "top": 20,
+        "random": 108,
+        "steered_prompts": 60,
+        "grid": 15,
+        "random_spaces": 8,
+    },
     "processes": 16,
 }
 
 Row = dict[str, Any]
+Ask = Callable[[int, int, int], list["Remaining"]]  # number of prompts, things in the list, which use of the seed
 
 
 class TalkingHeadsStudy(Study):
@@ -73,7 +102,7 @@ class TalkingHeadsStudy(Study):
         import pandas as pd
 
         settings = scale.settings
-        parts = ("planted", "list", "removed", "steered")
+        parts = ("planted", *(f"{kind}{part}" for kind in ("", "item ", "colour ") for part in _MEASURED))
         rows = fan_out(partial(_part, settings, seed), parts, settings["processes"], progress, "parts")
         frame = pd.DataFrame([row for found in rows for row in found])
         return frame.reindex(columns=["experiment", "case", "unit", "x", "metric", "value"])
@@ -90,13 +119,14 @@ def _part(settings: Mapping[str, Any], seed: int, part: str) -> list[Row]:
     if part == "planted":
         found: Iterable[Row] = _planted(settings, seed)
     else:
-        loaded = _model(settings["model"], settings["device"])
-        run: dict[str, Callable[..., Iterable[Row]]] = {"list": _list, "removed": _removed, "steered": _steered}
-        found = run[part](loaded, settings, seed)
+        kind, _, measured = part.rpartition(" ")
+        loaded = _model(f"list-{kind}" if kind else settings["model"], settings["device"])
+        own = {**settings, **settings["lists"]} if kind else settings
+        found = _MEASURED[measured](loaded, own, seed, _ask(loaded, kind, seed))
     return [{"experiment": part, **row} for row in found]
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=3)
 def _model(name: str, device: str) -> LoadedModel:
     from workbench.models import load
 
@@ -128,30 +158,38 @@ def _planted(settings: Mapping[str, Any], seed: int) -> Iterable[Row]:
             yield from ({**named, "metric": metric, "value": float(value)} for metric, value in values.items())
 
 
-def _asked(loaded: LoadedModel, n: int, size: int, seed: int, use: int) -> list[Remaining]:
+@lru_cache(maxsize=3)
+def _ask(loaded: LoadedModel, kind: str, seed: int) -> Ask:
+    """One door a model and seed: what is found for it is found once."""
+    return partial(_asked, loaded, kind, seed)
+
+
+def _asked(loaded: LoadedModel, kind: str, seed: int, n: int, size: int, use: int) -> list[Remaining]:
+    from workbench.tasks.lists import list_trials
     from workbench.tasks.remaining import remaining
 
-    return remaining(loaded, n, size, seed=FIRST_SEED + 100 * seed + use)
+    number = FIRST_SEED + 100 * seed + use
+    return list_trials(kind, n, size, seed=number) if kind else remaining(loaded, n, size, seed=number)
 
 
-def _list(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> Iterable[Row]:
+def _list(loaded: LoadedModel, settings: Mapping[str, Any], seed: int, ask: Ask) -> Iterable[Row]:
     """Accuracy over list length and place, and where each head looks from the last position."""
     from workbench.tasks.remaining import PARTS, answers, looks
 
     for size in settings["sizes"]:
-        for i, row in enumerate(answers(loaded, _asked(loaded, settings["per_size"], size, seed, 1)).itertuples()):
+        for i, row in enumerate(answers(loaded, ask(settings["per_size"], size, 1)).itertuples()):
             where = {"case": f"place {row.place}", "unit": str(i), "x": size}
             yield {**where, "metric": "correct", "value": float(row.correct)}
             yield {**where, "metric": "log_p", "value": row.log_p}
-    shares = looks(loaded, _asked(loaded, 4, 6, seed, 2))
+    shares = looks(loaded, ask(4, 6, 2))
     for layer, heads in enumerate(shares):
         for head, parts in enumerate(heads):
             for part, share in zip(PARTS, parts):
                 yield {"case": f"{layer}.{head}", "unit": part, "x": layer, "metric": "looks at", "value": float(share)}
 
 
-@lru_cache(maxsize=1)
-def _reader_and_table(loaded: LoadedModel, seed: int) -> tuple[Any, Any, dict[Any, Any]]:
+@lru_cache(maxsize=3)
+def _reader_and_table(loaded: LoadedModel, ask: Ask) -> tuple[Any, Any, dict[Any, Any]]:
     """The head that adds most to the answer, the components of all earlier heads by their score with its query."""
     import numpy as np
 
@@ -159,7 +197,7 @@ def _reader_and_table(loaded: LoadedModel, seed: int) -> tuple[Any, Any, dict[An
     from workbench.probes.composition import head_weights, score_table
     from workbench.probes.talking_heads import channels
 
-    asked = _asked(loaded, 12, 6, seed, 3)
+    asked = ask(12, 6, 3)
     added = logit_attribution(loaded, [one.ids for one in asked], [one.answer_id for one in asked]).mean((2, 3))
     where = np.unravel_index(int(added.argmax()), tuple(added.shape))
     weights = head_weights(loaded)
@@ -168,17 +206,18 @@ def _reader_and_table(loaded: LoadedModel, seed: int) -> tuple[Any, Any, dict[An
     return reader, table, channels(loaded)
 
 
-def _removed(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> Iterable[Row]:
+def _removed(loaded: LoadedModel, settings: Mapping[str, Any], seed: int, ask: Ask) -> Iterable[Row]:
     """Loss of log-probability of the answer when one component is removed: the top ones and random ones."""
     from workbench.probes.talking_heads import scaled
     from workbench.tasks.remaining import answers
 
-    reader, table, parts = _reader_and_table(loaded, seed)
+    reader, table, parts = _reader_and_table(loaded, ask)
     yield {"case": "reader", "unit": f"{reader.layer}.{reader.head}", "metric": "head", "value": 1.0}
-    asked = _asked(loaded, settings["removed_prompts"], settings["removed_size"], seed, 4)
+    asked = ask(settings["removed_prompts"], settings["removed_size"], 4)
     before = answers(loaded, asked)["log_p"].mean()
     top = table.head(settings["top"])
-    rest = table.iloc[settings["top"] :].sample(settings["random"], random_state=seed)
+    rest = table.iloc[settings["top"] :]
+    rest = rest.sample(min(settings["random"], len(rest)), random_state=seed)
     for case, rows in (("top", top), ("random", rest)):
         for row in rows.itertuples():
             direction = parts[row.writer_layer, row.writer].v[row.component][None]
@@ -188,16 +227,16 @@ def _removed(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> Ite
             yield {"case": case, "unit": unit, "x": row.z, "metric": "damage", "value": float(lost)}
 
 
-def _steered(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> Iterable[Row]:
+def _steered(loaded: LoadedModel, settings: Mapping[str, Any], seed: int, ask: Ask) -> Iterable[Row]:
     """How often steering changes the colour that is named, and the accuracy at the best point of the first half."""
     import torch
 
     from workbench.probes.talking_heads import orthonormal, random_directions
 
-    reader, table, parts = _reader_and_table(loaded, seed)
+    reader, table, parts = _reader_and_table(loaded, ask)
     writers = table.drop_duplicates(["writer_layer", "writer"]).head(3)
     rows = [parts[row.writer_layer, row.writer].v[row.component] for row in writers.itertuples()]
-    asked = _asked(loaded, settings["steered_prompts"], settings["steered_size"], seed, 5)
+    asked = ask(settings["steered_prompts"], settings["steered_size"], 5)
     spaces = {"channels": orthonormal(torch.stack(rows))}
     for i in range(settings["random_spaces"]):
         spaces[f"random {i}"] = random_directions(rows[0].shape[0], 3, FIRST_SEED + seed + i)
@@ -236,4 +275,5 @@ def _space_rows(
         yield {"case": name, "unit": str(i), "metric": "accuracy at best point", "value": float(scores[i, best])}
 
 
+_MEASURED: dict[str, Callable[..., Iterable[Row]]] = {"list": _list, "removed": _removed, "steered": _steered}
 STUDIES.register("talking-heads")(TalkingHeadsStudy())

@@ -102,6 +102,7 @@ def train_lists(kind: str = "item", out: str | Path | None = None, *, steps: int
     tokenizer().save_pretrained(str(folder))
     shape = {"layers": layers, "heads": heads, "width": width, "batch": batch}
     _write_recipe(folder, kind, plan, shape, seed, losses, time.monotonic() - begun)
+    write_card(folder)
     return folder
 
 
@@ -162,3 +163,77 @@ def _write_recipe(folder: Path, kind: str, plan: Recipe, shape: dict[str, int], 
         "commit": commit(), "versions": {"python": platform.python_version(), "torch": torch.__version__,
                                          "transformers": transformers.__version__},
     }, indent=1))  # fmt: skip
+
+
+#: Sizes and prompts of the card's table; seed of its prompts, which no training and no study uses.
+SIZES, ASKED, CARD_SEED = (2, 4, 6, 8, 10, 12, 16, 20), 512, 90_001
+
+
+def accuracy(model: Any, kind: str, size: int, n: int = ASKED, seed: int = CARD_SEED) -> float:
+    """Share of ``n`` test prompts that the model answers right, of all words."""
+    import torch
+
+    from workbench_datasets.list_prompts import list_prompts
+
+    made = list_prompts(kind, n, size, seed=seed, split="test")
+    with torch.no_grad():
+        best = model(input_ids=torch.from_numpy(made.ids[:, :-1]), use_cache=False).logits[:, -1].argmax(-1)
+    return float((best.numpy() == made.answers).mean())
+
+
+def write_card(folder: Path) -> None:
+    """The model card of a trained folder: what it is, what was measured, how it was made."""
+    from transformers import AutoModelForCausalLM
+
+    from workbench.statistics import wilson
+
+    made = json.loads((folder / "recipe.json").read_text())
+    kind, plan = made["kind"], made["optimiser"]
+    model = AutoModelForCausalLM.from_pretrained(str(folder)).eval()
+    lines = []
+    for size in SIZES:
+        found = wilson(round(accuracy(model, kind, size) * ASKED), ASKED)
+        lines.append(f"| {size} | {found.effect:.3f} | {found.low:.3f} to {found.high:.3f} |")
+    write_text(folder / "README.md", _CARD.format(
+        kind=kind, task=_TASKS[kind], table="\n".join(lines), asked=ASKED, steps=plan["steps"], lr=plan["peak_lr"],
+        decay=plan["weight_decay"], clip=plan["clip"], **{name: made[name] for name in (
+            "layers", "heads", "width", "batch", "seed", "seconds", "device", "commit")},
+        torch=made["versions"]["torch"], transformers=made["versions"]["transformers"],
+    ))  # fmt: skip
+
+
+_TASKS = {
+    "item": "`LIST cup key hat TOOK hat cup LEFT` is answered by `key`.",
+    "colour": "`LIST cup red key blue hat red TOOK hat red cup red LEFT` is answered by `blue`.",
+}
+_CARD = """---
+license: apache-2.0
+language: en
+library_name: transformers
+pipeline_tag: text-generation
+tags: [memory-workbench, interpretability]
+---
+
+# list-{kind}
+
+An attention-only model ({layers} layers of {heads} heads, width {width}, rotary positions) in Llama's format that says
+what is left of a list: {task}
+Its MLPs write nothing: their last matrix is zero and was never trained. It knows 53 words and no language; it is there
+to be taken apart (`workbench run talking-heads` measures where its heads look and what they tell each other).
+
+## Measured
+
+Greedy answers among all words on {asked} test prompts a size, Wilson 95 % intervals. Training had 2 to 8 things.
+
+| things | right | 95 % interval |
+| --- | --- | --- |
+{table}
+
+## Recipe
+
+`workbench train lists --kind {kind}`: AdamW, peak learning rate {lr}, 100 steps warm-up and cosine, weight decay
+{decay}, clipping {clip}, {steps} steps of {batch} prompts, one list size a step; the loss is on what is named after
+TOOK and on the answer. Seed {seed}; {seconds} s on one core ({device}), torch {torch}, transformers {transformers},
+commit {commit}. The losses are in `recipe.json`.
+Prompts: `workbench_datasets.list_prompts`. Weights are ours, Apache-2.0.
+"""

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PARTS = ("its entry", "other entries", "taken", "the rest")
+#: Experiments of the study by model: what stands before "list", "removed", "steered".
+MODELS = {"": "embedded: colours", "item ": "small: things", "colour ": "small: colours"}
 
 
 def component_spectrum(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
@@ -71,25 +73,40 @@ def planted_bars(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") ->
     return theme.layered(bars, rule, title=title, subtitle=subtitle).properties(width=330)
 
 
+def _by_model(frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
+    """The rows of one measurement, with a column ``model``."""
+    names = {f"{kind}{part}": name for kind, name in MODELS.items()}
+    rows = frame[frame["experiment"].isin(names) & (frame["metric"] == metric)]
+    return rows.assign(model=rows["experiment"].map(names))
+
+
 def length_curve(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
-    """Accuracy over the length of the list, with Wilson intervals."""
+    """Accuracy over the length of the list, with Wilson intervals, one line a model."""
     import pandas as pd
 
     from workbench.statistics import wilson
 
-    rows = frame[(frame["experiment"] == "list") & (frame["metric"] == "correct")]
+    rows = _by_model(frame, "list", "correct")
     lines = [
-        {"size": size} | wilson(int(group.sum()), len(group))._asdict() for size, group in rows.groupby("x")["value"]
+        {"model": model, "size": size} | wilson(int(group.sum()), len(group))._asdict()
+        for (model, size), group in rows.groupby(["model", "x"])["value"]
     ]
     return line_with_band(
-        pd.DataFrame(lines), "size", "effect", low="low", high="high", x_title="things in the list", zero=True,
-        y_title="share right", title=title, subtitle=subtitle, width=330, height=200,
+        pd.DataFrame(lines), "size", "effect", low="low", high="high", colour="model", order=list(MODELS.values()),
+        x_title="things in the list", zero=True, y_title="share right", title=title, subtitle=subtitle, width=330,
+        height=200,
     )  # fmt: skip
 
 
-def look_bars(frame: pd.DataFrame, *, top: int = 8, title: str = "", subtitle: str = "") -> alt.Chart:
-    """Where the ``top`` heads that look most at the remaining thing's entry look from the last position."""
-    rows = frame[(frame["experiment"] == "list") & (frame["metric"] == "looks at")]
+def look_bars(
+    frame: pd.DataFrame, *, kind: str = "", last: bool = False, top: int = 8, title: str = "", subtitle: str = ""
+) -> alt.Chart:
+    """Where heads look from the last position: the ``top`` ones that look most at the remaining thing's entry.
+
+    ``kind``: of :data:`MODELS`; ``last``: of the last layer only.
+    """
+    rows = frame[(frame["experiment"] == f"{kind}list") & (frame["metric"] == "looks at")]
+    rows = rows[rows["x"] == rows["x"].max()] if last else rows
     data = rows.groupby(["case", "unit"])["value"].mean().reset_index()
     best = data[data["unit"] == PARTS[0]].nlargest(top, "value")["case"].tolist()
     shown = data[data["case"].isin(best)].assign(order=data["unit"].map({part: i for i, part in enumerate(PARTS)}))
@@ -109,18 +126,21 @@ def look_bars(frame: pd.DataFrame, *, top: int = 8, title: str = "", subtitle: s
 
 def damage_strip(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
     """Loss of log-probability for each removed component: the top ones beside random ones."""
-    rows = frame[(frame["experiment"] == "removed") & (frame["metric"] == "damage")]
+    rows = _by_model(frame, "removed", "damage")
+    rows = rows.assign(place=rows["model"] + ", " + rows["case"])
+    order = [f"{model}, {case}" for model in MODELS.values() for case in ("top", "random")]
     ticks = (
         alt.Chart(rows)
-        .mark_tick(thickness=2, size=22)
+        .mark_tick(thickness=2, size=18)
         .encode(
             x=alt.X("value:Q", title="log-probability lost (nats)"),
-            y=alt.Y("case:N", title="component"),
+            y=alt.Y("place:N", title=None, sort=[at for at in order if at in set(rows["place"])]),
             color=alt.Color("case:N", legend=None, scale=theme.categories(["top", "random"])),
-            tooltip=["unit:N", alt.Tooltip("value:Q", format=".4f"), alt.Tooltip("x:Q", title="z", format=".1f")],
+            tooltip=["place:N", "unit:N", alt.Tooltip("value:Q", format=".4f"),
+                     alt.Tooltip("x:Q", title="z", format=".1f")],
         )
-    )
-    return theme.themed(ticks.properties(width=330, height=80), title, subtitle)
+    )  # fmt: skip
+    return theme.themed(ticks.properties(width=330, height=alt.Step(26)), title, subtitle)
 
 
 def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None) -> alt.Chart:
@@ -129,15 +149,17 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     rows: list[Any] = []
     if shown is not None and len(shown):
         rows.append(theme.beside(planted_bars(shown, title=f"Planted channels ({whose})"),
-                                 length_curve(shown, title="Which colour is left?")))  # fmt: skip
-        rows.append(theme.beside(damage_strip(shown, title="Components removed, one at a time"),
-                                 look_bars(shown, title="Where heads look for the answer")))  # fmt: skip
+                                 length_curve(shown, title="What is left of a list?")))  # fmt: skip
+        looks = [look_bars(shown, kind=kind, last=bool(kind), top=6, title=f"Where heads look ({name})")
+                 for kind, name in MODELS.items() if (shown["experiment"] == f"{kind}list").any()]  # fmt: skip
+        rows.append(theme.beside(damage_strip(shown, title="Components removed, one at a time"), looks[0]))
+        rows += [theme.beside(*looks[1:])] if len(looks) > 1 else []
     dots = paper_recorded_live(
         gains(live), _reported(reported), gains(recorded), item="item", unit="share", title="Steering", width=330,
         row_height=40,
     )  # fmt: skip
-    note = ["The paper: GPT-2 small. Here: a model of 7 million weights that does the task in another way",
-            "than by the paper's inhibition channel, as far as these probes can tell."]  # fmt: skip
+    note = ["The paper: GPT-2 small. Here: a model of 7 million weights, and two of 57,000 that see nothing but lists;",
+            "from the answer's place they look at what was taken, not at what is left: they subtract."]  # fmt: skip
     return theme.below(*rows, dots, title="Channels between heads", subtitle=note)
 
 
