@@ -8,7 +8,6 @@ states.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -102,7 +101,8 @@ def train_sets(
     """Every mode at every state size, all with the same number of steps.
 
     The rule, set before any run: the dearest variant (prefix, largest) is timed for ``timed_steps`` steps at the full
-    length; the number of steps is what fits into its share of ``train_s``, one in ``timed_for``, at most ``steps``.
+    length, seeds stacked and in turn; the number of steps is what the faster way fits into its share of ``train_s``,
+    one in ``timed_for``, at most ``steps``.
     ``left()`` seconds are left for all; a variant that they cut is told apart by ``Made.complete``, one without any is
     not begun.
     """
@@ -110,14 +110,10 @@ def train_sets(
     cells = [(mode, dim, key_dim) for dim, key_dim in settings["states"] for mode in MODES]
     words = settings["vocabulary"]
     builds = {(mode, dim, key_dim): _builder(mode, dim, key_dim, words) for mode, dim, key_dim in cells}
-    steps = settings["steps"]
-    if settings.get("train_s"):
-        steps = _fitting(
-            settings, stage, builds["prefix", *largest], device, settings["train_s"] / settings["timed_for"]
-        )
+    steps, stack = _fitting(settings, stage, builds["prefix", *largest], device)
     for mode, dim, key_dim in cells:
         if left() > 0:
-            make = partial(_train, settings, stage, "steps", device=device, progress=progress, left=left)
+            make = partial(_train, settings, stage, "steps", stack=stack, device=device, progress=progress, left=left)
             yield make(builds[mode, dim, key_dim], steps, variant(mode, dim, key_dim), mode)
 
 
@@ -165,6 +161,7 @@ def _train(
     mode: str,
     *,
     batch: str = "batch",
+    stack: bool | None = None,
     device: str,
     progress: Callable[..., Iterable[int]],
     left: Callable[[], float] = lambda: math.inf,
@@ -177,42 +174,25 @@ def _train(
 
     seconds = left()
     words: dict[str, Any] = {"device": device, "label": name, "progress": progress, "loss": last_word_loss}
-    words["budget_seconds"] = seconds if math.isfinite(seconds) else None
+    words |= {"stack": stack, "budget_seconds": seconds if math.isfinite(seconds) else None}
     done = train(builder, at, _recipe(settings, steps, settings[batch]), settings["train_seeds"], **words)
     return Made(name, mode, done.models, done.losses, {**done.record, "how": done.how}, done.complete)
 
 
 def _fitting(
-    settings: Mapping[str, Any],
-    stage: Callable[[int], Any],
-    builder: Callable[[int], nn.Module],
-    device: str,
-    share: float,
-) -> int:
-    import torch
+    settings: Mapping[str, Any], stage: Callable[[int], Any], builder: Callable[[int], nn.Module], device: str
+) -> tuple[int, bool | None]:
+    """(steps, whether to stack the seeds)."""
+    from workbench.training.tiny import faster_way
 
-    from workbench.training.tiny import train
-
-    last, timed, marks = settings["steps"] - 1, settings["timed_steps"], list[float]()
-
-    def mark() -> None:
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        marks.append(time.perf_counter())
-
-    def watched(steps: Iterable[int], label: str) -> Iterator[int]:
-        """The first third holds compilation and the recording of the graph and does not count."""
-        for step in steps:
-            if step == timed // 3:
-                mark()
-            yield step
-        mark()
-
-    recipe = _recipe(settings, timed, settings["batch"])
-    words: dict[str, Any] = {"device": device, "loss": last_word_loss, "progress": watched}
-    train(builder, lambda step: stage(last), recipe, settings["train_seeds"], **words)
-    a_step = (marks[1] - marks[0]) / (timed - timed // 3)
-    return max(timed, min(settings["steps"], int(share / a_step)))
+    if not settings["train_s"]:
+        return settings["steps"], None
+    last, timed = stage(settings["steps"] - 1), settings["timed_steps"]
+    recipe = _recipe(settings, max(timed, 2), settings["batch"])
+    words: dict[str, Any] = {"device": device, "loss": last_word_loss, "steps": timed}
+    stack, a_step = faster_way(builder, last, recipe, settings["train_seeds"], **words)
+    fit = int(settings["train_s"] / settings["timed_for"] / a_step)
+    return max(timed, min(settings["steps"], fit)), stack
 
 
 def first_of_each(made: Sequence[Made]) -> dict[str, Any]:

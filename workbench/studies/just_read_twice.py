@@ -63,7 +63,7 @@ _FULL: dict[str, Any] = {
     "batch": 128,
     "steps": 6_000,
     "stage_steps": [2_700, 4_200],
-    "timed_steps": 60,
+    "timed_steps": 15,
     "train_s": 126,
     "timed_for": 6,
     "train_seeds": [0, 1, 2],
@@ -128,7 +128,7 @@ def _quick(settings: Mapping[str, Any], seed: int, progress: Progress) -> Iterat
 
 
 def _full(settings: Mapping[str, Any], seed: int, progress: Progress) -> Iterator[Row]:
-    """Prefill while nothing else is on the card, then what the claims need; a part that fails or no longer fits says so."""
+    """Prefill while the card is free, then what the claims need; a part that fails or no longer fits says so."""
     from workbench.studies import _attention_race as racing
     from workbench.studies import _jrt_gpu as gpu
     from workbench.studies import _jrt_parts as parts
