@@ -56,7 +56,7 @@ class Case:
         drawn = {"q": normal(self.heads[0], dim), "k": keys, "v": normal(self.heads[1], value_dim)}
         made = {name: x.to(dtype) for name, x in drawn.items()}
         if "delta" in self.rule:
-            made["beta"] = uniform()
+            made["beta"] = uniform() * (1.0 if self.feature_map == "identity" else 1 / dim)  # mapped keys are long
         if self.rule in ("scalar", "gated-delta"):
             made["log_decay"] = -2 * uniform()
         if self.rule == "vector":

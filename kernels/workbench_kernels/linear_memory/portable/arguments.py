@@ -40,6 +40,7 @@ class Sizes(NamedTuple):
     raw: int  # of q and k before the feature map
     value_dim: int  # with the column of ones
     width: int  # of the values without it
+    segments: int = 1  # pieces of a row that run beside each other
 
 
 class Flags(NamedTuple):
@@ -53,7 +54,6 @@ class Flags(NamedTuple):
     GATE: Any
     DELTA: Any
     ONES: Any  # a column of ones follows the values
-    SEGMENTS: Any  # pieces of a row that run beside each other
     LEVELS: Any  # log2 of C
     X: Any  # type of the factors of a product
     PRECISION: Any  # of products of float32
@@ -99,24 +99,13 @@ def rows_of(offsets: Tensor | None, batch: int, length: int, chunk: int) -> tupl
     return Rows(ends, starts, places, length), count, most
 
 
-def flags_of(plan: Plan, *, keys: int, values: int, segments: int = 1, chunk: int | None = None) -> Flags:
+def flags_of(plan: Plan, *, keys: int, values: int) -> Flags:
     kinds = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
-    chunk = chunk or plan.chunk
     solve = "tf32" if plan.wide == torch.bfloat16 else plan.precision
-    ones = plan.sizes.value_dim > plan.sizes.width
-    numbers = (
-        chunk,
-        keys,
-        values,
-        tile(plan.sizes.raw, 256),
-        plan.map,
-        plan.gate,
-        plan.delta,
-        ones,
-        segments,
-        chunk.bit_length() - 1,
-    )
-    return Flags(*map(tl.constexpr, (*numbers, kinds[plan.wide], plan.precision, solve)))
+    ones, levels = plan.sizes.value_dim > plan.sizes.width, plan.chunk.bit_length() - 1
+    tiles = (plan.chunk, keys, values, tile(plan.sizes.raw, 256))
+    rule = (plan.map, plan.gate, plan.delta, ones, levels)
+    return Flags(*map(tl.constexpr, (*tiles, *rule, kinds[plan.wide], plan.precision, solve)))
 
 
 def tile(size: int, most: int) -> int:

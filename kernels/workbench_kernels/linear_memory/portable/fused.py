@@ -27,20 +27,20 @@ def forward_kernel(q, k, v, g, start, totals, decays, out, final, rows, sizes, s
     """One segment of a row and a tile of values, chunk after chunk, with all key features of the state at hand."""
     pid = tl.program_id(0)
     across = tl.cdiv(sizes.value_dim, f.BV)
-    segment = pid // across % f.SEGMENTS
-    head = pid // across // f.SEGMENTS % sizes.heads
-    r = pid // across // f.SEGMENTS // sizes.heads
+    segment = pid // across % sizes.segments
+    head = pid // across // sizes.segments % sizes.heads
+    r = pid // across // sizes.segments // sizes.heads
     d = tl.arange(0, f.BK)
     e = pid % across * f.BV + tl.arange(0, f.BV)
     i = tl.arange(0, f.C)
     key_head = head // sizes.group
     batch, begin, end, _first = row_place(rows, r, f)
-    low, high = segment_range(tl.cdiv(end - begin, f.C).to(tl.int32), segment, f)
+    low, high = segment_range(tl.cdiv(end - begin, f.C).to(tl.int32), segment, sizes)
     index = tl.cast(r, tl.int64)
     state = tl.zeros([f.BK, f.BV], tl.float32)
     if start is not None:
         state += matrix(state_base(start, index, head, sizes), d, e, sizes, False)
-    if f.SEGMENTS > 1:
+    if totals is not None:
         state = before(state, totals, decays, index, 0, segment, 1, d, e, head, sizes, f)
     for n in range(low, high):
         token = begin + n * f.C
@@ -60,5 +60,5 @@ def forward_kernel(q, k, v, g, start, totals, decays, out, final, rows, sizes, s
             written = written.to(tl.float32) * tl.exp(total - G)[:, None]
             state *= tl.exp(total)
         state += dot(tl.trans(y), written, f)
-    if segment == f.SEGMENTS - 1:
+    if segment == sizes.segments - 1:
         put_matrix(state_base(final, index, head, sizes), d, e, sizes, state)

@@ -161,14 +161,14 @@ class _Call:
             arguments = strided(inputs.log_decay), strided(self.gate), plan.rows, self.sizes
             launch.start(running_kernel, count, shape, flags, *arguments)
 
-    def flags(self, which: str, segments: int = 1) -> tuple[Any, tuple[int, int]]:
+    def flags(self, which: str) -> tuple[Any, tuple[int, int]]:
         tiles = pick(self.plan, which)
         keys, values = tile(self.sizes.dim, tiles.keys), tile(self.sizes.value_dim, tiles.values)
         if which == "states" and self.plan.delta:
             keys = tile(self.sizes.dim, 256)
         if self.plan.map == MAPS["taylor"]:
             keys = max(keys, tile(self.sizes.raw, 32))
-        flags = flags_of(self.plan, keys=keys, values=values, segments=segments)
+        flags = flags_of(self.plan, keys=keys, values=values)
         return flags, (tiles.warps, tiles.stages)
 
     def empty(self, *shape: int, wide: bool = False) -> Tensor:
@@ -196,7 +196,8 @@ class _Call:
         """(states at the chunks' starts, what was written, final state, (segments, their log decays))."""
         x, s, plan = self.inputs, self.sizes, self.plan
         segments = segments_of(plan)
-        flags, shape = self.flags("states", segments)
+        s = s._replace(segments=segments)
+        flags, shape = self.flags("states")
         h, final = self.states_like(), self.empty(plan.count, s.heads, s.dim, s.value_dim)
         v, w = (x.v, None) if delta is None else (delta.u, delta.w)
         new_v = None if delta is None else self.tokens_like(s.value_dim)
@@ -212,10 +213,11 @@ class _Call:
         """Reads and the final state; of long rows the segments' sums first."""
         x, s, plan = self.inputs, self.sizes, self.plan
         segments = segments_of(plan, "fused")
+        s = s._replace(segments=segments)
         totals, decays = self.segment_sums(segments)
         if totals is not None:
             self.sums(segments, totals, decays)
-        flags, shape = self.flags("fused", segments)
+        flags, shape = self.flags("fused")
         count = plan.count * s.heads * segments * _tiles(s.value_dim, flags.BV)
         leading = *map(strided, (x.q, x.k, x.v, self.gate)), x.state, totals, decays
         tensors = *leading, strided(y), final, plan.rows, s, plan.scale
@@ -223,10 +225,10 @@ class _Call:
 
     def sums(self, segments: int, totals: Tensor | None, decays: Tensor | None) -> Tensor:
         """Every segment's own sum (and log decay), all beside each other."""
-        x, s, plan = self.inputs, self.sizes, self.plan
+        x, s, plan = self.inputs, self.sizes._replace(segments=segments), self.plan
         if totals is None:
             totals, decays = self.empty(plan.count, segments, s.heads, s.dim, s.value_dim), None
-        flags, shape = self.flags("states", segments)
+        flags, shape = self.flags("states")
         count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
         leading = *map(strided, (x.k, x.v, None, self.gate)), None, totals, decays
         launch.start(states_kernel, count, shape, flags, *leading, None, strided(None), None, plan.rows, s, TOTALS=True)
@@ -259,7 +261,8 @@ class _Call:
     ) -> tuple[Tensor, Tensor | None]:
         x, s, plan = self.inputs, self.sizes, self.plan
         segments, decays = known
-        flags, shape = self.flags("states", segments)
+        s = s._replace(segments=segments)
+        flags, shape = self.flags("states")
         dh, first_grad = self.states_like(), None if x.state is None else torch.empty_like(x.state)
         count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
         totals = self.segment_sums(segments)[0]

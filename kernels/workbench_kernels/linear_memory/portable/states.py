@@ -49,7 +49,7 @@ def running_kernel(g, out, rows, sizes, f):
 def before(state, totals, decays, index, low, high, step, d, e, head, sizes, f):
     """The state after the segments low, low + step, ..., each of which has its own sum and its decay."""
     for s in range(low, high):
-        at = index * f.SEGMENTS + (s if step > 0 else f.SEGMENTS - 1 - (s - low))
+        at = index * sizes.segments + (s if step > 0 else sizes.segments - 1 - (s - low))
         if f.GATE == 1:
             state *= tl.exp(tl.load(decays + at * sizes.heads + head))
         elif f.GATE == 2:
@@ -70,14 +70,14 @@ def states_kernel(
     pid = tl.program_id(0)
     across = tl.cdiv(sizes.value_dim, f.BV)
     tiles = tl.cdiv(sizes.dim, f.BK) * across
-    segment = pid // tiles % f.SEGMENTS
-    head = pid // tiles // f.SEGMENTS % sizes.heads
-    r = pid // tiles // f.SEGMENTS // sizes.heads
+    segment = pid // tiles % sizes.segments
+    head = pid // tiles // sizes.segments % sizes.heads
+    r = pid // tiles // sizes.segments // sizes.heads
     d = pid % tiles // across * f.BK + tl.arange(0, f.BK)
     e = pid % across * f.BV + tl.arange(0, f.BV)
     i = tl.arange(0, f.C)
     batch, begin, end, first = row_place(rows, r, f)
-    low, high = segment_range(tl.cdiv(end - begin, f.C).to(tl.int32), segment, f)
+    low, high = segment_range(tl.cdiv(end - begin, f.C).to(tl.int32), segment, sizes)
     index = tl.cast(r, tl.int64)
 
     state = tl.zeros([f.BK, f.BV], tl.float32)
@@ -86,7 +86,7 @@ def states_kernel(
     if not TOTALS:
         if start is not None:
             state += matrix(state_base(start, index, head, sizes), d, e, sizes, False)
-        if f.SEGMENTS > 1:
+        if totals is not None:
             state = before(state, totals, decays, index, 0, segment, 1, d, e, head, sizes, f)
     for n in range(low, high):
         token = begin + n * f.C
@@ -114,13 +114,13 @@ def states_kernel(
             gone += total_d
         state += dot(kt, written, f)
     if TOTALS:
-        at = index * f.SEGMENTS + segment
+        at = index * sizes.segments + segment
         put_matrix(state_base(totals, at, head, sizes), d, e, sizes, state)
         if f.GATE == 1:
             tl.store(decays + at * sizes.heads + head, gone_all)
         elif f.GATE == 2:
             tl.store(decays + (at * sizes.heads + head) * sizes.dim + d, gone, mask=d < sizes.dim)
-    elif segment == f.SEGMENTS - 1:
+    elif segment == sizes.segments - 1:
         put_matrix(state_base(final, index, head, sizes), d, e, sizes, state)
 
 
@@ -137,22 +137,22 @@ def state_gradients_kernel(
     pid = tl.program_id(0)
     across = tl.cdiv(sizes.value_dim, f.BV)
     tiles = tl.cdiv(sizes.dim, f.BK) * across
-    segment = pid // tiles % f.SEGMENTS
-    head = pid // tiles // f.SEGMENTS % sizes.heads
-    r = pid // tiles // f.SEGMENTS // sizes.heads
+    segment = pid // tiles % sizes.segments
+    head = pid // tiles // sizes.segments % sizes.heads
+    r = pid // tiles // sizes.segments // sizes.heads
     d = pid % tiles // across * f.BK + tl.arange(0, f.BK)
     e = pid % across * f.BV + tl.arange(0, f.BV)
     i = tl.arange(0, f.C)
     batch, begin, end, first = row_place(rows, r, f)
-    low, high = segment_range(tl.cdiv(end - begin, f.C).to(tl.int32), segment, f)
+    low, high = segment_range(tl.cdiv(end - begin, f.C).to(tl.int32), segment, sizes)
     index = tl.cast(r, tl.int64)
 
     state = tl.zeros([f.BK, f.BV], tl.float32)
     if not TOTALS:
         if last is not None:
             state += matrix(state_base(last, index, head, sizes), d, e, sizes, False)
-        if f.SEGMENTS > 1:
-            state = before(state, totals, decays, index, segment + 1, f.SEGMENTS, -1, d, e, head, sizes, f)
+        if totals is not None:
+            state = before(state, totals, decays, index, segment + 1, sizes.segments, -1, d, e, head, sizes, f)
     for back in range(low, high):
         n = high - 1 - (back - low)
         token = begin + n * f.C
@@ -185,6 +185,6 @@ def state_gradients_kernel(
         if f.DELTA:
             state -= dot(plain(w, base_of(w, batch, token, head), i, d, count, sizes.dim, True), more, f)
     if TOTALS:
-        put_matrix(state_base(totals, index * f.SEGMENTS + segment, head, sizes), d, e, sizes, state)
+        put_matrix(state_base(totals, index * sizes.segments + segment, head, sizes), d, e, sizes, state)
     elif segment == 0 and first_grad is not None:
         put_matrix(state_base(first_grad, index, head, sizes), d, e, sizes, state)

@@ -218,7 +218,7 @@ def level_scores_turned(q, k, G, Gt, g, base, i, d, count, sizes, f):
 
 
 @triton.jit
-def segment_range(chunks, segment, f):
-    per = tl.cdiv(chunks, f.SEGMENTS)
+def segment_range(chunks, segment, sizes):
+    per = tl.cdiv(chunks, sizes.segments)
     low = tl.minimum(segment * per, chunks)
     return low, tl.minimum(low + per, chunks)
