@@ -22,7 +22,7 @@ from workbench_datasets import recorded, reported
 
 STUDY = STUDIES.get("mom")
 SMALL = {
-    "vocabulary": 64, "length": 32, "train_pairs": [2, 4], "tests": [[4, 32], [8, 64]], "routing_test": [4, 32],
+    "stages": [[0.5, 16, [2]], [0.5, 32, [2, 4]]], "tests": [[4, 32], [8, 64]], "routing_test": [4, 32], "longest": 32,
     "test_sequences": 8, "sequences": 64, "groups": 2, "hand_seeds": 3, "contexts": [8, 16, 32], "decode_steps": 2,
     "batch": 2, "steps": 3, "seeds": 2, "decode_dim": 16, "device": "cpu",
 }  # fmt: skip
@@ -46,38 +46,42 @@ def test_equal_states_are_equal():
     assert floats["GLA expanded"][0] == floats["GLA MoM"][0]
     assert floats["GDN total"][1] == pytest.approx(floats["GDN MoM"][1], rel=0.02)
     assert floats["GDN total"][1] >= floats["GDN MoM"][1]
-    assert floats["GDN single"] == (2 * 2 * 256,) * 2
+    assert floats["GDN single"] == (2 * 2 * 64,) * 2
 
 
 def test_active_weights_leave_out_the_memories_that_a_token_is_not_sent_to():
     sizes = {line["metric"]: line["value"] for line in parts.sizes("GDN MoM", model())}
-    own = 2 * 128 * 32 + 2 * 128 * 2  # keys, values, rate and decay of one memory
+    own = 2 * 64 * 16 + 2 * 64 * 2  # keys, values, rate and decay of one memory
     assert sizes["parameters"] - sizes["active parameters"] == 2 * 2 * own
     same = {line["metric"]: line["value"] for line in parts.sizes("GDN single", model("GDN single"))}
     assert same["parameters"] == same["active parameters"]
 
 
-def test_the_curriculum_adds_one_size_after_the_other_and_ends_with_all():
-    stage = tiny.stages({**quick(), "train_pairs": [1, 2, 4], "curriculum": 0.5}, 20)
-    asked = [sorted(set((stage(step).targets >= 0).sum(1).tolist())) for step in (0, 4, 5, 9, 10, 19)]
-    assert asked == [[1], [1], [1, 2], [1, 2], [1, 2, 4], [1, 2, 4]]
-    assert stage(10) is stage(19)
+def test_stages_grow_and_keep_their_shares():
+    stages = [[0.5, 8, [1, 2]], [0.25, 16, [4]], [0.25, 16, [2, 4]]]
+    stage = tiny.stages({**quick(), "stages": stages}, 20)
+    asked = [sorted(set((stage(step).targets >= 0).sum(1).tolist())) for step in (0, 9, 10, 14, 15, 19, 25)]
+    assert asked == [[1, 2], [1, 2], [4], [4], [2, 4], [2, 4], [2, 4]]
+    assert [stage(step).ids.shape[1] for step in (0, 10, 19)] == [8, 16, 16]
+    assert stage(15) is stage(19)
     assert all(len(stage(step)) == 64 for step in range(20))
 
 
-def test_fewer_steps_where_time_is_short(monkeypatch):
-    monkeypatch.setattr("workbench.training.tiny.seconds_a_step", lambda build, *a, **b: {"GDN single": 1e-3}.get(
-        build.args[0], 5e-3))  # fmt: skip
+def test_the_better_way_is_taken_and_fewer_steps_where_time_is_short(monkeypatch):
+    def cost(build, *rest, stack, **more):
+        return {"GDN single": 1e-3, "GDN MoM": 5e-3 if stack is None else 4e-3}[build.args[0]]
+
+    monkeypatch.setattr("workbench.training.tiny.seconds_a_step", cost)
+    total = 5 * 1e-3 + (5 + 9 / 5) * 4e-3
     settings = {**quick(), "steps": 2_000}
-    cost = sum(1e-3 + 1e-3 * (tiny._held(extra) - 1) for extra in tiny.VARIANTS.values())
-    assert tiny.affordable({**settings, "train_seconds": 1e9}, (0,), "cpu") == 2_000
-    assert tiny.affordable({**settings, "train_seconds": cost * 777}, (0,), "cpu") == 750
+    assert tiny.planned({**settings, "train_seconds": 1e9}, (0,), "cpu") == tiny.Plan(2_000, False)
+    assert tiny.planned({**settings, "train_seconds": total * 777}, (0,), "cpu").steps == 750
 
 
 # ---- claims -------------------------------------------------------------------------------------------------------
 
 
-def recall_rows(values, models=3, units=4, noise=0.01, x=32):
+def recall_rows(values, models=3, units=4, noise=0.01, x=16):
     rng = np.random.default_rng(0)
     return pd.DataFrame(
         {
@@ -174,11 +178,11 @@ def test_separation_on_real_rows():
 @pytest.mark.slow
 def test_a_tiny_full_run_measures_everything_and_ships(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_RECORDED", str(tmp_path / "recorded"))
-    monkeypatch.setattr(tiny, "affordable", lambda *_: 3)
+    monkeypatch.setattr(tiny, "planned", lambda *_: tiny.Plan(3))
     monkeypatch.setattr(tiny, "VARIANTS", {name: tiny.VARIANTS[name] for name in ("GDN single", "GDN MoM")})
     scale = STUDY.scale("full")
     frame = STUDY.run(replace(scale, settings={**scale.settings, **SMALL}), 0, Progress(quiet=True))
-    assert set(frame["part"]) == {"by hand", "decoding", "recall", "routing", "size", "training"}
+    assert set(frame["part"]) == {"by hand", "decoding", "long", "recall", "routing", "size", "training"}
     assert frame["value"].notna().all()
     assert set(frame[frame["part"] == "recall"]["model"]) == {"0", "1"}
     shares = frame[frame["part"] == "routing"]
@@ -192,19 +196,19 @@ def test_a_tiny_full_run_measures_everything_and_ships(tmp_path, monkeypatch):
 
 def test_past_the_deadline_the_rest_is_left_out(monkeypatch, tmp_path):
     monkeypatch.setenv("WORKBENCH_RECORDED", str(tmp_path / "recorded"))
-    monkeypatch.setattr(tiny, "affordable", lambda *_: 3)
+    monkeypatch.setattr(tiny, "planned", lambda *_: tiny.Plan(3))
     scale = STUDY.scale("full")
-    settings = {**scale.settings, **SMALL, "deadline_seconds": -1.0}
+    settings = {**scale.settings, **SMALL, "last_start_seconds": -1.0}
     frame = STUDY.run(replace(scale, settings=settings), 0, Progress(quiet=True))
     assert set(frame["part"]) == {"by hand", "decoding", "training"}
 
 
 @pytest.mark.slow
 def test_a_mixture_learns_two_pairs():
-    """The task is learned at all, by the layer and the training that the study uses."""
-    small = quick(vocabulary=16, train_pairs=[2], length=8, sequences=2_000, batch=32)
-    losses = tiny.trained("GDN MoM", small, 150, (5,), "cpu").losses
-    assert losses["right"].tail(20).mean() > 0.9
+    """The task is learned at all, by the layer and the training that the study uses; a guess among two is .5."""
+    small = quick(vocabulary=16, stages=[[1.0, 8, [2]]], sequences=2_000, batch=32)
+    losses = tiny.trained("GDN MoM", small, tiny.Plan(150), (5,), "cpu").losses
+    assert losses["right"].tail(20).mean() > 0.75
 
 
 def test_the_shipped_models_are_the_variants_and_recall():
@@ -212,7 +216,7 @@ def test_the_shipped_models_are_the_variants_and_recall():
     if not models:
         pytest.skip("no trained models ship with this copy")
     assert {"GDN single", "GDN MoM", "GLA single", "GLA MoM"} <= set(models)
-    settings = {**STUDY.scale("quick").settings, "tests": [[4, 160]], "test_sequences": 8, "device": "cpu"}
+    settings = {**STUDY.scale("quick").settings, "tests": [[4, 64]], "test_sequences": 8, "device": "cpu"}
     for name in ("GDN MoM", "GLA MoM"):
         rows = pd.DataFrame(parts.asked(name, [models[name]], settings, 5))
         assert rows["value"].mean() > 0.5, name

@@ -1,16 +1,16 @@
 """The tiny models of the MoM study, their data (MQAR) and how they are trained.
 
-Two blocks without an MLP, d = 128, two heads of 16 x 16, so that the state and not the width is what runs out. A single
+Two blocks without an MLP, d = 64, two heads of 8 x 8, so that the state and not the width is what runs out. A single
 memory is MoM with one memory and no shared one: the plain layer with the same initial weights (tests hold that). Equal
-state means: *activated* floats a head, key_dim x value_dim of the memories that one token writes (single 256, MoM with
-k = 2 and the shared one 768, expanded 16 x 48 = 768), or *total* floats (MoM 5 x 256 = 1,280; one of 36 x 36 = 1,296).
+state means: *activated* floats a head, key_dim x value_dim of the memories that one token writes (single 64, MoM with
+k = 2 and the shared one 192, expanded 8 x 24 = 192), or *total* floats (MoM 5 x 64 = 320; one of 18 x 18 = 324).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -23,15 +23,22 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "GDN MoM": _GDN,
     "GLA single": {**_GLA, **_ONE},
     "GLA MoM": _GLA,
-    "GDN expanded": {**_GDN, **_ONE, "value_dim": 48},
-    "GLA expanded": {**_GLA, **_ONE, "value_dim": 48},
+    "GDN expanded": {**_GDN, **_ONE, "value_dim": 24},
+    "GLA expanded": {**_GLA, **_ONE, "value_dim": 24},
     "GDN MoM, not shared": {**_GDN, "shared": False},
     "GDN MoM, no balance loss": {**_GDN, "aux_scale": 0.0},
     "GDN MoM, N=2": {**_GDN, "memories": 2, "top_k": 1},
     "GDN MoM, N=8": {**_GDN, "memories": 8, "top_k": 4},
-    "GDN total": {**_GDN, **_ONE, "key_dim": 36, "value_dim": 36},
+    "GDN total": {**_GDN, **_ONE, "key_dim": 18, "value_dim": 18},
 }
-HEADS, BLOCKS, SIZE = 2, 2, 16
+HEADS, BLOCKS, SIZE = 2, 2, 8
+
+
+class Plan(NamedTuple):
+    """How all variants are trained: the steps, and whether seeds are stacked (None: as the machine has it)."""
+
+    steps: int
+    stack: bool | None = None
 
 
 def build(variant: str, settings: Mapping[str, Any], seed: int = 0) -> nn.Module:
@@ -39,8 +46,10 @@ def build(variant: str, settings: Mapping[str, Any], seed: int = 0) -> nn.Module
     from workbench.models.mixer import MixerConfig, MixerLM
 
     mixer = {"mixer": "mom", "heads": HEADS, "key_dim": SIZE, "value_dim": SIZE, "conv_scope": settings["conv_scope"]}
-    mixer |= {"chunk": settings["chunk"], **VARIANTS[variant]}
-    return MixerLM(MixerConfig(settings["vocabulary"], settings["dim"], [mixer] * BLOCKS, mlp_ratio=0))
+    mixer |= {"chunk": settings["chunk"], "impl": settings["impl"], **VARIANTS[variant]}
+    model = MixerLM(MixerConfig(settings["vocabulary"], settings["dim"], [mixer] * BLOCKS, mlp_ratio=0))
+    nn.init.normal_(model.get_input_embeddings().weight, std=settings["dim"] ** -0.5)
+    return model
 
 
 def state_floats(model: Any) -> tuple[int, int]:
@@ -57,12 +66,15 @@ def state_floats(model: Any) -> tuple[int, int]:
 
 
 def stages(settings: Mapping[str, Any], steps: int) -> Callable[[int], Any]:
-    """Few pairs first: over the first ``curriculum`` of the steps one size after the other joins the mixture."""
-    pairs, opening = settings["train_pairs"], max(1, int(settings["curriculum"] * steps))
-    fixed = (settings["sequences"], settings["length"], settings["vocabulary"], settings["data_seed"])
+    """Pools by step: (share of the steps, length, numbers of pairs) a stage, short sequences of few pairs first."""
+    ends, passed = [], 0.0
+    for share, _, _ in settings["stages"]:
+        passed += share
+        ends.append(round(passed * steps))
 
     def stage(step: int) -> Any:
-        return _pool(tuple(pairs[: min(len(pairs), 1 + step * (len(pairs) - 1) // opening)]), *fixed)
+        _, length, pairs = settings["stages"][next((i for i, end in enumerate(ends) if step < end), len(ends) - 1)]
+        return _pool(tuple(pairs), settings["sequences"], length, settings["vocabulary"], settings["data_seed"])
 
     return stage
 
@@ -95,44 +107,49 @@ def recipe(settings: Mapping[str, Any], steps: int) -> Any:
 
     return Recipe(
         steps=steps, batch=settings["batch"], lr=settings["lr"], warmup=min(100, max(1, steps // 10)),
-        weight_decay=0.1, next_token=0.0, data_seed=settings["data_seed"], log_every=50,
+        weight_decay=0.0, next_token=0.0, data_seed=settings["data_seed"], log_every=50,
     )  # fmt: skip
 
 
 def trained(
-    variant: str, settings: Mapping[str, Any], steps: int, seeds: Sequence[int], device: str, **options: Any
+    variant: str, settings: Mapping[str, Any], plan: Plan, seeds: Sequence[int], device: str, **options: Any
 ) -> Any:
     """``workbench.training.tiny.Trained``: one model a seed."""
     from workbench.training.tiny import train
 
-    make = partial(build, variant, settings)
-    return train(
-        make, stages(settings, steps), recipe(settings, steps), seeds, device=device, stack=settings["stack"], **options
-    )
+    make, made = partial(build, variant, settings), stages(settings, plan.steps)
+    return train(make, made, recipe(settings, plan.steps), seeds, device=device, stack=plan.stack, **options)
 
 
-def affordable(settings: Mapping[str, Any], seeds: Sequence[int], device: str) -> int:
+def planned(settings: Mapping[str, Any], seeds: Sequence[int], device: str) -> Plan:
     """Steps that fit into ``train_seconds``, the same for every variant, at most ``steps``, in fifties.
 
-    The rule, set before any run: a step of one memory and of the mixture are timed; the others are taken to cost in
-    proportion to the floats that they hold.
+    The rule, set before any run: a step of the mixture at the last stage is timed with the seeds stacked and in turn,
+    and the better way is taken for all; a step of one memory is timed in that way. Single memories are taken to cost
+    what that one costs, mixtures what the mixture costs, those of more memories in proportion.
     """
     from workbench.training.tiny import fitted, seconds_a_step
 
-    pool = stages({**settings, "sequences": 512}, 1)(0)
-    wanted, options = recipe(settings, settings["steps"]), {"device": device, "stack": settings["stack"], "steps": 10}
-    one, mixture = (
-        seconds_a_step(partial(build, name, settings), pool, wanted, seeds, **options)
-        for name in ("GDN single", "GDN MoM")
-    )
-    total = sum(one + (mixture - one) * (_held(extra) - 1) / 4 for extra in VARIANTS.values())
-    return max(50, fitted(wanted, total, settings["train_seconds"]).steps // 50 * 50)
+    pool, wanted = stages({**settings, "sequences": 512}, 1)(1), recipe(settings, settings["steps"])
+
+    def cost(name: str, stack: bool | None) -> float:
+        made = partial(build, name, settings)
+        return seconds_a_step(made, pool, wanted, seeds, device=device, stack=stack, steps=10)
+
+    ways: dict[bool | None, float] = {stack: cost("GDN MoM", stack) for stack in (None, False)}
+    stack = min(ways, key=lambda way: ways[way])
+    one = cost("GDN single", stack)
+    total = sum(_relative(extra) * (ways[stack] if _groups(extra) > 1 else one) for extra in VARIANTS.values())
+    return Plan(max(50, fitted(wanted, total, settings["train_seconds"]).steps // 50 * 50), stack)
 
 
-def _held(extra: Mapping[str, Any]) -> float:
-    """Floats held, in memories of 16 x 16."""
-    groups = extra.get("memories", 4) + extra.get("shared", True)
-    return groups * extra.get("key_dim", SIZE) * extra.get("value_dim", SIZE) / SIZE**2
+def _groups(extra: Mapping[str, Any]) -> int:
+    return int(extra.get("memories", 4)) + int(extra.get("shared", True))
+
+
+def _relative(extra: Mapping[str, Any]) -> float:
+    """Cost beside the mixture of four, or beside one memory."""
+    return max(1.0, _groups(extra) / 5)
 
 
 def ship(models: Mapping[str, Any], made_with: Any) -> None:

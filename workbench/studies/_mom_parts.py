@@ -91,7 +91,7 @@ def learned(variant: str, losses: Any, every: int = 50) -> Lines:
 def live(settings: Mapping[str, Any], seed: int) -> Lines:
     """A few steps of one small mixture: does the loss fall?"""
     small = {**settings, **settings["live"]}
-    losses = tiny.trained("GDN MoM", small, small["steps"], (seed,), settings["device"]).losses
+    losses = tiny.trained("GDN MoM", small, tiny.Plan(small["steps"]), (seed,), settings["device"]).losses
     for step, loss in zip(losses["step"], losses["loss"]):
         yield line("live training", "GDN MoM", step, "loss", loss)
 
@@ -106,7 +106,7 @@ def decoding(settings: Mapping[str, Any], seed: int) -> Lines:
 
     torch.manual_seed(seed)
     dim = settings["decode_dim"]
-    layers = {"GDN MoM": build_layer("mom", dim, heads=4)}
+    layers = {"GDN MoM": build_layer("mom", dim, heads=4, impl=settings["impl"])}
     layers[FULL_ATTENTION] = build_layer("sliding-window-attention", dim, heads=4, window=None)
     for variant, layer in layers.items():
         layer.to(settings["device"]).eval()

@@ -7,10 +7,12 @@ judged), mixtures of several sizes, without the shared memory, without the balan
 seeds each, and writes one seed's models beside the record; ``quick`` asks those on fresh sequences and trains one for
 60 steps. One decoding step is timed at several lengths.
 
-Vocabulary 512 and sequences of 160 tokens as in the card; 48 pairs need 192 tokens. Settings (learning rate, steps,
-batch) were tried on seeds 11 to 13 and data seed 100 only. The balance loss is taken layer by layer. The paper's
-language models of 380M and 1.3B parameters are not trained here: their tables stand beside ours for the order of the
-models, not for the numbers.
+The task is smaller than the card's (vocabulary 64 instead of 512, d = 64, heads of 8 x 8, up to 16 pairs in 64
+tokens), so that it can be learned in the minutes that were given; sequences grow from 16 to 64 tokens while training.
+The short convolution runs over the text, not over each memory's own tokens as in the paper's code. Vocabulary,
+learning rate, initial embedding and stages were tried on seed 21, with one memory and the mixture, before any reported
+seed. The balance loss is taken layer by layer. The paper's language models of 380M and 1.3B parameters are not trained
+here: their tables stand beside ours for the order of the models, not for the numbers.
 """
 
 from __future__ import annotations
@@ -27,20 +29,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _SHAPE: dict[str, Any] = {
-    "vocabulary": 512, "dim": 128, "length": 160, "conv_scope": "subsequence", "chunk": None,
-    "train_pairs": [4, 8, 16, 32], "curriculum": 0.2, "data_seed": 0, "lr": 1e-2, "batch": 128, "stack": None,
+    "vocabulary": 64, "dim": 64, "conv_scope": "sequence", "chunk": None, "impl": "chunked",
+    "stages": [[0.4, 16, [2, 4]], [0.2, 32, [4, 8]], [0.4, 64, [4, 8, 16]]],
+    "data_seed": 0, "lr": 5e-3, "batch": 64,
 }  # fmt: skip
 _QUICK: dict[str, Any] = {
     **_SHAPE,
     "train": False,
     "hand_facts": [8, 16, 32],
     "hand_seeds": 8,
-    "tests": [[8, 160], [16, 160], [32, 160]],
-    "longest": 192,
-    "routing_test": [16, 160],
-    "test_sequences": 32,
+    "tests": [[4, 64], [8, 64], [16, 64], [24, 96]],
+    "longest": 96,
+    "routing_test": [16, 64],
+    "test_sequences": 64,
     "groups": 8,
-    "live": {"steps": 60, "batch": 8, "train_pairs": [2], "length": 16, "vocabulary": 32, "sequences": 2_000},
+    "live": {"steps": 60, "batch": 16, "stages": [[1.0, 16, [2, 4]]], "sequences": 2_000},
     "decode_dim": 64,
     "contexts": [128, 256, 512, 1024, 2048, 4096],
     "decode_steps": 15,
@@ -51,10 +54,11 @@ _FULL: dict[str, Any] = {
     "seeds": 3,
     "steps": 1500,
     "sequences": 65_536,
-    "train_seconds": 90.0,
-    "deadline_seconds": 190.0,
+    "train_seconds": 170.0,
+    "last_start_seconds": 205.0,
+    "deadline_seconds": 235.0,
     "hand_seeds": 32,
-    "tests": [[8, 160], [16, 160], [32, 160], [48, 192], [32, 320]],
+    "tests": [[4, 64], [8, 64], [16, 64], [24, 96], [16, 128]],
     "test_sequences": 256,
     "decode_dim": 256,
     "decode_steps": 30,
@@ -112,21 +116,43 @@ def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Line
     from workbench.studies import _mom_parts as parts
 
     begun, seeds = time.monotonic(), [1_000 * (seed + 1) + i for i in range(settings["seeds"])]
-    steps = tiny.affordable(settings, seeds, settings["device"])
-    yield parts.line("training", "all", 0, "steps", steps)
+    plan = tiny.planned(settings, seeds, settings["device"])
+    yield parts.line("training", "all", 0, "steps", plan.steps)
     first: dict[str, Any] = {}
     for variant in progress(list(tiny.VARIANTS), "variants"):
-        if time.monotonic() - begun > settings["deadline_seconds"]:
-            progress.say(f"{variant}: left out, the time is up")
+        made = _made(variant, settings, plan, seeds, begun, progress)
+        if made is None:
             continue
-        made = tiny.trained(variant, settings, steps, seeds, settings["device"], diverged="keep", label=variant)
         first[variant] = made.models[0]
-        yield parts.line("training", variant, steps, "seconds", made.record["seconds"])
+        yield parts.line("training", variant, plan.steps, "seconds", made.record["seconds"])
         yield from parts.learned(variant, made.losses)
         yield from _looked_at(variant, made.models, settings, seed)
         progress.say(f"{variant}: {made.record['seconds']:.0f} s, {made.how}")
         if seed == 0:
-            tiny.ship(first, tiny.recipe(settings, steps))
+            tiny.ship(first, tiny.recipe(settings, plan.steps))
+
+
+def _made(
+    variant: str, settings: Mapping[str, Any], plan: Any, seeds: list[int], begun: float, progress: Progress
+) -> Any:
+    """The trained models of one variant; None, with the reason said, where they cannot be had."""
+    from workbench.errors import WorkbenchError
+    from workbench.studies import _mom_models as tiny
+
+    passed = time.monotonic() - begun
+    if passed > settings["last_start_seconds"]:
+        progress.say(f"{variant}: left out, the time is up")
+        return None
+    options = {"label": variant, "diverged": "keep", "budget_seconds": settings["deadline_seconds"] - passed}
+    try:
+        made = tiny.trained(variant, settings, plan, seeds, settings["device"], **options)
+    except (RuntimeError, WorkbenchError) as error:  # a card that runs out of memory must not cost the other variants
+        progress.say(f"{variant}: left out, {type(error).__name__}: {error}")
+        return None
+    if not made.complete:
+        progress.say(f"{variant}: left out, the time was up before its last step")
+        return None
+    return made
 
 
 def _looked_at(variant: str, models: list[Any], settings: Mapping[str, Any], seed: int) -> Lines:

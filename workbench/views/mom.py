@@ -34,7 +34,7 @@ ROUTES = (
     "by lot", "domain router", "told the domain",
 )  # fmt: skip
 BALANCE = {"GDN MoM": "with the balance loss", "GDN MoM, no balance loss": "without"}
-PAIRS = 32
+PAIRS = 16
 
 
 def router_map(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:

@@ -80,7 +80,7 @@ def _recur(
     q, k, v = (part.to(memory.dtype).contiguous() for part in qkv)
     return linear_recurrence(
         q, k, v, log_decay=log_decay, beta=beta, scale=layer.key_dim**-0.5, state=memory,
-        offsets=offsets, chunk=layer.chunk, check_values=False,
+        offsets=offsets, chunk=layer.chunk, check_values=False, impl=layer.impl,
     )  # fmt: skip
 
 

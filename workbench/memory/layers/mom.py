@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FORMS = ("masked", "packed")
+IMPLEMENTATIONS = ("auto", "triton", "chunked", "reference")
 SCOPES = ("subsequence", "sequence")
 
 
@@ -46,6 +47,7 @@ class MoM(MemoryLayer):
         form: "masked" runs every memory over all tokens and blanks what is not its own; "packed" sorts the tokens by
             memory and runs each over its own (offsets depend on the data: not under vmap or in a CUDA graph).
         chunk: tokens that the fast form takes at once; None lets the kernel choose.
+        impl: of the recurrence, see ``workbench_kernels.linear_memory.linear_recurrence``.
 
     >>> import torch
     >>> layer = MoM(8, heads=2, memories=4, top_k=2)
@@ -81,9 +83,11 @@ class MoM(MemoryLayer):
         aux_scale: float = 1e-2,
         form: str = "masked",
         chunk: int | None = None,
+        impl: str = "auto",
     ):
         super().__init__(dim)
         self.rule, self.conv_scope = _one_of("rule", rule, RULES), _one_of("conv_scope", conv_scope, SCOPES)
+        self.impl = _one_of("impl", impl, IMPLEMENTATIONS)
         self.form, self.chunk = _one_of("form", form, FORMS), None if chunk is None else whole("chunk", chunk)
         self.static = form != "packed"
         self.memories, self.top_k = whole("memories", memories), whole("top_k", top_k)
