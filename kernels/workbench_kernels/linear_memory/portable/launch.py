@@ -15,8 +15,8 @@ from workbench_kernels.linear_memory.portable.states import states_kernel
 
 #: With TRITON_INTERPRET=1 the kernels run on the CPU, one program at a time: for tests and for looking inside.
 INTERPRETED = not isinstance(states_kernel, triton.runtime.JITFunction)
-#: Widest keys (before the feature map) and values; the delta rule holds a state's whole key dimension in one program.
-WIDEST, WIDEST_DELTA, WIDEST_TAYLOR = 256, 256, 32
+#: Widest keys and values; for the Taylor map, whose features are 1 + f + f^2, the widest f.
+WIDEST, WIDEST_TAYLOR = 256, 32
 
 
 def on(x: Tensor) -> AbstractContextManager[Any]:
