@@ -173,7 +173,7 @@ def forgetting_triangle(frame: pd.DataFrame, *, title: str = "", subtitle: str =
     return theme.themed(chart, title or "What is forgotten", subtitle or "diagonal: just written; to the right: later")
 
 
-def changes(named: dict[str, Any], cells: tuple[int, int] = (32, 48)) -> pd.DataFrame:
+def changes(named: dict[str, Any], cells: tuple[int, int] = (24, 36)) -> pd.DataFrame:
     """shard, row, column, size from matrices W' - W_v by name: root mean square of each tile."""
     import pandas as pd
 
@@ -195,7 +195,7 @@ def _tiles(array: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
 
 
 def shard_map(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
-    """What every shard changed, tile by tile; columns as ``changes`` gives them (at most three shards at once)."""
+    """What every shard changed, tile by tile; columns as ``changes`` gives them (five at the most)."""
     data = frame_for("shard_map", frame, numbers=("row", "column", "size"), columns=("shard",))
     cells = alt.Chart(data).mark_rect(**theme.SEAMLESS).encode(
         x=alt.X("column:O", title="input of the matrix (tiles)", axis=alt.Axis(labels=False, ticks=False)),

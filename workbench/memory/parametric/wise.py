@@ -21,11 +21,11 @@ from workbench.memory.base import MEMORIES
 from workbench.memory.parametric._contexts import own_contexts
 from workbench.memory.parametric._rows import Rows, encode, padded, target_ids
 from workbench.memory.parametric._wise_checks import check
-from workbench.memory.parametric._wise_merge import merged
+from workbench.memory.parametric._wise_merge import conflicts, merged, ties
 from workbench.memory.parametric._wise_route import delta, margin_loss, nonlinearity
 from workbench.memory.parametric.base import Edit, Learned, ParametricMemory, Served, main_only
 
-__all__ = ["WISE", "Side", "margin_loss", "merged"]
+__all__ = ["WISE", "Side", "conflicts", "margin_loss", "merged", "ties"]
 
 
 @dataclass(frozen=True)
