@@ -18,18 +18,22 @@ PLAIN = (bool, int, float, str)
 #: The least budget the app proposes by itself.
 SMALLEST_BUDGET = 48
 
-#: Rooms of the memories that can serve a model: a token cache it runs through, or a store that is pasted into prompts.
-ROOMS = {"cache": "workbench.memory.cache", "store": "workbench.memory.stores"}
+#: Rooms of the memories that can serve a model: caches it runs through, edits, stores that are pasted.
+ROOMS = {
+    "cache": "workbench.memory.cache",
+    "edits": "workbench.memory.parametric",
+    "store": "workbench.memory.stores",
+}
 
 
 def memory_names() -> list[str]:
-    """'none', then the token caches, then the memories of items: built in, registered here, or by entry point."""
+    """'none', then token caches, memories of edits, memories of items: built in, registered here, or by entry point."""
     rooms = {name: kind_of(name) for name in MEMORIES.names()}
     return ["none", *(name for kind in ROOMS for name, room in rooms.items() if room == kind)]
 
 
 def kind_of(name: str) -> str | None:
-    """ "cache", "store", or None for a memory that no model can be given.
+    """ "cache", "store", "edits", or None for a memory that no model can be given.
 
     A built-in memory is known by its room and not imported. One of another package that cannot be imported counts as
     a cache: it stays in the list, and choosing it shows why it fails.
@@ -52,10 +56,13 @@ def _slugs(room: str) -> set[str]:
 
 
 def kind_of_class(made: type) -> str | None:
+    from workbench.memory.parametric.base import ParametricMemory
     from workbench.memory.stores.base import StoreMemory
 
     if issubclass(made, StoreMemory):
         return "store"
+    if issubclass(made, ParametricMemory):
+        return "edits"
     return "cache" if hasattr(made, "bind") and hasattr(made, "get_mask_sizes") else None
 
 
@@ -75,6 +82,8 @@ def hyperparameters(memory: str) -> dict[str, Any]:
 def starting_settings(memory: str, tokens: int) -> dict[str, Any]:
     """What the app begins with: a budget that the text at hand overflows, so that one can watch it forget."""
     settings = hyperparameters(memory)
+    if memory in MEMORIES and (small := getattr(MEMORIES.get(memory), "small", None)):
+        return dict(small)  # constants of a paper's large model would drown a small one
     if settings.get("n_local", 0) >= tokens:  # an episodic memory: a window that the text outgrows, in proportion
         local = max(16, tokens // 4)
         sizes = {"n_local": local, "n_mem": local, "n_init": 4, "chunk": min(32, local), "min_block": 4}

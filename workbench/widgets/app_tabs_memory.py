@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as w
 
 from workbench.errors import BadInput
+from workbench.models.edited import is_edits
 from workbench.views._check import visible
 from workbench.widgets.app_chart import ChartPane, settled
 from workbench.widgets.app_controls import NARROW, button, chosen, note, offer, pressed, row
 from workbench.widgets.app_state import HALFWAY
 from workbench.widgets.app_tab import Tab, as_array, bytes_text, table
+from workbench.widgets.edits_pane import EditsPane, prompts
 from workbench.widgets.store_history import History
 from workbench.widgets.store_inspector import Inspector
 
@@ -85,7 +87,8 @@ class MemoryTab(Tab):
             extra=[self.more],
         )
         self.slots = w.VBox([row(self.again, self.summary), self.asking, self.reading.view, self.table])
-        return [self.slots, self.inspector.view]
+        self.edits = EditsPane(self)
+        return [self.slots, self.inspector.view, self.edits.view]
 
     def _again(self) -> None:
         self.session.rounds = 0
@@ -98,9 +101,13 @@ class MemoryTab(Tab):
         self.app.redraw("memory", "timeline", "generation")
 
     def draw(self) -> None:
-        store = self.session.is_store
-        self.slots.layout.display = "none" if store else ""
+        store, edits = self.session.is_store, is_edits(self.session.need_model().memory)
+        self.slots.layout.display = "none" if store or edits else ""
         self.inspector.view.layout.display = "" if store else "none"
+        self.edits.view.layout.display = "" if edits else "none"
+        if edits:
+            self.edits.show()
+            return
         if self.session.need_model().memory is None:
             self._empty()
             return
@@ -153,10 +160,13 @@ class MemoryTab(Tab):
         self.summary.value = (
             "No memory is chosen: the model keeps every token in an ordinary cache. Choose one above; of the token "
             "caches <b>streaming</b> and <b>sirllm</b> forget and <b>full</b> does not; a memory of items such as "
-            "<b>flat</b> or <b>a-mem</b> keeps the lines of the text and is asked before the model answers."
+            "<b>flat</b> or <b>a-mem</b> keeps the lines of the text and is asked before the model answers; one of "
+            "edits such as <b>wise</b> changes what the model knows."
         )
 
     def static(self) -> str:
+        if is_edits(self.session.need_model().memory):
+            return self.edits.static()
         return self.inspector.static() if self.session.is_store else self.summary.value + self._shown
 
 
@@ -190,6 +200,9 @@ def slots_chart(probe: Trace, layer: int, stream: list[str]) -> Any:
 def feed(tab: Tab) -> None:
     """Stream the text through the memory if that has not been done, with progress."""
     status = tab.app.status
+    if is_edits(tab.session.need_model().memory):  # written one by one, not fed; the timeline shows their prompts
+        tab.session.stream = prompts(tab.session.need_model().memory)
+        return
 
     def tell(done: int, total: int) -> None:
         status.fraction = done / total

@@ -42,6 +42,8 @@ class ParametricMemory(Bound):
     """
 
     needs_subject: ClassVar[bool] = False
+    #: Hyper-parameters that suit a model of a few million weights, where the paper's do not.
+    small: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self) -> None:
         super().__init__()

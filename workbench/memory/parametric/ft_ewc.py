@@ -29,6 +29,7 @@ class FTEWC(FineTuned):
     """
 
     slug = "ft-ewc"
+    small = {"lr": 2e-3, "clamp": 2e-2}
 
     def __init__(self, module: str = "", layer: int = -2, *, lr: float = 5e-4, steps: int = 25, clamp: float = 5e-3,
                  strength: float = 1.0, texts: Sequence[str] = (), units: str = "absolute"):  # fmt: skip

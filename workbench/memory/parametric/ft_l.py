@@ -18,6 +18,7 @@ class FTL(FineTuned):
     """
 
     slug = "ft-l"
+    small = {"lr": 2e-3, "clamp": 2e-2}
 
     def __init__(self, module: str = "", layer: int = -2, *, lr: float = 5e-4, steps: int = 25, clamp: float = 5e-3,
                  units: str = "absolute"):  # fmt: skip

@@ -72,6 +72,8 @@ class WISE(ParametricMemory):
     """
 
     slug = "wise"
+    small = {"units": "model", "alpha": 0.25, "beta": 1.0, "gamma": 0.5, "clamp": 10.0, "lr": 0.3, "steps": 20,
+             "contexts": 3, "save_freq": 12, "merge_freq": 96}  # fmt: skip
 
     def __init__(
         self, module: str = "", layer: int = -2, *, alpha: float = 5.0, beta: float = 20.0, gamma: float = 10.0,
