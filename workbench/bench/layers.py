@@ -262,6 +262,8 @@ def neural_case(point: NeuralPoint, device: str) -> Case:
     x = torch.randn(point.batch, point.length, point.dim, device=device)
     ours = _layer_call(lambda: _ours_layer(point, device), x, point)
     raced = {"ours": Contender(ours, True)}
+    if device != "cpu":
+        raced["ours, CUDA graph"] = Contender(_layer_call(lambda: _graphed(point, x), x, point), True)
     version = _layer_peers.version("titans-pytorch")
     for name, moving in (("titans-pytorch", True), ("titans-pytorch, one gradient point", False)):
         make = _layer_peers.titans_pytorch(point.dim, point.heads, point.chunk, moving=moving, device=device)
@@ -275,6 +277,21 @@ def _ours_layer(point: NeuralPoint, device: str) -> torch.nn.Module:
     torch.manual_seed(0)
     layer: torch.nn.Module = Titans(point.dim, point.heads, chunk=point.chunk, persistent=0, conv=0)
     return layer.to(device)
+
+
+class _Reads(torch.nn.Module):
+    def __init__(self, layer: torch.nn.Module):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> tuple[Tensor]:
+        return (self.layer(x)[0],)
+
+
+def _graphed(point: NeuralPoint, x: Tensor) -> torch.nn.Module:
+    """The layer's passes recorded as CUDA graphs: it is bound by its launches."""
+    made: torch.nn.Module = torch.cuda.make_graphed_callables(_Reads(_ours_layer(point, str(x.device))), (x,))
+    return made
 
 
 def _layer_call(make: Callable[[], torch.nn.Module], x: Tensor, point: NeuralPoint) -> Callable[[], Any]:
