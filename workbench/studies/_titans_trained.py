@@ -50,6 +50,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     TTT: {"mixer": "titans", "depth": 1, "momentum": False, "decay": False},
 }
 DIM, HEADS, BLOCKS, FACTS, QUERIES = 64, 2, 2, 8, 4
+#: Longest error that a neural memory's step is taken for: without it a training may end in numbers that are not finite.
+CLIP = 2.0
 
 
 def build(variant: str, blocks: int = BLOCKS) -> MixerLM:
@@ -57,7 +59,10 @@ def build(variant: str, blocks: int = BLOCKS) -> MixerLM:
     from workbench.models.mixer import MixerConfig, MixerLM
     from workbench_datasets.fact_stream import VOCABULARY
 
-    return MixerLM(MixerConfig(VOCABULARY, DIM, [{**VARIANTS[variant], "heads": HEADS}] * blocks))
+    mixer = {**VARIANTS[variant], "heads": HEADS}
+    if str(mixer["mixer"]).startswith("titans"):
+        mixer["clip"] = CLIP
+    return MixerLM(MixerConfig(VOCABULARY, DIM, [mixer] * blocks))
 
 
 def stream(n: int, length: int, facts: int, seed: int, split: str) -> Any:

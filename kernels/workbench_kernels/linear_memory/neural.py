@@ -54,6 +54,13 @@ class _Chunks(NamedTuple):
         return [_Chunks(*values) for values in zip(*fields, strict=True)]
 
 
+def _shortened(error: Tensor, clip: float | None) -> Tensor:
+    if clip is None:
+        return error
+    length = (error.square().sum(-1, keepdim=True) + torch.finfo(error.dtype).tiny).sqrt()
+    return error * (clip / length).clamp_max(1.0)
+
+
 def _between(log_gate: Tensor) -> Tensor:
     """prod_{l=i+1..j} of a gate, lower triangular (..., C, C)."""
     total = log_gate.cumsum(-1)
@@ -219,6 +226,7 @@ def neural_memory(
     read: str = "post",
     decay_to: str = "zero",
     initial: tuple[Tensor, ...] | None = None,
+    clip: float | None = None,
     check_values: bool = True,
 ) -> tuple[Tensor, NeuralState]:
     """A memory trained by gradient steps with momentum and decay while it reads, in the exact chunk form.
@@ -234,6 +242,8 @@ def neural_memory(
         read: "post" M_t(q_t), "pre" M_{t-1}(q_t), "prev_chunk" the weights of the chunk's start.
         decay_to: "zero" (the paper), or "init": M_t = (1 - alpha) M_{t-1} + alpha M_0 + S_t.
         initial: M_0 for "init", one (H, in, out) or (B, H, in, out) a layer.
+        clip: longest error M(k) - v that a step is taken for; longer ones count as this long (Huber's loss), so that
+            steps that are too large for a chunk cannot grow without bound. None is the paper's loss.
         check_values: False leaves out the looks for NaN and for gates out of range, which wait for a GPU's queue and
             cannot be had under ``torch.func.vmap`` or in a CUDA graph.
 
@@ -258,6 +268,7 @@ def neural_memory(
     if not isinstance(chunk, int) or chunk < 1:
         raise ValueError(f"chunk must be an integer >= 1, got {chunk!r}")
     checks.choice("read", read, READS)
+    checks.positive("clip", clip)
     _check_gates(q, {"theta": theta, "eta": eta, "alpha": alpha}, check_values)
     _check_state(q, v, state, chunk)
     target = _check_initial(decay_to, initial, state)

@@ -75,6 +75,25 @@ def test_persistent_tokens_are_read_before_the_stream():
     torch.testing.assert_close(layer(x)[0], plain(torch.cat([before, x], 1))[0][:, 3:], rtol=1e-9, atol=1e-11)
 
 
+def test_clipped_errors_take_the_steps_of_hubers_loss():
+    from workbench_kernels.linear_memory import NeuralState, neural_memory
+
+    torch.manual_seed(0)
+    k, v = torch.nn.functional.normalize(torch.randn(1, 1, 1, 4).double(), dim=-1), torch.randn(1, 1, 1, 4).double()
+    ws = [torch.randn(1, 1, a, b).double().requires_grad_() for a, b in ((4, 6), (6, 4))]
+    error = (torch.nn.functional.gelu(k[:, 0] @ ws[0][0]) @ ws[1][0] - v[:, 0]).norm()
+    state = NeuralState(tuple(w.detach() for w in ws), tuple(torch.zeros_like(w) for w in ws))
+    gate = torch.zeros(1, 1, 1).double()
+    for clip in (0.5 * float(error), 2.0 * float(error)):
+        loss = error**2 if error < clip else 2 * clip * error - clip**2
+        steps = torch.autograd.grad(loss, ws, retain_graph=True)
+        _, after = neural_memory(k, k, v, theta=gate + 0.1, eta=gate, alpha=gate, state=state, chunk=1, clip=clip)
+        for w, new, step in zip(state.weights, after.weights, steps):
+            torch.testing.assert_close(new, w - 0.1 * step)
+    with pytest.raises(ValueError, match="^clip must be"):
+        neural_memory(k, k, v, theta=gate, eta=gate, alpha=gate, state=state, clip=-1.0)
+
+
 # -- attention --------------------------------------------------------------------------------------------------------
 
 
@@ -263,6 +282,7 @@ BAD = [
     ("titans", {"objective": "inner product"}, "it needs depth=1"),
     ("titans", {"persistent": -1}, "persistent must be"),
     ("titans", {"expansion": 0}, "expansion must be"),
+    ("titans", {"clip": 0.0}, "clip must be"),
     ("titans", {"size": 3}, "no argument 'size'"),
     ("titans-mac", {"segment": 0}, "segment must be"),
     ("titans-mac", {"gate": "max"}, "gate must be one of"),

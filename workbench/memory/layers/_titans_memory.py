@@ -66,6 +66,7 @@ class NeuralCore(nn.Module):
         read: str,
         objective: str,
         unit_keys: bool,
+        clip: float | None,
     ):
         super().__init__()
         for name, value, legal in (
@@ -75,6 +76,8 @@ class NeuralCore(nn.Module):
                 raise BadInput(f"{name} must be one of {', '.join(map(repr, legal))}, got {value!r}")
         if not isinstance(theta_max, int | float) or not 0 < theta_max < float("inf"):
             raise BadInput(f"theta_max must be a finite number > 0, got {theta_max!r}")
+        if clip is not None and not (isinstance(clip, int | float) and 0 < clip < float("inf")):
+            raise BadInput(f"clip must be a finite number > 0, or None, got {clip!r}")
         if objective != "l2" and (depth != 1 or momentum or read != "post"):
             raise BadInput(
                 "objective='inner product' (Hebbian) is linear attention: it needs depth=1, momentum=False, read='post'"
@@ -83,7 +86,7 @@ class NeuralCore(nn.Module):
         self.depth, self.chunk = whole("depth", depth), whole("chunk", chunk)
         self.conv, self.theta_max = whole("conv", conv, 0), float(theta_max)
         self.momentum, self.decay, self.decay_to = bool(momentum), bool(decay), decay_to
-        self.read, self.objective, self.unit_keys = read, objective, bool(unit_keys)
+        self.read, self.objective, self.unit_keys, self.clip = read, objective, bool(unit_keys), clip
         wide = whole("expansion", expansion) * self.head_dim
         self.sizes = [self.head_dim, *[wide] * (depth - 1), self.head_dim]
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -181,7 +184,8 @@ class NeuralCore(nn.Module):
         target = self._target(q.shape[0], q.dtype) if self.decay_to == "init" else None
         y, after = neural_memory(
             q.contiguous(), k.contiguous(), v.contiguous(), **gates._asdict(), state=self._unpack(state),
-            chunk=self.chunk, read=self.read, decay_to=self.decay_to, initial=target, check_values=False,
+            chunk=self.chunk, read=self.read, decay_to=self.decay_to, initial=target, clip=self.clip,
+            check_values=False,
         )  # fmt: skip
         return y, self._pack(after)
 

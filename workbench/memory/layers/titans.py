@@ -38,6 +38,8 @@ class Titans(TitansLayer):
         read: "post" M_t(q_t), "pre" M_{t-1}(q_t), "prev_chunk" the weights of the chunk's start.
         objective: "l2", or "inner product", whose step is Hebbian (linear attention; depth 1, no momentum).
         unit_keys: keys and queries of length one (4.4).
+        clip: longest error that a step is taken for (Huber's loss instead of the square): a memory whose steps are too
+            large for its chunk then swings, but does not grow without bound. None is the paper's loss.
 
     With ``depth=1, momentum=False, decay=False, chunk=1`` it is DeltaNet (beta = 2 theta); with chunk > 1 it is TTT.
 
@@ -57,7 +59,7 @@ class Titans(TitansLayer):
         {"heads": 2, "chunk": 4, "persistent": 2},
         {"heads": 2, "chunk": 1, "depth": 1, "persistent": 0, "conv": 0},
         {"heads": 1, "chunk": 3, "depth": 3, "expansion": 1, "read": "pre", "decay_to": "init", "persistent": 1},
-        {"heads": 2, "chunk": 4, "read": "prev_chunk", "momentum": False},
+        {"heads": 2, "chunk": 4, "read": "prev_chunk", "momentum": False, "clip": 0.5},
         {"heads": 2, "depth": 1, "objective": "inner product", "momentum": False},
     )
 

@@ -19,11 +19,11 @@ from workbench.memory.layers.titans_mag import checked_gate
 
 @MEMORIES.register("titans-mac")
 class TitansMAC(TitansLayer):
-    """For each segment S: h = M_{t-1}(S W_Q), y = Attn([P, h, S]), M_t = M_{t-1} written with y, o = y (x) M_t(y).
+    """For each segment S: h = M_{t-1}(S W_Q), y = S + Attn([P, h, S]), M_t = M_{t-1} written with y, o = y (x) M_t(y).
 
-    arXiv 2501.00663, equations 21 to 25. Two things are made causal that the equations leave open, because otherwise a
-    token would be told of later ones: a token sees the answers h of tokens up to itself only, and o reads the memory
-    right after the token's own step and not after the whole segment's.
+    arXiv 2501.00663, equations 21 to 25, with the residual of an attention layer in y. Two things are made causal that
+    the equations leave open, because otherwise a token would be told of later ones: a token sees the answers h of
+    tokens up to itself only, and o reads the memory right after the token's own step, not after the whole segment's.
 
     Args:
         dim, heads, persistent and the memory's own: see ``Titans``. heads are also the attention's.
@@ -94,7 +94,7 @@ class TitansMAC(TitansLayer):
         old = {f"weights{i}": state[f"old{i}"] for i in range(self.core.depth)}
         answers = self.core.ask(q, old).to(x.dtype)
         y, after = self.attention.run(x, answers, state, state["place"], self.persistent)
-        return y, {**after, **conv}
+        return x + y, {**after, **conv}
 
     def recall(self, x: Tensor, state: State) -> Tensor:
         """Each token alone as the segment's next one, with the memory as it is; no step is made."""

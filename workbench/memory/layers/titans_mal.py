@@ -15,7 +15,7 @@ from workbench.memory.layers.base import Slot, State, carried
 
 @MEMORIES.register("titans-mal")
 class TitansMAL(TitansLayer):
-    """y = M([P, x]), o = SWAttn(y) (arXiv 2501.00663, equations 29 to 31), as in H3.
+    """y = x + M([P, x]), o = SWAttn(y) (arXiv 2501.00663, equations 29 to 31, with the residual of a layer), as in H3.
 
     The persistent tokens go into the memory only; a token that they have changed is what the window sees.
 
@@ -45,12 +45,12 @@ class TitansMAL(TitansLayer):
 
     def run(self, x: Tensor, state: State, keep: Tensor | None) -> tuple[Tensor, State]:
         m, memory = self.core.run(x, state)
-        y, local = self.attention.run(self.norm(m), state, self.persistent[:0])
+        y, local = self.attention.run(self.norm(x + m), state, self.persistent[:0])
         return y, {**memory, **local}
 
     def recall(self, x: Tensor, state: State) -> Tensor:
         """M(q) of each token, alone beside the held window; no step is made."""
         rows = x.shape[1]
         wide = {n: v.expand(rows, *v.shape[1:]) if isinstance(v, Tensor) else v for n, v in carried(state).items()}
-        m = self.norm(self.asked(x, state).to(x.dtype)).transpose(0, 1)
+        m = self.norm(x + self.asked(x, state).to(x.dtype)).transpose(0, 1)
         return self.attention.run(m, wide, self.persistent[:0])[0].transpose(0, 1)
