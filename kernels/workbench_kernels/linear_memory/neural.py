@@ -88,13 +88,18 @@ def _chunks(inputs: list[Tensor], size: int, read: str) -> _Chunks:
     return _Chunks(k, v, rows, writes, kept, pulled, mixed, into_weights, into_momentum, ends)
 
 
-def _factors(weights: tuple[Tensor, ...], k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Per layer (input rows A, error rows Delta): half the gradient of ||M(k) - v||^2 of a token is a' delta."""
+def _factors(
+    weights: tuple[Tensor, ...], k: Tensor, v: Tensor, clip: float | None = None
+) -> list[tuple[Tensor, Tensor]]:
+    """Per layer (input rows A, error rows Delta): half the gradient of ||M(k) - v||^2 of a token is a' delta.
+
+    An error M(k) - v longer than ``clip`` counts as if it were this long: the gradient of Huber's loss.
+    """
     inputs, before = [k], []
     for w in weights[:-1]:
         before.append(inputs[-1] @ w)
         inputs.append(gelu(before[-1]))
-    errors = [torch.baddbmm(v, inputs[-1], weights[-1], beta=-1)]
+    errors = [_shortened(torch.baddbmm(v, inputs[-1], weights[-1], beta=-1), clip)]
     for w, z in zip(reversed(weights[1:]), reversed(before), strict=True):
         errors.append(torch.ops.aten.gelu_backward(errors[-1] @ w.mT, z))
     return list(zip(inputs, reversed(errors), strict=True))
@@ -110,12 +115,14 @@ def _read(
     return read if goal is None else torch.baddbmm(read, rows - kept, goal)
 
 
-def _one(c: _Chunks, state: NeuralState, initial: tuple[Tensor, ...], read: str) -> tuple[Tensor, NeuralState]:
+def _one(
+    c: _Chunks, state: NeuralState, initial: tuple[Tensor, ...], read: str, clip: float | None
+) -> tuple[Tensor, NeuralState]:
     """The tokens of one chunk: every layer's read is a masked linear attention over the gradients' factors."""
     anchor = state.weights if state.anchor is None else state.anchor
     beta, pull, carry = c.ends
     rows, weights, momentum = c.rows[0], [], []
-    for layer, (a, delta) in enumerate(_factors(anchor, c.k, c.v)):
+    for layer, (a, delta) in enumerate(_factors(anchor, c.k, c.v, clip)):
         w, s, goal = state.weights[layer], state.momentum[layer], initial[layer] if initial else None
         rows = gelu(rows) if layer else rows
         rows = rows @ anchor[layer] if read == "prev_chunk" else _read(c, rows, layer, (a, delta), w, s, goal)
@@ -281,7 +288,7 @@ def neural_memory(
     reads = []
     for begin, end, size in _pieces(q.shape[1], state.filled, chunk):
         for one in _chunks([x[:, begin:end] for x in inputs], size, read).each():
-            rows, flat = _one(one, flat, goals, read)
+            rows, flat = _one(one, flat, goals, read, clip)
             flat = NeuralState(flat.weights, flat.momentum) if flat.filled == chunk else flat
             reads.append(rows)
     y = torch.cat(reads, 1).unflatten(0, lead).transpose(1, 2)
