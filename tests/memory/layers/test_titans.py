@@ -84,7 +84,7 @@ def test_clipped_errors_take_the_steps_of_hubers_loss():
     error = (torch.nn.functional.gelu(k[:, 0] @ ws[0][0]) @ ws[1][0] - v[:, 0]).norm()
     state = NeuralState(tuple(w.detach() for w in ws), tuple(torch.zeros_like(w) for w in ws))
     gate = torch.zeros(1, 1, 1).double()
-    for clip in (0.5 * float(error), 2.0 * float(error)):
+    for clip in (0.5 * error.item(), 2.0 * error.item()):
         loss = error**2 if error < clip else 2 * clip * error - clip**2
         steps = torch.autograd.grad(loss, ws, retain_graph=True)
         _, after = neural_memory(k, k, v, theta=gate + 0.1, eta=gate, alpha=gate, state=state, chunk=1, clip=clip)
