@@ -106,7 +106,8 @@ def fetched_from_elsewhere(notebook: nbformat.NotebookNode) -> set[str]:
     scripts = [str(widget["state"].get("_esm", "")) for widget in widgets.values()]
     tags = re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=[\"']?(https?://[^\"' >]+)", "".join(shown))
     imports = re.findall(r"(?:\bfrom|\bimport)\s*\(?\s*[\"'](https?://[^\"']+)", "".join(shown + scripts))
-    return {*tags, *imports}
+    networks = re.findall(r"[\"'](https?://cdn\.[^\"']+)", "".join(shown))  # a script that loads others, as Vega's does
+    return {*tags, *imports, *networks}
 
 
 def test_there_is_a_start_notebook():
@@ -118,6 +119,8 @@ def test_the_look_for_strangers_finds_them():
     cell.outputs = [nbformat.v4.new_output("display_data", {"text/html": '<script src="https://cdn.example/vega.js">'})]
     notebook = nbformat.v4.new_notebook(cells=[cell])
     assert fetched_from_elsewhere(notebook) == {"https://cdn.example/vega.js"}
+    cell.outputs[0].data["text/html"] = '<script>const paths = {"vega": "https://cdn.example/vega@6?noext"};</script>'
+    assert fetched_from_elsewhere(notebook) == {"https://cdn.example/vega@6?noext"}
     state = {"one": {"state": {"_esm": 'import embed from "https://esm.example/vega-embed";'}}}
     notebook = nbformat.v4.new_notebook()
     notebook.metadata["widgets"] = {"application/vnd.jupyter.widget-state+json": {"state": state}}

@@ -125,6 +125,8 @@ def steered_ends(model: Any, ids: Sequence[int], layer: int, basis: Tensor, poin
     """
     import copy
 
+    from transformers import DynamicCache
+
     from workbench.memory.cache._hooks import cache_word
 
     if len(ids) < 2:
@@ -132,7 +134,8 @@ def steered_ends(model: Any, ids: Sequence[int], layer: int, basis: Tensor, poin
     network = _network(model)
     word = cache_word(network)
     row = torch.tensor([list(ids)], device=next(network.parameters()).device)
-    before = network(input_ids=row[:, :-1], use_cache=True).past_key_values
+    before = DynamicCache(config=network.config)
+    network(input_ids=row[:, :-1], use_cache=True, **{word: before})
     with steered(model, [layer], basis, None) as found:
         network(input_ids=row[:, -1:], use_cache=True, **{word: copy.deepcopy(before)})
     before.batch_repeat_interleave(len(points))

@@ -47,19 +47,23 @@ def surprise_track(
     brush = alt.selection_interval(name="stretch", encodings=["x"])
     kinds = list(_KINDS)
     x = alt.X("position:Q", title="position in the stream (tokens)", scale=alt.Scale(nice=False))
-    y = alt.Y("surprise:Q", title="surprise (nats)")
-    colour = alt.Color("kind:N", title="boundary", sort=kinds, scale=theme.categories(kinds))
+    above_zero = alt.Axis(labelExpr="datum.value < 0 ? '' : datum.label")  # below it stand the gold boundaries
+    y = alt.Y("surprise:Q", title="surprise (nats)", axis=above_zero)
+    key = alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=2)
+    colour = alt.Color("kind:N", title="boundary", sort=kinds, scale=theme.categories(kinds), legend=key)
+    top = float(data["surprise"].max(skipna=True))
     dashes = alt.Scale(domain=kinds, range=[[4, 3], [1, 0], [1, 0]])
     dash = alt.StrokeDash("kind:N", sort=kinds, legend=None, scale=dashes)
     told = ["position:Q", "token:N", alt.Tooltip("surprise:Q", format=".2f"), alt.Tooltip("threshold:Q", format=".2f")]
     bars = alt.Chart(data).mark_bar(color="#b8c0ca", width=1.5).encode(x=x, y=y, tooltip=told)
     level = alt.Chart(data).mark_line(color=theme.INK, strokeWidth=1).encode(x=x, y="threshold:Q")
     found, gold = edges[edges["kind"] != "gold"], edges[edges["kind"] == "gold"]
-    cuts = alt.Chart(found).mark_rule(strokeWidth=1.2).encode(x=x, color=colour, strokeDash=dash)
-    ticks = alt.Chart(gold).mark_tick(thickness=2, height=10, orient="vertical")
+    cuts = alt.Chart(found).mark_rule(strokeWidth=1.2)
+    cuts = cuts.encode(x=x, y=alt.datum(0), y2=alt.datum(top), color=colour, strokeDash=dash)
+    ticks = alt.Chart(gold).mark_tick(thickness=3, height=16, orient="vertical")
     layers = [bars.add_params(brush), level, cuts, ticks.encode(x=x, color=colour, y=alt.datum(-0.6))]
     chart = alt.layer(*layers).properties(width=width, height=220)
-    said = subtitle or "line: threshold; dashed: surprise boundary; solid: moved by refinement"
+    said = subtitle or "line: threshold; dashed: surprise boundary; solid: after refinement; below zero: gold boundary"
     return theme.themed(chart, title or "Where the model is surprised", said)
 
 
