@@ -53,6 +53,8 @@ _FULL: dict[str, Any] = {
 #: The point that all sweeps share.
 BASE: dict[str, Any] = {"k": 2, "rho": 0.2, "merge": "ties", "mode": "merge", "negatives": "question",
                         "routing": "linear"}  # fmt: skip
+#: Sweeps whose Deltas are kept beside the answers.
+_ROUTED = ("negatives", "routing")
 #: Streams of study seed 0.
 FIRST_SEED = 61_000
 #: Plain texts that Delta is measured on beside the untouched facts.
@@ -111,7 +113,12 @@ def _shared(rows: list[dict[str, Any]], sweep: Mapping[str, Any]) -> list[dict[s
     """The rows of the point that all sweeps share, once under each sweep's name."""
     if not rows or rows[0]["setting"] != "base":
         return rows
-    return [{**row, "setting": _named(name, BASE[name])} for name in sweep for row in rows]
+    return [
+        {**row, "setting": _named(name, BASE[name])}
+        for name in sweep
+        for row in rows
+        if name in _ROUTED or row["metric"] == "right"
+    ]
 
 
 def make(method: str, settings: Mapping[str, Any], seed: int, **changed: Any) -> ParametricMemory:
@@ -222,13 +229,14 @@ def _row(label: Mapping[str, Any], unit: str, kind: str, after: int, metric: str
 def _asked(memory: ParametricMemory, edits: EditSet, label: Mapping[str, Any], unit: str) -> Iterable[dict[str, Any]]:
     from workbench.tasks.edits import scores
 
-    length = label["edits"]
+    length, point = label["edits"], label["setting"].split("=")[0]
+    routed = label["method"] == WISE and (label["experiment"] == "main" or point in ("base", *_ROUTED))
     for row in scores(memory, edits).to_dict("records"):
         yield _row(label, f"{unit}.{row['edit']}", row["kind"], length, "right", row["right"])
-        if label["method"] == WISE:
+        if routed:
             yield _row(label, f"{unit}.{row['edit']}", row["kind"], length, "delta", row["delta"])
             yield _row(label, f"{unit}.{row['edit']}", row["kind"], length, "side", row["side"])
-    if label["method"] == WISE:
+    if routed:
         yield from _texts(memory, label, unit)
 
 
