@@ -40,11 +40,10 @@ def test_softmax_attention_is_not_called_wrong() -> None:
 
 def test_gpu_points_hold_the_shapes_of_the_goal() -> None:
     for quick in (True, False):
-        goal = {
-            (p.rule, p.which) for p in layers.points("cuda", quick)[0] if (p.length, p.heads, p.dim) == (32768, 16, 128)
-        }
+        early = (*layers.points("cuda", quick)[0], *layers.crossover("cuda", quick)[0])
+        goal = {(p.rule, p.which) for p in early if (p.length, p.heads, p.dim) == (32768, 16, 128)}
         assert {(rule, which) for rule in ("linear", "gated delta") for which in layers.PASSES} <= goal
-    assert all(p.batch * p.length == 32768 for p in layers.crossover("cuda", False)[0])
+    assert all(p.batch * p.length == 32768 for part in layers.crossover("cuda", False) for p in part)
     assert layers.Point("linear", 32768).bytes_moved == 4 * 32768 * 16 * 128 * 2
 
 

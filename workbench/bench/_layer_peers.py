@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import sys
 from collections.abc import Callable
 from importlib import import_module, metadata
 from typing import Any
@@ -28,6 +30,11 @@ def version(package: str) -> str:
         return package
 
 
+#: Tiles of a kernel of fla's that its autotuner may try. It lists up to 48 and compiles them one after the other: two
+#: minutes for linear attention alone.
+TRIED = 3
+
+
 def fla(rule: str) -> Rule:
     """flash-linear-attention's chunk kernel of a rule, imported when it is first called.
 
@@ -37,12 +44,29 @@ def fla(rule: str) -> Rule:
 
     def run(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None) -> Tensor:
         call = getattr(import_module(module), function)
+        fewer_tiles(TRIED)
         given: dict[str, Any] = {name: {"g": log_decay, "beta": beta}[name] for name in gates}
         if rule == "linear":
             given["normalize"] = False
         return call(q, k, v, **given)[0]  # type: ignore[no-any-return]
 
     return run
+
+
+def fewer_tiles(most: int) -> None:
+    """Leave every autotuned kernel of fla's its largest tiles, with four warps and three stages first."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fla.ops"):
+            for kernel in list(vars(module).values()):
+                while kernel is not None and not isinstance(getattr(kernel, "configs", None), list):
+                    kernel = getattr(kernel, "fn", None) if type(kernel).__module__.startswith("triton") else None
+                if kernel is not None and len(kernel.configs) > most:
+                    kernel.configs = sorted(kernel.configs, key=_size)[:most]
+
+
+def _size(config: Any) -> tuple[int, int, int]:
+    tile = math.prod(x for x in config.kwargs.values() if isinstance(x, int))
+    return -tile, abs(config.num_warps - 4), abs(config.num_stages - 3)
 
 
 def titans_pytorch(dim: int, heads: int, chunk: int, *, moving: bool, device: str) -> Callable[[], nn.Module]:

@@ -77,15 +77,13 @@ class LayersBench(Bench):
     limit_s = 50.0
 
     def cases(self, device: str, quick: bool) -> Iterator[Case]:
-        """The most telling first: a card that compiles for the first time does not get through all of them."""
+        """The goals first: a card that compiles for the first time does not get through all of them."""
         first, others = points(device, quick)
         near, far = neural_points(device, quick)
         race, more = crossover(device, quick)
-        for point in first:
-            yield rule_case(point, device)
         for place in near:
             yield neural_case(place, device)
-        for point in (*race, *others, *more):
+        for point in (*first, *race, *others, *more):
             yield rule_case(point, device)
         for place in far:
             yield neural_case(place, device)
@@ -95,28 +93,32 @@ BENCHES.register("layers")(LayersBench())
 
 
 def points(device: str, quick: bool) -> tuple[list[Point], list[Point]]:
-    """(32k tokens in one row, the shapes of the goals; many short rows and the other rules)."""
+    """(linear attention, 32k tokens in one row; many short rows and the other rules)."""
     if device == "cpu":
         small: dict[str, Any] = {"heads": 4, "dim": 64, "dtype": torch.float32}
         rules = ("linear", "gated delta") if quick else tuple(FLA)
         return [Point(rule, 512 if quick else 1024, which, **small) for rule in rules for which in PASSES], []
-    first = [Point(rule, TOKENS, which) for rule in ("linear", "gated delta") for which in PASSES]
-    others = [Point(rule, TOKENS, which) for rule in ("scalar gate", "gate per channel", "delta") for which in PASSES]
-    short = [replace(p, length=2048, batch=TOKENS // 2048) for p in first]
-    return first, [] if quick else [*short, *others]
+    linear, delta = ([Point(rule, TOKENS, which) for which in PASSES] for rule in ("linear", "gated delta"))
+    rules = ("scalar gate", "gate per channel", "delta")
+    others = [*delta, *(Point(rule, TOKENS, which) for rule in rules for which in PASSES)]
+    short = [replace(p, length=2048, batch=TOKENS // 2048) for p in (*linear, *delta)]
+    return linear, [] if quick else [*short, *others]
 
 
 def crossover(device: str, quick: bool) -> tuple[list[Point], list[Point]]:
-    """Linear attention where exact attention is the peer; then the gated delta rule."""
+    """The gated delta rule at 32k and linear attention by length, where exact attention is the peer; then the rest."""
     if device == "cpu":
         small: dict[str, Any] = {"heads": 4, "dim": 64, "dtype": torch.float32, "kind": "crossover"}
         return [Point("linear", n, **small) for n in ((512,) if quick else (256, 512, 1024, 2048, 4096))], []
-    lengths = (1024, 8192) if quick else (512, 1024, 2048, 4096, 8192, 16384, 32768)
 
-    def race(rule: str) -> list[Point]:
-        return [Point(rule, n, w, batch=TOKENS // n, kind="crossover") for w in PASSES for n in lengths]
+    def race(rule: str, lengths: tuple[int, ...]) -> list[Point]:
+        return [Point(rule, n, w, batch=TOKENS // n, kind="crossover") for n in lengths for w in PASSES]
 
-    return race("linear"), [] if quick else race("gated delta")
+    goal = race("gated delta", (TOKENS,))
+    if quick:
+        return [*goal, *race("linear", (8192,))], []
+    lengths = (32768, 1024, 4096, 16384, 2048, 8192, 512)
+    return [*goal, *race("linear", lengths)], race("gated delta", lengths[1:])
 
 
 # -- one rule ---------------------------------------------------------------------------------------------------------
@@ -180,7 +182,8 @@ def _softmax(peer: _peers.Attention) -> Rule:
 def _version(name: str) -> str:
     if name.startswith(("ours", "recurrence")):
         return ""
-    return _layer_peers.version("fla-core") if name == "fla" else _peers.version(name)
+    tried = f", {_layer_peers.TRIED} tiles a kernel tried"
+    return _layer_peers.version("fla-core") + tried if name == "fla" else _peers.version(name)
 
 
 def _call(kernel: Rule, inputs: dict[str, Tensor], grad: Tensor, point: Point) -> Callable[[], Any]:
