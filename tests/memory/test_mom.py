@@ -92,7 +92,7 @@ def naive(made: MoM, x: Tensor) -> tuple[Tensor, Tensor]:
                 memory[m, h] = held + torch.outer(k[h], new)
                 read[h] += w * (q[h] @ memory[m, h]) / math.sqrt(made.key_dim)
         normed = read / (read.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt() * made.norm.weight
-        outputs.append((normed.flatten() * silu(token @ made.to_gate)) @ made.to_out)
+        outputs.append((normed.flatten() * silu(made.to_gate(token))) @ made.to_out)
     return torch.stack(outputs), memory
 
 
@@ -185,7 +185,8 @@ def test_a_mixture_of_one_is_the_plain_layer(rule):
     weights = {
         "to_qkv.weight": torch.cat([one.to_q, one.to_k[0], one.to_v[0]], -1).T,
         "short.weight": one.short.weight,
-        "to_gate.weight": one.to_gate.T,
+        "to_gate.weight": one.to_gate.weight,
+        "to_gate.bias": one.to_gate.bias,
         "norm.weight": one.norm.weight,
         "to_out.weight": one.to_out.T,
     }

@@ -9,9 +9,9 @@ seeds each, and writes one seed's models beside the record; ``quick`` asks those
 
 The task is smaller than the card's (vocabulary 64 instead of 512, d = 64, heads of 8 x 8, up to 16 pairs in 64
 tokens), so that it can be learned in the minutes that were given; sequences grow from 16 to 64 tokens while training.
-The short convolution runs over the text, not over each memory's own tokens as in the paper's code. Vocabulary,
-learning rate, initial embedding and stages were tried on seed 21, with one memory and the mixture, before any reported
-seed. The balance loss is taken layer by layer. The paper's language models of 380M and 1.3B parameters are not trained
+The short convolution runs over the text, not over each memory's own tokens as in the paper's code, and the output gate
+of every variant begins open. Vocabulary, learning rate, initial embedding and gate, and stages were tried on seed 21,
+with one memory and the mixture, before any reported seed. The balance loss is taken layer by layer. The paper's language models of 380M and 1.3B parameters are not trained
 here: their tables stand beside ours for the order of the models, not for the numbers.
 """
 

@@ -11,6 +11,7 @@ from torch.nn.functional import silu
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._conv import ShortConv
+from workbench.memory.layers._linear import open_gate
 from workbench.memory.layers._mom_forms import Part, masked, packed, projected
 from workbench.memory.layers._mom_look import counted, table
 from workbench.memory.layers._mom_router import Routing, balance_loss, route, spread
@@ -110,7 +111,7 @@ class MoM(MemoryLayer):
         self.to_v = nn.Parameter(xavier(own, self.dim, values))
         self.gates = Gates(self.rule, self.dim, self.heads, self.key_dim, own, self.groups)
         self.short = ShortConv(2 * keys + values, self.conv) if self.conv else None
-        self.to_gate = nn.Parameter(xavier(self.dim, values))
+        self.to_gate = open_gate(self.dim, values)
         self.norm = nn.RMSNorm(self.value_dim)
         self.to_out = nn.Parameter(xavier(values, self.dim))
 
@@ -169,7 +170,7 @@ class MoM(MemoryLayer):
 
     def _out(self, x: Tensor, y: Tensor) -> Tensor:
         y = self.norm(y.to(x.dtype)).flatten(2)
-        return (y * silu(x @ self.to_gate)) @ self.to_out
+        return (y * silu(self.to_gate(x))) @ self.to_out
 
     def _aux(self, routing: Routing, keep: Tensor | None) -> State:
         share, probability = spread(routing, keep)
