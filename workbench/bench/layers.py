@@ -81,9 +81,12 @@ class LayersBench(Bench):
         first, others = points(device, quick)
         near, far = neural_points(device, quick)
         race, more = crossover(device, quick)
+        goals, by_length = [*first, *race[:2]], race[2:]
+        for point in goals:
+            yield rule_case(point, device)
         for place in near:
             yield neural_case(place, device)
-        for point in (*first, *race, *others, *more):
+        for point in (*by_length, *others, *more):
             yield rule_case(point, device)
         for place in far:
             yield neural_case(place, device)
