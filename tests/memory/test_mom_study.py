@@ -24,7 +24,7 @@ STUDY = STUDIES.get("mom")
 SMALL = {
     "stages": [[0.5, 16, [2]], [0.5, 32, [2, 4]]], "tests": [[4, 32], [8, 64]], "routing_test": [4, 32], "longest": 32,
     "test_sequences": 8, "sequences": 64, "groups": 2, "hand_seeds": 3, "contexts": [8, 16, 32], "decode_steps": 2,
-    "batch": 2, "steps": 3, "seeds": 2, "decode_dim": 16, "device": "cpu",
+    "batch": 2, "steps": 3, "least_steps": 700, "seeds": 2, "decode_dim": 16, "device": "cpu",
 }  # fmt: skip
 
 
@@ -76,6 +76,7 @@ def test_the_better_way_is_taken_and_fewer_steps_where_time_is_short(monkeypatch
     settings = {**quick(), "steps": 2_000}
     assert tiny.planned({**settings, "train_seconds": 1e9}, (0,), "cpu") == tiny.Plan(2_000, False)
     assert tiny.planned({**settings, "train_seconds": total * 777}, (0,), "cpu").steps == 750
+    assert tiny.planned({**settings, "train_seconds": total * 7}, (0,), "cpu").steps == 700
 
 
 # ---- claims -------------------------------------------------------------------------------------------------------

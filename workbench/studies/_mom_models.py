@@ -124,6 +124,9 @@ def trained(
 def planned(settings: Mapping[str, Any], seeds: Sequence[int], device: str) -> Plan:
     """Steps that fit into ``train_seconds``, the same for every variant, at most ``steps``, in fifties.
 
+    Never fewer than ``least_steps``: models that were hardly trained say nothing, so the last variants are left out
+    instead when the time is up.
+
     The rule, set before any run: a step of the mixture at the last stage is timed with the seeds stacked and in turn,
     and the better way is taken for all; a step of one memory is timed in that way. Single memories are taken to cost
     what that one costs, mixtures what the mixture costs, those of more memories in proportion.
@@ -140,7 +143,8 @@ def planned(settings: Mapping[str, Any], seeds: Sequence[int], device: str) -> P
     stack = min(ways, key=lambda way: ways[way])
     one = cost("GDN single", stack)
     total = sum(_relative(extra) * (ways[stack] if _groups(extra) > 1 else one) for extra in VARIANTS.values())
-    return Plan(max(50, fitted(wanted, total, settings["train_seconds"]).steps // 50 * 50), stack)
+    steps = fitted(wanted, total, settings["train_seconds"], least=1).steps // 50 * 50
+    return Plan(max(steps, settings["least_steps"]), stack)
 
 
 def _groups(extra: Mapping[str, Any]) -> int:
