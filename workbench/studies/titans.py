@@ -62,7 +62,7 @@ _FULL: dict[str, Any] = {
     "A4": {**_QUICK["A4"], "streams": 20},
     "train": True,
     "seeds": 3,
-    "recipe": {"steps": 1500, "batch": 32, "lr": 3e-3, "warmup": 50},
+    "recipe": {"steps": 1500, "batch": 32, "lr": 4e-3, "warmup": 50},
     "stages": [[0.4, 32, 3], [0.3, 64, 4], [0.3, 128, 8]],
     "sequences": 60_000,
     "train_seconds": 110.0,
