@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -9,9 +12,17 @@ import pytest
 from workbench.errors import BadInput
 from workbench.memory.cache.em_llm import EMLLM
 from workbench.models import load
-from workbench.studies import STUDIES
+from workbench.studies import STUDIES, Progress
 from workbench.studies import _em_llm_claims as claims
-from workbench.tasks.episodes import ask, boundary_scores, episode_stream, passkey_stream, read_stream
+from workbench.tasks.episodes import (
+    ask,
+    boundary_scores,
+    episode_stream,
+    order_stream,
+    passkey_stream,
+    prose_stream,
+    read_stream,
+)
 from workbench.views import em_llm as views
 from workbench_datasets import reported
 
@@ -114,3 +125,46 @@ def test_pictures(embedded, stream, tmp_path):
     with pytest.raises(BadInput, match="nothing to draw"):
         views.paper_figure(None, None, None)
     memory.unbind()
+
+
+def test_a_log_asks_which_of_its_events_came_first(embedded):
+    for seed in range(6):
+        stream = order_stream(embedded.tokenizer, seed, events=12)
+        asked = re.search(r"Which came (first|last)\? A: (.*) B: (.*) ANSWER:$", stream.asks[0].prompt)
+        places = {name: stream.text.index(asked[group]) for name, group in (("A", 2), ("B", 3))}
+        pick = min if asked[1] == "first" else max
+        assert stream.asks[0].answer.strip() == pick(places, key=places.get)
+        assert "QUESTION" not in stream.text
+    with pytest.raises(BadInput, match="2 to 32"):
+        order_stream(embedded.tokenizer, 0, events=33)
+
+
+def test_prose_has_its_paragraphs_as_boundaries(embedded, monkeypatch):
+    parts = [f"{word} " * 14 for word in ("sea", "house", "night", "road")]
+    monkeypatch.setattr("workbench_datasets.books.read", lambda name: "\n\n".join(["CHAPTER I", *parts]))
+    whole = prose_stream(embedded.tokenizer, 0, tokens=1000)
+    assert len(whole.boundaries) == 3
+    for at, part in zip(whole.boundaries, parts[1:]):
+        assert embedded.decode(list(whole.ids[at : at + 1])).strip() == part.split()[0]
+    assert prose_stream(embedded.tokenizer, 0, tokens=20).boundaries == tuple(at for at in whole.boundaries if at < 20)
+
+
+def test_recency_and_prose_are_measured(monkeypatch):
+    study = STUDIES.get("em-llm")
+    nothing = {"lengths": {}, "recency": {"8": 2}, "prose": {"200": 1}}
+    scale = study.scale("quick")
+    scale = replace(scale, settings={**scale.settings, **nothing, "device": "cpu"})
+    monkeypatch.setattr(
+        "workbench_datasets.books.read", lambda name: "\n\n".join(["It was a dark night there. " * 5] * 30)
+    )
+    live = study.run(scale, seed=0, progress=Progress(quiet=True))
+    assert set(live[live.experiment == "recency"].variant) == {"S", "full context"}
+    assert {"S", "SM", "fixed, same number"} <= set(live[live.experiment == "prose"].variant)
+    outcome = next(claim for claim in study.claims if claim.id == "RECENCY").test(live)
+    assert outcome.verdict in {"holds", "not reproduced", "inconclusive"}
+    monkeypatch.setattr("workbench_datasets.books.read", _missing)
+    assert len(study.run(scale, seed=0, progress=Progress(quiet=True)).query("experiment == 'prose'")) == 0
+
+
+def _missing(name):
+    raise FileNotFoundError(name)

@@ -5,6 +5,11 @@ has left it. The variants share local window, retrieved tokens, sinks and chunk;
 what is fetched. Questions are trials that leave no trace. Segment quality is measured on one similarity matrix a
 stream, with as many fixed and random boundaries as surprise found.
 
+Two honest extras of the card: *recency*, logs whose order is asked for (fetched events carry no position), and *prose*,
+boundaries against the paragraphs of a book that the model was not trained on. Logs have at most 32 events (as in the
+model's training), so that all that left the window may be fetched: what is asked is whether order survives without
+positions, not whether the right events are found.
+
 ``quick`` is shrunk to half a minute on two cores: six streams of 640 tokens and six variants, chunk 128. Streams run
 from ``FIRST_SEED`` on; settings were tried on lower seeds only for their running time. The full scale was run twice on
 the same streams: the first run measured no segments, because ``segments`` (the longest stream whose similarity matrix
@@ -77,6 +82,8 @@ _QUICK: dict[str, Any] = {
     "order": {},
     "passkey": {},
     "passkey_variants": [],
+    "recency": {"32": 10},
+    "prose": {},
     "segments": 4000,
 }
 _FULL = {
@@ -89,6 +96,8 @@ _FULL = {
     "order": {"2048": 10},
     "passkey": {"512": 4, "1536": 16, "8192": 2},
     "passkey_variants": [SM, STREAMING, FULL],
+    "recency": {"32": 60},
+    "prose": {"2048": 4},
 }
 #: Streams of study seed 0; settings were tried on lower ones.
 FIRST_SEED = 52_000
@@ -126,7 +135,8 @@ class EMLLMStudy(Study):
 
 def _plan(settings: Mapping[str, Any]) -> list[tuple[str, int, int]]:
     """Part, length of the stream (tokens), number of the stream."""
-    counted = (("episodes", settings["lengths"]), ("order", settings["order"]), ("passkey", settings["passkey"]))
+    counted = [("episodes", settings["lengths"])]
+    counted += [(part, settings[part]) for part in ("order", "passkey", "recency", "prose")]
     return [(part, int(length), index) for part, sizes in counted for length, n in sizes.items() for index in range(n)]
 
 
@@ -262,5 +272,40 @@ def _plain(loaded: LoadedModel, memory: Any, stream: Any, question: Any) -> floa
     return float(said == gold)
 
 
-_PARTS = {"episodes": _episodes, "order": _order, "passkey": _passkey}
+def _recency(loaded: LoadedModel, settings: Mapping[str, Any], seed: int, length: int, index: int) -> Iterable[dict]:
+    """Which of two events of a log came first? Fetched events have no position, so a memory may not know.
+
+    ``length``: events in the log; it is shorter than the trained window, so the plain model reads it as a whole.
+    """
+    from workbench.memory.cache.full import FullCache
+    from workbench.tasks.episodes import ask, order_stream, read_stream
+
+    stream = order_stream(loaded.tokenizer, (FIRST_SEED + seed) * 1_000 + 700 + index, events=length)
+    plain = _plain(loaded, FullCache().bind(loaded.model), stream, stream.asks[0])
+    yield _line("recency", FULL, length, index, "correct", plain)
+    memory = make(S, settings["shared"], index).bind(loaded.model)
+    read_stream(loaded, memory, stream)
+    yield _line("recency", S, length, index, "correct", ask(loaded, memory, stream.asks[0])["correct"])
+    memory.unbind()
+
+
+def _prose(loaded: LoadedModel, settings: Mapping[str, Any], seed: int, length: int, index: int) -> Iterable[dict]:
+    """Boundaries against the paragraphs of a real book; nothing is claimed. Without the book there are no rows."""
+    from workbench.tasks.episodes import boundary_scores, prose_stream, read_stream
+
+    try:
+        stream = prose_stream(loaded.tokenizer, 5 + 7 * seed + index, tokens=length)
+    except FileNotFoundError:
+        return
+    memory = make(SM, settings["shared"], index).bind(loaded.model)
+    read_stream(loaded, memory, stream)
+    raw = [at for _, at in memory.boundaries]
+    found = {S: raw, SM: [at for at, _ in memory.boundaries], **same_number(raw, memory.n_init, length, index)}
+    memory.unbind()
+    for label, places in found.items():
+        for metric, value in boundary_scores(places, stream.boundaries, length).items():
+            yield _line("prose", label, length, index, metric, value)
+
+
+_PARTS = {"episodes": _episodes, "order": _order, "passkey": _passkey, "recency": _recency, "prose": _prose}
 STUDIES.register("em-llm")(EMLLMStudy())

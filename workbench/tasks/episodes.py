@@ -152,3 +152,42 @@ def passkey_stream(tokenizer: Any, seed: int, *, tokens: int) -> EpisodeStream:
     stop = next(i for i, (_, last) in enumerate(coded["offset_mapping"]) if last >= end)
     question = Ask("\nQUESTION: What is the pass key? ANSWER:", f" {answer}", 0, stop, "passkey")
     return EpisodeStream(tuple(coded["input_ids"]), (), (question,), body)
+
+
+def order_stream(tokenizer: Any, seed: int, *, events: int = 32) -> EpisodeStream:
+    """A log of ``events`` events and the question which of two came first (or last); the answer is A or B."""
+    from workbench_datasets._world_order import order
+    from workbench_datasets.small_world import world
+
+    if not 2 <= events <= 32:
+        raise BadInput(f"events={events}: a log has 2 to 32 of them, as in the model's training")
+    document = order(world(), random.Random(f"em-llm-order:{seed}"), size=events, questions=1)
+    at, end = document.text.index("QUESTION:"), document.text.index("ANSWER:") + len("ANSWER:")
+    body = document.text[:at].rstrip("\n")
+    ids = tuple(tokenizer(body)["input_ids"])
+    question = Ask("\n" + document.text[at:end], f" {document.answers[-1].text.strip()}", 0, len(ids), "order")
+    return EpisodeStream(ids, (), (question,), body)
+
+
+def prose_stream(tokenizer: Any, number: int, *, tokens: int, book: str = "sherlock-holmes") -> EpisodeStream:
+    """Paragraphs of a held-out book, ``number`` x ``tokens`` tokens into it; each paragraph's begin is a boundary.
+
+    Paragraphs are joined by a space: nothing in the text shows the break. Raises FileNotFoundError without the book.
+    """
+    from workbench_datasets import books
+
+    parts = [part for part in books.read(book).split("\n\n") if len(part.split()) >= 12]
+    ids: list[int] = [tokenizer.bos_token_id]
+    edges: list[int] = []
+    skip = number * tokens
+    for part in parts:
+        coded = tokenizer(f" {part}", add_special_tokens=False, verbose=False)["input_ids"]
+        if skip > 0:
+            skip -= len(coded)
+            continue
+        if len(ids) > 1:
+            edges.append(len(ids))
+        ids += coded
+        if len(ids) >= tokens:
+            break
+    return EpisodeStream(tuple(ids[:tokens]), tuple(at for at in edges if at < tokens), (), "")

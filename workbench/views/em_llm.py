@@ -25,6 +25,8 @@ PANELS = {
     ("episodes", "boundary F1"): "boundaries: F1 against gold (± 2 tokens)",
     ("order", "correct"): "the answer lies in the next episode: share right",
     ("passkey", "correct"): "pass key: share right",
+    ("recency", "correct"): "which event came first: share right",
+    ("prose", "boundary F1"): "paragraphs of a real book: F1 (± 2 tokens)",
 }
 PASSKEY, RETRIEVAL = PANELS["passkey", "correct"], "LongBench retrieval, Mistral v2 4k+2k (paper): share right"
 _KINDS = ("surprise", "after refinement", "gold")
