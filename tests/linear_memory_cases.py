@@ -26,7 +26,7 @@ class Case:
     """``documents``: offsets of packed rows; ``start``: an initial state that gets a gradient; ``dims`` (D, Dv)."""
 
     rule: str
-    length: int = 100
+    length: int = 70
     dims: tuple[int, int] = (20, 24)
     heads: tuple[int, int] = (2, 2)
     batch: int = 1
@@ -69,7 +69,7 @@ class Case:
         return made
 
 
-PACKED = (0, 0, 1, 40, 40, 77, 100)
+PACKED = (0, 0, 1, 34, 34, 60, 70)
 CASES = {rule: Case(rule) for rule in RULES}
 CASES |= {f"{rule}, packed": Case(rule, documents=PACKED) for rule in RULES}
 CASES |= {
@@ -84,8 +84,8 @@ CASES |= {
     "elu+1, gated delta": Case("gated-delta", feature_map="elu+1", length=40),
     "elu+1, vector": Case("vector", feature_map="elu+1", length=40),
     "relu": Case("scalar", feature_map="relu"),
-    "taylor": Case("linear", feature_map="taylor", dims=(5, 16), length=70, normalize=True),
-    "taylor, gated": Case("scalar", feature_map="taylor", dims=(6, 16), length=70),
+    "taylor": Case("linear", feature_map="taylor", dims=(5, 16), length=50, normalize=True),
+    "taylor, gated": Case("scalar", feature_map="taylor", dims=(6, 16), length=50),
 }
 
 
