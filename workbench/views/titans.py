@@ -134,7 +134,7 @@ def attention_mask(mask: Any, groups: Sequence[tuple[str, int]], *, title: str =
         y=alt.Y("token:O", title="token that asks", axis=alt.Axis(labelOverlap=True)),
         color=colour, tooltip=["token:O", "column:O", "kind:N"],
     )  # fmt: skip
-    size = max(5, min(14, 420 // max(len(kinds), 1)))
+    size = max(5, min(14, 260 // max(len(kinds), 1)))
     return theme.themed(cells.properties(width=size * len(kinds), height=size * len(seen)), title, subtitle)
 
 
@@ -144,7 +144,7 @@ def inner_curves(frame: pd.DataFrame, part: str, *, title: str = "", subtitle: s
     x_title = {"A2": "pairs written, once each", "A4": "tokens whose gradients are taken together (b)"}[part]
     return line_with_band(
         rows, "x", "value", low="low", high="high", colour="variant", log_x=part == "A4", zero=True,
-        width=300,
+        width=270,
         x_title=x_title, y_title="share of pairs recalled", title=title, subtitle=subtitle,
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ def recall_curves(
     rows = frame[(frame["part"] == part) & (frame["metric"] == "recall") & frame["variant"].isin(models)]
     x_title = "length of the stream (tokens)" if part == "length" else "facts in the stream"
     return line_with_band(
-        _means(rows), "x", "value", low="low", high="high", colour="variant", order=list(models), zero=True, width=310,
+        _means(rows), "x", "value", low="low", high="high", colour="variant", order=list(models), zero=True, width=270,
         x_title=x_title, y_title="recall of facts", title=title, subtitle=subtitle,
     )  # fmt: skip
 
@@ -176,7 +176,7 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
             break
     dots = paper_recorded_live(
         _ablation(live), _table_5(reported), _ablation(recorded), item="item", unit="accuracy, recall (share)",
-        title="Ablation: long-context accuracy, and recall beyond the trained length", width=380, row_height=36,
+        title="Ablation, beyond the trained length", width=300, row_height=36,
         items=list(ABLATION.values()),
     )  # fmt: skip
     note = [
