@@ -54,9 +54,9 @@ def _panel(data: pd.DataFrame, name: str, colour: alt.Scale, width: int) -> alt.
     base = alt.Chart(data, title=name).encode(
         x=alt.X(
             "length:Q",
-            title="length of a row (tokens)",
+            title="length of a row (k = 1,024 tokens)",
             scale=alt.Scale(type="log", base=2),
-            axis=alt.Axis(values=lengths, format="~s"),
+            axis=alt.Axis(values=lengths, labelExpr="datum.value / 1024 + 'k'", labelOverlap=False),
         ),
         y=alt.Y("median_ms:Q", title=f"ms for {tokens:,} tokens", scale=alt.Scale(type="log")),
         color=alt.Color("item:N", title=None, scale=colour),
