@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -80,6 +81,7 @@ class MixerLM(PreTrainedModel, GenerationMixin):
         self.embed = nn.Embedding(config.vocab_size, config.dim)
         nn.init.normal_(self.embed.weight, std=0.02)
         self.blocks = nn.ModuleList(MixerBlock(config.dim, mixer, inner) for mixer in _mixers(config))
+        self.config = _spelt_out(config, [block.mixer for block in self.blocks])
         self.norm = nn.RMSNorm(config.dim, eps=1e-6)
         self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
         self.post_init()
@@ -194,6 +196,16 @@ def _mixers(config: MixerConfig) -> list[MemoryLayer]:
             settings.setdefault("conv", config.conv)
         made.append(build_layer(entry["mixer"], config.dim, **settings))
     return made
+
+
+def _spelt_out(config: MixerConfig, mixers: list[Any]) -> MixerConfig:
+    """A copy with every setting of every mixer, so that what is saved does not change with a default."""
+    whole = copy.deepcopy(config)
+    whole.mixers = [
+        {"mixer": entry["mixer"], **{name: value for name, value in mixer.settings().items() if name != "dim"}}
+        for entry, mixer in zip(config.mixers, mixers)
+    ]
+    return whole
 
 
 def _takes_conv(slug: str) -> bool:

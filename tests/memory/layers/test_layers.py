@@ -215,6 +215,17 @@ def test_weights_go_through_safetensors(case: Case, tmp_path) -> None:
 
 
 @every_layer
+def test_its_settings_build_the_same_layer(case: Case) -> None:
+    layer = case.layer()
+    settings = {name: value for name, value in layer.settings().items() if name != "dim"}
+    again = build_layer(case.slug, DIM, **settings).double()
+    again.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(again(tokens())[0], layer(tokens())[0], rtol=0, atol=0)
+    assert again.settings() == layer.settings()
+    assert case.model().config.mixers == [{"mixer": case.slug, **settings}] * 2
+
+
+@every_layer
 def test_a_model_of_it_saves_loads_and_generates_as_if_it_read_all_anew(case: Case, tmp_path) -> None:
     from transformers import AutoModelForCausalLM
 
