@@ -11,18 +11,23 @@ from transformers import Cache, PreTrainedModel
 from workbench.errors import MemoryError_
 
 if TYPE_CHECKING:
+    from workbench.memory.cache._pass import Pass
     from workbench.memory.cache._rows import Row
 
 
 class AsCache(Cache):
-    """``fed``: tokens of the stream; ``width``: columns that are held; ``rows``: of the batch."""
+    """``fed``: tokens of the stream; ``rows``: of the batch."""
 
     fed: int
     rows: list[Row]
+    _pass: Pass | None
 
     @property
     def width(self) -> int:
-        raise NotImplementedError
+        """Columns of the tensors: the longest row (stored length; see ``fed`` for the stream's)."""
+        if self._pass is not None:
+            return self._pass.width
+        return self.layers[0].width if self.layers else 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         return self.fed

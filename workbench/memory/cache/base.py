@@ -375,13 +375,6 @@ class TokenCache(AsCache):
             layer.put_back(keys, values)
 
     # ------------------------------------------------------------------ transformers.Cache (the rest: _as_cache.py)
-    @property
-    def width(self) -> int:
-        """Columns of the tensors: the longest row (stored length; see ``fed`` for the stream's)."""
-        if self._pass is not None:
-            return self._pass.width
-        return self.layers[0].width if self.layers else 0
-
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows of the batch, in this order (a row may be taken more than once)."""
         order = torch.as_tensor(indices).cpu()
