@@ -313,3 +313,14 @@ def test_a_loaded_model_takes_edits_and_gives_them_back(embedded):
     assert len(memory) == 1
     with embedded.use(memory="ft-l"):
         assert embedded.memory.slug == "ft-l"
+
+
+@pytest.mark.parametrize("slug", list(EDITORS))
+def test_edits_of_a_model_in_bfloat16_are_kept_in_float32(slug, tokenizer):
+    model = tiny("llama").to(torch.bfloat16)
+    memory = MEMORIES.get(slug)(**EDITORS[slug]).bind(model, tokenizer)
+    memory.write(PROMPT, TARGET, subject="Tida Fursk")
+    assert all(value.dtype == torch.float32 for value in memory._state()[0].values())
+    assert logits(model, tokenizer).dtype == torch.bfloat16
+    assert memory.learned()[0].norm > 0
+    memory.unbind()
