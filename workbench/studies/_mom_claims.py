@@ -40,6 +40,12 @@ def _over_models(values: pd.Series) -> Interval:
     return statistics.of_differences(values.to_numpy())
 
 
+def _few(table: pd.DataFrame) -> str:
+    """What to say where the interval is not over models."""
+    models = table.groupby(level=[name for name in table.index.names if name != "unit"]).ngroups
+    return "" if models > 1 else " (one model of each: the interval is over test sequences and says nothing of others)"
+
+
 def difference(frame: pd.DataFrame, first: str, second: str) -> Outcome:
     """Recall of ``first`` minus ``second`` at the largest number of pairs that was trained."""
     wide = _wide(frame, "recall", "recall", PAIRS)
@@ -49,7 +55,7 @@ def difference(frame: pd.DataFrame, first: str, second: str) -> Outcome:
         )
     pair = wide[[first, second]].dropna()
     note = f"{first} {pair[first].mean():.3f}, {second} {pair[second].mean():.3f} at {PAIRS} pairs"
-    return Outcome.of(_over_models(pair[first] - pair[second]), 0.0, ">", note)
+    return Outcome.of(_over_models(pair[first] - pair[second]), 0.0, ">", note + _few(pair))
 
 
 def better_than_one(frame: pd.DataFrame) -> Outcome:
@@ -84,7 +90,7 @@ def more_memories(frame: pd.DataFrame) -> Outcome:
     table = wide[list(SIZES)].dropna()
     slopes = np.polyfit(np.log2(list(SIZES.values())), table.to_numpy().T, 1)[0]
     note = "recall " + ", ".join(f"N={SIZES[name]} {table[name].mean():.3f}" for name in SIZES)
-    return Outcome.of(_over_models(pd.Series(slopes, table.index)), 0.0, ">", note)
+    return Outcome.of(_over_models(pd.Series(slopes, table.index)), 0.0, ">", note + _few(table))
 
 
 def constant_decoding(frame: pd.DataFrame) -> Outcome:
@@ -119,7 +125,7 @@ def balanced(frame: pd.DataFrame) -> Outcome:
     gap = pair[without] - pair[with_]
     models = gap.groupby(level=[name for name in gap.index.names if name != "unit"]).mean()
     found = statistics.t_interval(models.to_numpy()) if len(models) > 1 else statistics.bootstrap(gap.to_numpy())
-    return Outcome.of(found, 0.0, ">", note)
+    return Outcome.of(found, 0.0, ">", note + _few(pair))
 
 
 def separation(frame: pd.DataFrame) -> Outcome:

@@ -252,7 +252,7 @@ def _percent(frame: pd.DataFrame | None) -> pd.DataFrame | None:
     rows = frame[(frame["part"] == "recall") & (frame["x"] == PAIRS) & frame["variant"].isin(SAME)]
     if not len(rows):
         return None
-    means = _means(_over_models(rows), ["variant", "x"], "value").rename(columns={"variant": "item"})
+    means = _shares(_over_models(rows), ["variant", "x"], "value").rename(columns={"variant": "item"})
     return means.assign(**{name: 100 * means[name] for name in ("value", "low", "high")})
 
 
