@@ -15,7 +15,8 @@ A first try of 200 edits with shards of 100 and 40 steps, on one stream of the o
 matrix of 200,000 entries holds far fewer edits a shard than one of 45 million. Shards of 25 and 20 steps were then
 chosen on the first people at 96 edits (8 shards did better than 2), and the study moved to streams not seen before.
 What is left of a block is merged when it ends. The full scale was cut to what two cores do in a quarter of an hour: two
-streams of 200 edits, sweeps of 48 edits on one stream; what a deadline leaves out is the end of the plan. The quick scale is 12 edits of 12 steps (GRACE: 30), in shards of 4.
+streams of 200 edits, sweeps of 48 edits on one stream; a deadline leaves out the end of the plan. The quick scale is 12
+edits of 12 steps (GRACE: 30), in shards of 4.
 """
 
 from __future__ import annotations
