@@ -98,7 +98,7 @@ def learnt(
             f"neither {high} ({both[high].mean():.3f}) nor {low} ({both[low].mean():.3f}) recalls"
         )
     difference = both[high] - both[low]
-    interval = statistics.t_interval(difference) if over.startswith("over") else statistics.bootstrap(difference)
+    interval = statistics.t_interval(difference) if over.startswith("over") else statistics.of_differences(difference)
     return Outcome.of(
         interval, threshold, direction, f"{high} {both[high].mean():.3f}, {low} {both[low].mean():.3f}, {over}"
     )

@@ -45,9 +45,9 @@ _QUICK: dict[str, Any] = {
     "distance_length": 512,
     "facts": [],
     "facts_length": 512,
-    "test_sequences": 16,
+    "test_sequences": 24,
     "batch_tokens": 16_384,
-    "groups": 16,
+    "groups": 24,
     "live": {
         "recipe": {"steps": 60, "batch": 8, "lr": 8e-3, "warmup": 5}, "sequences": 2000, "length": 40, "facts": 4,
     },

@@ -190,7 +190,7 @@ KNOWN = [
     ("C1", alone("A1", {DEEP: UP}), "inconclusive"),
     ("C1-TRAINED", asked("length", {L: 0.8, claims.LINEAR: 0.5}, 1024), "holds"),
     ("C1-TRAINED", asked("length", {L: 0.8, claims.LINEAR: 0.5}, 128), "inconclusive"),  # not beyond the training
-    ("C1-TRAINED", asked("length", {L: 0.8, claims.LINEAR: 0.5}, 1024, models=1), "holds"),
+    ("C2-MOMENTUM", asked("length", {L: 0.8, claims.NO_MOMENTUM: 0.5}, 1024, models=1), "holds"),
     ("C2-MOMENTUM", asked("length", {L: 0.5, claims.NO_MOMENTUM: 0.8}, 1024), "not reproduced"),
     ("C2-DECAY", asked("length", {L: 0.01, claims.NO_DECAY: 0.0}, 1024), "inconclusive"),  # nothing was learnt
     ("C3", asked("length", {L: 0.8, claims.DELTA: 0.5, claims.TTT: 0.6, claims.HEBBIAN: 0.1}, 512), "holds"),
@@ -271,6 +271,26 @@ def test_the_papers_numbers():
     assert table.loc["LMM", "long-context accuracy"] == 92.68
     assert table.loc["linear memory", "perplexity"] == 28.49
     assert set(views.ABLATION) <= set(table.index)
+
+
+def test_the_notebook_says_what_is_recorded():
+    """Numbers of the notebook's fifth section."""
+    from workbench_datasets import recorded
+
+    frame = recorded.load("titans", "full")
+    recall = frame[frame["metric"] == "recall"]
+    far = recall[(recall["part"] == "distance") & (recall["x"] == 10_000)].groupby("variant")["value"].mean()
+    assert far[claims.MAC] > 0.95
+    assert far[claims.MAG] == pytest.approx(0.89, abs=0.01)
+    assert far[[claims.WINDOW, claims.MAL]].max() < 0.02
+    many = recall[(recall["part"] == "facts") & (recall["x"] == 64)].groupby("variant")["value"].mean()
+    assert many[claims.LMM] == pytest.approx(0.18, abs=0.01)
+    assert many[[claims.LINEAR, claims.DELTA, claims.HEBBIAN, claims.TTT]].between(0.295, 0.325).all()
+    verdicts = {name: found.verdict for name, found in STUDIES.get("titans").judge(frame, "full").items()}
+    assert [name for name, verdict in verdicts.items() if verdict == "not reproduced"] == ["FORGET-ZERO"]
+    assert [name for name, verdict in verdicts.items() if verdict == "inconclusive"] == [
+        "C1-TRAINED", "C2-MOMENTUM", "C2-DECAY", "C3", "C4-ORDER",
+    ]  # fmt: skip
 
 
 @pytest.mark.slow
