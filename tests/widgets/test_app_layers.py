@@ -82,9 +82,7 @@ def test_a_generation_leaves_its_states_to_look_at(app):
     app.tabs["generation"].length.value = 3
     app.tabs["generation"].generate()
     assert app.status.error == ""
-    assert (
-        app.session.model.memory.get_seq_length() == len(app.session.tokens()) + 2
-    )  # the last is not read
+    assert app.session.model.memory.get_seq_length() == len(app.session.tokens()) + 2  # the last is not read
 
 
 def test_a_cache_memory_is_refused_and_the_states_stay(app):
