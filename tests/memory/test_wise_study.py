@@ -152,11 +152,13 @@ def test_the_quick_run_has_what_the_card_wants(quick):
 
 def test_the_plan_begins_with_what_must_hold_and_shares_one_point():
     plan = study_module.plan(study_module._FULL)
-    first = plan[: 3 * len(study_module._FULL["methods"])]
+    first = plan[: study_module._FULL["streams"] * len(study_module._FULL["methods"])]
     assert {(cell[0], cell[4]) for cell in first} == {("main", 200)}
     assert {cell[1] for cell in first} == set(study_module._FULL["methods"])
-    points = [(cell[2], cell[3]) for cell in plan if cell[0] == "sweep"]
-    assert all(study_module.BASE.get(name) != value for name, value in points)
+    points = [(cell[2], cell[3], cell[4]) for cell in plan if cell[0] == "sweep"]
+    assert all(study_module.BASE.get(name) != value for name, value, _ in points)
+    for name, value, length in points:  # every point is a memory that can be made
+        study_module.make("WISE", study_module._FULL, 0, **study_module._changed(name, value, length, 0))
     shared = study_module._shared([{"setting": "base", "metric": "right"}], {"k": [1, 2], "rho": [0.2, 1.0]})
     assert [row["setting"] for row in shared] == ["k=2", "rho=0.2"]
 
