@@ -144,7 +144,7 @@ def inner_curves(frame: pd.DataFrame, part: str, *, title: str = "", subtitle: s
     x_title = {"A2": "pairs written, once each", "A4": "tokens whose gradients are taken together (b)"}[part]
     return line_with_band(
         rows, "x", "value", low="low", high="high", colour="variant", log_x=part == "A4", zero=True,
-        width=270,
+        width=250,
         x_title=x_title, y_title="share of pairs recalled", title=title, subtitle=subtitle,
     )  # fmt: skip
 
@@ -156,7 +156,7 @@ def recall_curves(
     rows = frame[(frame["part"] == part) & (frame["metric"] == "recall") & frame["variant"].isin(models)]
     x_title = "length of the stream (tokens)" if part == "length" else "facts in the stream"
     return line_with_band(
-        _means(rows), "x", "value", low="low", high="high", colour="variant", order=list(models), zero=True, width=270,
+        _means(rows), "x", "value", low="low", high="high", colour="variant", order=list(models), zero=True, width=250,
         x_title=x_title, y_title="recall of facts", title=title, subtitle=subtitle,
     )  # fmt: skip
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from workbench.errors import BadInput
 from workbench.memory.layers._titans_memory import NeuralCore, Watched
@@ -107,7 +108,7 @@ class TitansLayer(MemoryLayer):
         """One line a written token, mean over heads: what is left of its pair now.
 
         Columns: position, token (of ``labels``), error ||M(k) - v||^2, static_error (the same of M_0: what the learned
-        first weights know without memory), rank (of v among all written values, 0 is nearest).
+        first weights know without memory), rank (of v among all written values by the angle to M(k), 0 is nearest).
         """
         import pandas as pd
 
@@ -119,8 +120,9 @@ class TitansLayer(MemoryLayer):
             raise BadInput(f"labels must name the {k.shape[1]} tokens written, got {len(labels)}")
         start = self.core.start(1, self.device, self.state_dtype)
         answers = [self._answers(k, state) for state in (self.held, start)]
-        gaps = torch.cdist(answers[0].transpose(1, 2)[0], v.transpose(1, 2)[0])  # h t t
-        ranks = (gaps < gaps.diagonal(dim1=1, dim2=2)[..., None]).sum(-1).double().mean(0)
+        said, known = (normalize(x.transpose(1, 2)[0], dim=-1) for x in (answers[0], v))
+        alike = said @ known.mT  # h t t
+        ranks = (alike > alike.diagonal(dim1=1, dim2=2)[..., None]).sum(-1).double().mean(0)
         errors = [(answer - v).square().sum(-1).mean(-1)[0].tolist() for answer in answers]
         places = list(range(k.shape[1]))
         rows = (places, labels or [""] * len(places), *errors, ranks.tolist())
