@@ -7,7 +7,7 @@ writes one seed's models beside the record; ``quick`` loads those and trains one
 
 All variants are trained with the same streams, steps and learning rate. Their states differ: a deep memory of this
 size holds 8 times the floats of a linear one, and momentum doubles both. Test streams come from seeds that no training
-used; settings were tried on the seeds 900 and up only.
+used; settings were tried on other seeds only.
 
 The sizes are ours, so that eleven variants fit into minutes: streams of 32, then 64, then 128 tokens, tests to eight
 times that length, windows and segments of 32. So is the sum of the two branches in MAC and MAG: with the product, which
@@ -79,7 +79,7 @@ _FULL: dict[str, Any] = {
     "cost_lengths": [256, 1024, 4096, 16384],
 }
 PARTS = ("A1", "A2", "A3", "A4")
-#: Streams of study seed 0 for part A; settings were tried on 900 and up.
+#: Streams of study seed 0 for part A; settings were tried on others.
 FIRST_SEED = 10_000
 
 
