@@ -20,7 +20,9 @@ from workbench.studies import _jrt_parts as parts
 from workbench.training.tiny import bundle_target, load_bundle
 from workbench.views import just_read_twice as pictures
 from workbench.views._jrt_figure import orders_of, prompt_table
-from workbench_datasets import notes, reported
+from workbench_datasets import notes, recorded, reported
+from workbench_datasets.set_disjointness import set_disjointness
+from workbench_datasets.small_world import world
 
 SLUG = "just-read-twice"
 QUIET = Progress(quiet=True)
@@ -133,6 +135,54 @@ def test_training_pools_grow_by_stages_and_mask_their_padding():
     late = models.notes_stages(settings)(10)
     lengths = late.extras["attention_mask"].sum(1)
     assert lengths.max() > 1.8 * lengths.min(), "half of the notes are read twice"
+
+
+# ---- what ships ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def record() -> pd.DataFrame:
+    return recorded.load(SLUG, "full")
+
+
+def test_the_shipped_models_are_as_good_as_the_recorded_run_says(record):
+    rows = record[(record["experiment"] == "sets") & (record["unit"].astype(str) == "0")]
+    held = parts.shipped("sets-")
+    assert len(held) == 9
+    for name in ("sets-causal-64x16", "sets-prefix-32x4", "sets-non-causal-48x8"):
+        mode, size = name.removeprefix("sets-").rsplit("-", 1)
+        dim, key_dim = map(int, size.split("x"))
+        for first, second in ((4, 16), (76, 4)):
+            asked = set_disjointness(300, first, second, vocabulary=256, seed=99, split="test")
+            found = parts.answers_right(held[name], asked, "cpu", 100)
+            same = rows[(rows["item"] == mode) & (rows["x"] == models.state_bytes(dim, key_dim))]
+            same = same[(same["first"] == first) & (same["second"] == second)]
+            (known,) = same["value"]
+            error = (known * (1 - known) * (1 / 300 + 1 / 1000)) ** 0.5
+            assert abs(found - known) < 4 * error + 0.01, (name, first, second)
+
+
+def test_the_shipped_language_models_know_the_kind_that_is_asked_for_and_not_the_name():
+    """Why repeating the prompt is worth nothing to them: right where one fact is of the kind, else a draw."""
+    small, asked = world(0), notes.notes(150, 8, seed=98)
+    said = parts.reader(parts.shipped("notes-")["notes-causal"])([f"{n.context} {n.question}" for n in asked])
+    frame = pd.DataFrame(
+        {
+            "rivals": [sum(w.strip(".") in small.objects(n.relation) for w in n.context.split()) for n in asked],
+            "right": [word == n.answer for word, n in zip(said, asked)],
+            "kind": [word in small.objects(n.relation) for word, n in zip(said, asked)],
+        }
+    )
+    assert frame["kind"].mean() > 0.95
+    assert frame.loc[frame["rivals"] == 1, "right"].mean() > 0.95
+    assert frame.loc[frame["rivals"] > 1, "right"].mean() < 0.65
+
+
+def test_the_recorded_run_says_what_the_notebook_says(record):
+    verdicts = {key: found.verdict for key, found in STUDIES.get(SLUG).judge(record, "full").items()}
+    holds = {"E1a", "E1b", "C5b", "C6"}
+    assert {key for key, verdict in verdicts.items() if verdict == HOLDS} == holds
+    assert {key for key, verdict in verdicts.items() if verdict == NOT_REPRODUCED} == {"C2d", "C5a"}
 
 
 # ---- claims -------------------------------------------------------------------------------------------------------
