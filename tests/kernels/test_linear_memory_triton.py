@@ -110,3 +110,21 @@ def test_a_call_that_triton_cannot_take_is_told_why() -> None:
         with pytest.raises(ValueError, match=r"^q is on cpu, Triton kernels need a CUDA device"):
             linear_recurrence(x, x, x, impl="triton")
     assert linear_recurrence(x, x, x)[0].shape == x.shape
+
+
+def test_what_no_card_has_confirmed_is_refused() -> None:
+    from workbench_kernels.linear_memory.portable import launch
+
+    def told(dims: tuple[int, int], dtype: torch.dtype, **words: Any) -> str | None:
+        q, v = (torch.zeros(1, 4, 2, d, dtype=dtype) for d in dims)
+        given: dict[str, Any] = {"delta": True, "feature_map": "identity", "chunk": None}
+        return launch._unchecked(q, v, **(given | words))
+
+    for dims in ((20, 24), (16, 40), (32, 32), (1, 1), (128, 64)):
+        assert str(told(dims, torch.bfloat16)).startswith(f"beta is given with head dims {dims}")
+        assert told(dims, torch.bfloat16, delta=False) is None
+    assert told((64, 128), torch.bfloat16) is None
+    assert told((32, 32), torch.float32) is None
+    assert "feature_map 'elu+1'" in str(told((64, 64), torch.bfloat16, feature_map="elu+1"))
+    assert "chunk is 32" in str(told((64, 64), torch.bfloat16, chunk=32))
+    assert told((64, 64), torch.bfloat16, chunk=64) is None

@@ -112,7 +112,8 @@ def linear_recurrence(
     feature map. ``offsets`` [0, ..., S] packs documents in batch 1, each with its own row of the state.
     ``check_values=False`` leaves out the looks for NaN and for gates out of range, which wait for a GPU's queue and
     cannot be had under ``torch.func.vmap`` or in a CUDA graph; shapes, types and devices are always checked.
-    ``impl``: "auto" picks by device and call, "triton" (CUDA; bfloat16, float16, float32; chunks of 16, 32 or 64),
+    ``impl``: "auto" picks by device and call, "triton" (CUDA; bfloat16, float16, float32; delta rules at the head
+    dims that a card has confirmed),
     "chunked" (torch, any device) or "reference" (token by token, the specification).
 
     Returns y (B, S, H, Dv) in the dtype of q, and the final state (B or documents, H, D', Dv or Dv + 1 with
@@ -179,8 +180,7 @@ def _pick(
 ) -> str:
     """The implementation that takes a call; raises ``ValueError`` when the one asked for by name cannot."""
     if impl == "auto":
-        worth = _worth(q) and beta is None and (log_decay is None or log_decay.dim() == 3)
-        if not worth:
+        if not _worth(q):
             return "chunked"
     elif impl != "triton":
         return impl
@@ -201,14 +201,12 @@ def _triton_refuses(
 ) -> str | None:
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "torch.func transforms do not go through the Triton kernels"
-    if chunk is not None and chunk not in (16, 32, 64):
-        return f"chunk is {chunk}, Triton kernels take 16, 32, 64 or None"
     try:
         from workbench_kernels.linear_memory.portable import launch
     except ImportError as missing:
         return f"impl 'triton' cannot be imported here: {missing}"
     vector = log_decay is not None and log_decay.dim() == 4
-    return launch.refusal(q, v, delta=beta is not None, vector=vector, feature_map=feature_map)
+    return launch.refusal(q, v, delta=beta is not None, vector=vector, feature_map=feature_map, chunk=chunk)
 
 
 def _documents(run: Any, inputs: list[Any], state: Tensor, offsets: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:

@@ -17,6 +17,15 @@ from workbench_kernels.linear_memory.portable.states import states_kernel
 INTERPRETED = not isinstance(states_kernel, triton.runtime.JITFunction)
 #: Widest keys and values; for the Taylor map, whose features are 1 + f + f^2, the widest f.
 WIDEST, WIDEST_TAYLOR = 256, 32
+#: Tokens of a chunk. The interpreter takes 16, 32 and 64 in any type; on a card only these have been checked.
+CHUNKS = {torch.bfloat16: 64, torch.float16: 32, torch.float32: 32}
+#: (D, Dv) at which the delta rules agree with float64 on a Hopper card. At narrower bfloat16 heads they do not: there
+#: the state's update (fewer than 64 rows) is an mma.sync in the same loop as a wgmma, and reads come out wrong.
+DELTA = {
+    torch.bfloat16: ((64, 64), (64, 128), (128, 128), (256, 256)),
+    torch.float16: ((64, 64), (128, 128)),
+    torch.float32: ((32, 32), (64, 64), (128, 128)),
+}
 
 
 def on(x: Tensor) -> AbstractContextManager[Any]:
@@ -35,7 +44,9 @@ def start(kernel: Any, programs: int, shape: tuple[int, int], flags: Flags, *arg
         launch(kernel, (programs, 1, 1), (*arguments, flags), constants, **words)
 
 
-def refusal(q: Tensor, v: Tensor, *, delta: bool, vector: bool, feature_map: str) -> str | None:
+def refusal(
+    q: Tensor, v: Tensor, *, delta: bool, vector: bool, feature_map: str, chunk: int | None = None
+) -> str | None:
     """Why no kernel of this folder can take the call, beginning with the argument's name; None = it can."""
     if not (q.is_cuda or INTERPRETED):
         return f"q is on {q.device}, Triton kernels need a CUDA device"
@@ -52,4 +63,19 @@ def refusal(q: Tensor, v: Tensor, *, delta: bool, vector: bool, feature_map: str
         return "log_decay is a gate per channel, which the Triton kernels do not combine with beta"
     if feature_map == "taylor" and (delta or vector):
         return "feature_map is taylor, which the Triton kernels combine with a scalar gate at most"
+    if chunk not in (None, 16, 32, 64):
+        return f"chunk is {chunk}, Triton kernels take 16, 32, 64 or None"
+    return None if INTERPRETED else _unchecked(q, v, delta, feature_map, chunk)
+
+
+def _unchecked(q: Tensor, v: Tensor, delta: bool, feature_map: str, chunk: int | None) -> str | None:
+    """What no card has confirmed is not computed on one."""
+    if chunk not in (None, CHUNKS[q.dtype]):
+        return f"chunk is {chunk}, on a card the Triton kernels take {CHUNKS[q.dtype]} or None for {q.dtype}"
+    dims = (q.shape[3], v.shape[3])
+    if delta and dims not in DELTA[q.dtype]:
+        legal = ", ".join(map(str, DELTA[q.dtype]))
+        return f"beta is given with head dims {dims}, for which the Triton kernels are not right; legal are {legal}"
+    if delta and feature_map != "identity":
+        return f"beta is given with feature_map {feature_map!r}, which no card has confirmed; legal is 'identity'"
     return None
