@@ -221,7 +221,7 @@ def prefill_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") 
         y_title="prefill (ms, log)",
         title=title,
         subtitle=subtitle,
-        width=420,
+        width=310,
     )
 
 
