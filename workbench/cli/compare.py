@@ -88,7 +88,8 @@ def _check(output: Path | None) -> None:
 def _save(frame: pd.DataFrame, output: Path) -> None:
     from workbench.views import recall_by_state
 
-    recall_by_state(frame, title="Recall by bytes of state", subtitle=[PROBE, EQUAL_STATE]).save(str(output))
+    lines = [PROBE, "Grey: the other memories. Bytes: all that one stream carries, in float32, weights not counted."]
+    recall_by_state(frame, title="Recall by bytes of state", subtitle=lines).save(str(output))
     note(f"chart written to {output}")
 
 

@@ -120,6 +120,21 @@ def test_what_was_saved_is_evaluated_and_not_trained_again(elsewhere) -> None:
     assert set(task.compare(["registered-elsewhere"], dims=(8,), seeds=(10,), anew=True)["source"]) == {"trained here"}
 
 
+def test_every_memory_of_the_house_is_shipped_and_recalls_better_with_a_larger_state() -> None:
+    held = tiny.bundle_record(task.shipped_path())["models"]
+    built_in = [line for line in task.lines() if MEMORIES.home(line.slug)]
+    wanted = {line.variant(dim, seed) for line in built_in for dim in task.DIMS for seed in task.SEEDS}
+    assert wanted - set(held) == set()
+    frame = task.compare(["delta-net", "linear-attention", "base-conv"])
+    assert set(frame["source"]) == {"shipped"}
+    assert set(frame["seeds"]) == {3}
+    for name in ("delta-net", "linear-attention"):
+        small, middle, large = frame.loc[frame["line"] == name, "accuracy"]
+        assert small < middle < large
+        assert large > 0.95
+    assert (frame.loc[frame["line"] == "base-conv", "accuracy"] < 0.06).all()  # two tokens of state recall nothing
+
+
 def test_a_budget_takes_the_best_point_that_fits() -> None:
     import pandas as pd
 
