@@ -116,7 +116,8 @@ def _told(frame: pd.DataFrame, *modes: str) -> str:
             lines = zip(table.loc[mode].index, *(table.loc[mode][order] for order in ("small first", "large first")))
             parts = [f"{x / 1e3:.0f} kB {small:.2f}/{large:.2f}" for x, small, large in lines]
             said.append(f"{mode}: {', '.join(parts)}")
-    return "small/large set first; " + "; ".join(said)
+    one = "" if rows["unit"].nunique() > 1 else "one training seed, the interval is of test sequences alone; "
+    return f"{one}small/large set first; " + "; ".join(said)
 
 
 def order_matters(frame: pd.DataFrame) -> Outcome:
