@@ -44,8 +44,9 @@ __all__ = [
 
 #: Widths at which every layer is taken.
 DIMS = (8, 16, 32)
-#: Chosen on seed 0, where baselines, Based, Just read twice, Titans and MoM were looked at; the scored seeds are others. The lower rates are for what diverges at the
-#: first; they were added when titans-mac did, whose forward pass descends by itself.
+#: Chosen on seed 0, where baselines, Based, Just read twice, Titans and MoM were looked at; scored seeds are others.
+#: The lower rates are for what diverges at the first; they were added when titans-mac did, whose forward pass descends
+#: by itself.
 RATES = (1e-2, 3e-3, 1e-3)
 RECIPE = tiny.Recipe(steps=600, batch=32, lr=RATES[0], warmup=20, weight_decay=0.01, next_token=0.0, log_every=100)
 SEEDS = (10, 11, 12)
