@@ -17,7 +17,7 @@ from workbench.studies import _wise_claims as claims
 from workbench.studies import wise as study_module
 from workbench.tasks import edits as task
 from workbench.views import wise as views
-from workbench_datasets import reported
+from workbench_datasets import recorded, reported
 from workbench_datasets.small_world import world
 
 
@@ -203,3 +203,8 @@ def test_pictures_refuse_what_they_cannot_draw(quick):
         views.changes({"shard 0": np.zeros(3)})
     with pytest.raises(BadInput, match="no rows"):
         views.forgetting_triangle(quick[quick["kind"] == "rel"])
+
+
+def test_the_recorded_run_answers_every_claim() -> None:
+    run = recorded.load("wise", "full")
+    assert {key for key, found in STUDIES.get("wise").judge(run, "full").items() if not found.n} == set()

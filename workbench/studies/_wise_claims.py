@@ -26,6 +26,7 @@ SOURCE = "arXiv 2405.14768, ZsRE table"
 def table(frame: pd.DataFrame, edits: int | None = None, experiment: str = "main") -> pd.DataFrame:
     """One row an edit and method: rel, gen, said, loc and their mean avg (of rel, gen, loc)."""
     rows = frame[(frame.experiment == experiment) & (frame.metric == "right")]
+    rows = rows.assign(setting=rows["setting"].fillna("")) if "setting" in rows else rows  # a file has no empty text
     rows = rows[rows.edits == (rows.edits.max() if edits is None else edits)]
     keys = [key for key in ("seed", "unit", "method", "setting") if key in rows]
     wide = rows.pivot_table(index=keys, columns="kind", values="value", aggfunc="mean").reset_index()
