@@ -254,6 +254,7 @@ def sweeps(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.C
         name, value = str(setting).split("=")
         lines.append({"what": name, "value of it": value, "aim": str(kind).capitalize(), "share": found.effect,
                       "low": max(found.low, 0), "high": min(found.high, 1)})  # fmt: skip
+    lines.sort(key=lambda line: _size(line["value of it"]))  # stable: words stay as they came
     data = frame_for("sweeps", pd.DataFrame(lines), numbers=("share",), columns=("what", "aim"))
     base = alt.Chart(data).encode(
         x=alt.X("value of it:N", title=None, sort=None, axis=alt.Axis(labelAngle=0)),
@@ -264,6 +265,13 @@ def sweeps(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.C
     layers = alt.layer(base.mark_rule().encode(y=y, y2="high:Q"), base.mark_circle(size=60).encode(y="share:Q"))
     chart = layers.properties(width=180, height=150).facet(alt.Facet("what:N", title=None, sort=None), columns=3)
     return theme.themed(chart.resolve_scale(x="independent"), title or "One setting changed at a time", subtitle)
+
+
+def _size(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return 0.0
 
 
 def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None) -> alt.Chart:
