@@ -254,7 +254,7 @@ def sweeps(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.C
         name, value = str(setting).split("=")
         lines.append({"what": name, "value of it": value, "aim": str(kind).capitalize(), "share": found.effect,
                       "low": max(found.low, 0), "high": min(found.high, 1)})  # fmt: skip
-    lines.sort(key=lambda line: _size(line["value of it"]))  # stable: words stay as they came
+    lines.sort(key=lambda line: _size(str(line["value of it"])))  # stable: words stay as they came
     data = frame_for("sweeps", pd.DataFrame(lines), numbers=("share",), columns=("what", "aim"))
     base = alt.Chart(data).encode(
         x=alt.X("value of it:N", title=None, sort=None, axis=alt.Axis(labelAngle=0)),
