@@ -150,7 +150,7 @@ def test_the_past_is_scrubbed_and_compared(app):
 
 def test_what_was_pasted_is_shown(app):
     app.tab("Generation")
-    app.box.get_by_label("Prompt").fill("Which instrument does Huzo Tornell play?")
+    app.box.get_by_role("textbox", name="Prompt").fill("Which instrument does Huzo Tornell play?")
     app.box.get_by_label("New tokens").fill("6")
     press(app.box, "Generate")
     expect(app.box.locator(".wb-pasted")).to_contain_text("The instrument of Huzo Tornell is the harp.")

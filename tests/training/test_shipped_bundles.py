@@ -1,7 +1,8 @@
-"""Bundles that ship: small, whole, of a paper of the catalogue, with the recipe that made them."""
+"""Bundles that ship: small, whole, of a paper of the catalogue or the comparison, with the recipe that made them."""
 
 import pytest
 
+import workbench.tasks.pairs  # noqa: F401  tells transformers of the comparison's probe
 from workbench.training._tiny_bundle import MOST_BYTES
 from workbench.training.tiny import bundle_record, load_bundle
 from workbench_datasets.files import files_root
@@ -12,7 +13,7 @@ FILES = sorted((files_root() / "models" / "layers").glob("*.safetensors"))
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_shipped_bundle_is_whole_and_says_how_it_was_made(path):
-    assert path.stem in papers()
+    assert path.stem in {*papers(), "compare-layers"}
     assert path.stat().st_size <= MOST_BYTES + (1 << 18)  # and its header
     record = bundle_record(path)
     assert record["recipe"]

@@ -212,7 +212,8 @@ def test_a_view_is_drawn_and_saved_without_browser_or_network(name, trace, log, 
 def test_every_public_view_is_drawn_here_and_documented():
     drawn = {name.removesuffix("_signed").removesuffix("_time") for name in VIEWS}
     helpers = {"themed", "bare", "beside", "below", "layered", "map_figure", "map_svg"}
-    assert drawn | helpers == set(views.__all__)
+    of_layers = {"state_table", "state_similarity", "token_scalars", "recall_by_state"}  # drawn in test_layer_views.py
+    assert drawn | helpers | of_layers == set(views.__all__)
     assert all(getattr(views, name).__doc__ for name in views.__all__)
     with pytest.raises(AttributeError, match="it offers"):
         _ = views.head_gird
