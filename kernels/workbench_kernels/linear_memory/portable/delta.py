@@ -12,12 +12,12 @@ import triton.language as tl
 from workbench_kernels.linear_memory.portable.tiles import (
     base_of,
     chunk_place,
+    chunk_tokens,
     dot,
     features,
     matrix,
     plain,
     put,
-    row_place,
     scalar_gate,
     slope,
     state_base,
@@ -100,9 +100,7 @@ def prepare_kernel(k, v, g, beta, inverses, w, u, rows, sizes, f):
     r, n = chunk_place(rows, c, f)
     if r < 0:
         return
-    batch, begin, end, _first = row_place(rows, r, f)
-    token = begin + n * f.C
-    count = tl.minimum(end - token, f.C).to(tl.int32)
+    batch, token, count, _first = chunk_tokens(rows, r, n, f)
     i = tl.arange(0, f.C)
     k_base = base_of(k, batch, token, head // sizes.group)
     rate = tl.load(base_of(beta, batch, token, head) + i * beta.n, mask=i < count, other=0.0).to(tl.float32)
@@ -137,9 +135,7 @@ def prepare_gradients_kernel(
     r, n = chunk_place(rows, c, f)
     if r < 0:
         return
-    batch, begin, end, first = row_place(rows, r, f)
-    token = begin + n * f.C
-    count = tl.minimum(end - token, f.C).to(tl.int32)
+    batch, token, count, first = chunk_tokens(rows, r, n, f)
     i = tl.arange(0, f.C)
     key_head = head // sizes.group
     k_base = base_of(k, batch, token, key_head)

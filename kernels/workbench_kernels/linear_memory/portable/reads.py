@@ -8,6 +8,7 @@ import triton.language as tl
 from workbench_kernels.linear_memory.portable.tiles import (
     base_of,
     chunk_place,
+    chunk_tokens,
     dot,
     features,
     level_pairs,
@@ -16,7 +17,6 @@ from workbench_kernels.linear_memory.portable.tiles import (
     matrix,
     plain,
     put,
-    row_place,
     scalar_gate,
     slope,
     state_base,
@@ -65,9 +65,7 @@ def reads_kernel(q, k, v, g, h, out, rows, sizes, scale, f):
     r, n = chunk_place(rows, c, f)
     if r < 0:
         return
-    batch, begin, end, first = row_place(rows, r, f)
-    token = begin + n * f.C
-    count = tl.minimum(end - token, f.C).to(tl.int32)
+    batch, token, count, first = chunk_tokens(rows, r, n, f)
     i = tl.arange(0, f.C)
     e = pid % across * f.BV + tl.arange(0, f.BV)
     key_head = head // sizes.group
@@ -113,9 +111,7 @@ def value_gradients_kernel(q, k, g, grad, dh, dv, rows, sizes, scale, f):
     r, n = chunk_place(rows, pid // across // sizes.heads, f)
     if r < 0:
         return
-    batch, begin, end, first = row_place(rows, r, f)
-    token = begin + n * f.C
-    count = tl.minimum(end - token, f.C).to(tl.int32)
+    batch, token, count, first = chunk_tokens(rows, r, n, f)
     i = tl.arange(0, f.C)
     e = pid % across * f.BV + tl.arange(0, f.BV)
     key_head = head // sizes.group
@@ -186,9 +182,7 @@ def gradients_kernel(q, k, v, g, grad, h, dh, dq_out, dk_out, dg_out, tile_step,
     r, n = chunk_place(rows, pid // tiles // sizes.heads, f)
     if r < 0:
         return
-    batch, begin, end, first = row_place(rows, r, f)
-    token = begin + n * f.C
-    count = tl.minimum(end - token, f.C).to(tl.int32)
+    batch, token, count, first = chunk_tokens(rows, r, n, f)
     i = tl.arange(0, f.C)
     d = pid % tiles * f.BK + tl.arange(0, f.BK)
     da, da_turned, dq, dk, held = score_gradients(

@@ -13,6 +13,7 @@ import triton.language as tl
 from workbench_kernels.linear_memory.portable.tiles import (
     base_of,
     chunk_place,
+    chunk_tokens,
     dot,
     features,
     matrix,
@@ -36,9 +37,7 @@ def running_kernel(g, out, rows, sizes, f):
     r, n = chunk_place(rows, pid // tiles // sizes.heads, f)
     if r < 0:
         return
-    batch, begin, end, _first = row_place(rows, r, f)
-    token = begin + n * f.C
-    count = tl.minimum(end - token, f.C).to(tl.int32)
+    batch, token, count, _first = chunk_tokens(rows, r, n, f)
     i = tl.arange(0, f.C)
     d = pid % tiles * f.BK + tl.arange(0, f.BK)
     x = plain(g, base_of(g, batch, token, head), i, d, count, sizes.dim, False)

@@ -13,12 +13,12 @@ from workbench_kernels.linear_memory.portable.reads import decayed
 from workbench_kernels.linear_memory.portable.tiles import (
     base_of,
     chunk_place,
+    chunk_tokens,
     dot,
     matrix,
     pair_of,
     plain,
     put,
-    row_place,
     scalar_gate,
     state_base,
     taylor,
@@ -57,9 +57,7 @@ def taylor_gradients_kernel(q, k, v, g, grad, h, dh, dq_out, dk_out, dg_out, til
     r, n = chunk_place(rows, pid // sizes.heads, f)
     if r < 0:
         return
-    batch, begin, end, first = row_place(rows, r, f)
-    token = begin + n * f.C
-    count = tl.minimum(end - token, f.C).to(tl.int32)
+    batch, token, count, first = chunk_tokens(rows, r, n, f)
     i = tl.arange(0, f.C)
     j = tl.arange(0, f.BR)
     q_base = base_of(q, batch, token, head)

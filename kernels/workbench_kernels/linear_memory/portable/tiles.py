@@ -39,6 +39,14 @@ def chunk_place(rows, c, f):
 
 
 @triton.jit
+def chunk_tokens(rows, r, n, f):
+    """(batch, first token, how many tokens, first chunk of the row) of chunk n of a row."""
+    batch, begin, end, first = row_place(rows, r, f)
+    token = begin + n * f.C
+    return batch, token, tl.minimum(end - token, f.C).to(tl.int32), first
+
+
+@triton.jit
 def base_of(x, batch, token, head):
     return x.data + batch * x.b + token * x.n + tl.cast(head, tl.int64) * x.h
 
