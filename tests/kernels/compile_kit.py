@@ -1,9 +1,11 @@
-"""Compiles a Triton kernel for Hopper on a machine without a GPU, and says what it needs of the card."""
+"""Triton kernels on a machine without a GPU: compiled, with what they need of a card, or run by the interpreter."""
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -45,6 +47,35 @@ def compile_for_hopper(
     made = triton.compile(source, target=target, options={"enable_fp_fusion": True, **options})
     registers, stack = usage(made.asm["cubin"])
     return Needs(made.metadata.shared, registers, stack, made.asm["ptx"])
+
+
+class NoCard:
+    """What Triton asks of a driver before it compiles; nothing can be launched."""
+
+    def __init__(self, capability: int = 90) -> None:
+        self.capability = capability
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int = 0) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        from triton.backends.compiler import GPUTarget
+
+        return GPUTarget("cuda", self.capability, 32)
+
+
+def run_in_the_interpreter(file: str, part: str) -> None:
+    """The tests of ``file`` (beside this one) that ``part`` selects, in a process whose kernels are interpreted."""
+    here = Path(__file__).parent
+    command = [sys.executable, "-m", "pytest", str(here / file), "-q", "-k", part]
+    command += ["-p", "no:cacheprovider", "--durations=0"]
+    done = subprocess.run(
+        command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=here.parent.parent, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
 
 
 def usage(cubin: bytes) -> tuple[int, int]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import compile_kit
@@ -20,36 +16,12 @@ from workbench_kernels.masking import masking
 from workbench_kernels.softmax_attention.problem import Problem
 
 pytest.importorskip("triton")
-HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["test_second_order", "test_first_order", "not test_second and not test_first"])
 def test_kernels_in_the_interpreter(part: str) -> None:
-    command = [sys.executable, "-m", "pytest", str(HERE / "interpreted_attention.py"), "-q", "-k", part]
-    command += ["-p", "no:cacheprovider", "--durations=0"]
-    done = subprocess.run(
-        command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=HERE.parent.parent, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-
-
-class NoCard:
-    """What Triton asks of a driver before it compiles; nothing can be launched."""
-
-    def __init__(self, capability: int) -> None:
-        self.capability = capability
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", self.capability, 32)
+    compile_kit.run_in_the_interpreter("interpreted_attention.py", part)
 
 
 @pytest.fixture
@@ -68,7 +40,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
         monkeypatch.setattr(launch, "start", start)
         monkeypatch.setattr(launch, "capability", lambda _: divmod(capability, 10))
-        monkeypatch.setattr(triton.runtime.driver, "_active", NoCard(capability))
+        monkeypatch.setattr(triton.runtime.driver, "_active", compile_kit.NoCard(capability))
         run()
         return made
 

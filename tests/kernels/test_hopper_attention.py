@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from compile_kit import SHARED_MOST, usage
+from compile_kit import SHARED_MOST, NoCard, usage
 
 from workbench_kernels import attention
 from workbench_kernels.masking import masking
@@ -15,29 +15,11 @@ from workbench_kernels.softmax_attention.hopper.binding import copyable, descrip
 from workbench_kernels.softmax_attention.problem import Problem
 
 
-class _Hopper:
-    """What Triton asks of a device while it compiles, answered for a card that is not here."""
-
-    @staticmethod
-    def get_current_target() -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
-
-    @staticmethod
-    def get_current_device() -> int:
-        return 0
-
-    @staticmethod
-    def get_current_stream(_device: int = 0) -> int:
-        return 0
-
-
 @pytest.fixture
 def hopper(monkeypatch: pytest.MonkeyPatch) -> None:
     from triton.runtime import driver
 
-    monkeypatch.setattr(driver, "_active", _Hopper())
+    monkeypatch.setattr(driver, "_active", NoCard())
 
 
 def _check(compiled: Any, products: int) -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import compile_kit
@@ -17,33 +13,12 @@ from linear_memory_cases import Case
 from workbench_kernels import linear_recurrence
 
 pytest.importorskip("triton")
-HERE = Path(__file__).parent
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("part", ["test_case and delta", "test_case and not delta", "not test_case"])
 def test_kernels_in_the_interpreter(part: str) -> None:
-    command = [sys.executable, "-m", "pytest", str(HERE / "interpreted_linear_memory.py"), "-q", "-k", part]
-    command += ["-p", "no:cacheprovider", "--durations=0"]
-    done = subprocess.run(
-        command, env=os.environ | {"TRITON_INTERPRET": "1"}, cwd=HERE.parent.parent, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
-
-
-class NoCard:
-    """What Triton asks of a driver before it compiles; nothing can be launched."""
-
-    def get_current_device(self) -> int:
-        return 0
-
-    def get_current_stream(self, device: int) -> int:
-        return 0
-
-    def get_current_target(self) -> Any:
-        from triton.backends.compiler import GPUTarget
-
-        return GPUTarget("cuda", 90, 32)
+    compile_kit.run_in_the_interpreter("interpreted_linear_memory.py", part)
 
 
 @pytest.fixture
@@ -67,7 +42,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
     monkeypatch.setattr(launch, "start", start)
     monkeypatch.setattr(launch, "refusal", lambda *_, **__: None)
-    monkeypatch.setattr(triton.runtime.driver, "_active", NoCard())
+    monkeypatch.setattr(triton.runtime.driver, "_active", compile_kit.NoCard())
     return compile_launches
 
 
