@@ -67,13 +67,12 @@ def state_floats(model: Any) -> tuple[int, int]:
 
 def stages(settings: Mapping[str, Any], steps: int) -> Callable[[int], Any]:
     """Pools by step: (share of the steps, length, numbers of pairs) a stage, short sequences of few pairs first."""
-    ends, passed = [], 0.0
-    for share, _, _ in settings["stages"]:
-        passed += share
-        ends.append(round(passed * steps))
+    from workbench.training.tiny import stage_of_step
+
+    place = stage_of_step([share for share, _, _ in settings["stages"]], steps)
 
     def stage(step: int) -> Any:
-        _, length, pairs = settings["stages"][next((i for i, end in enumerate(ends) if step < end), len(ends) - 1)]
+        _, length, pairs = settings["stages"][place(step)]
         return _pool(tuple(pairs), settings["sequences"], length, settings["vocabulary"], settings["data_seed"])
 
     return stage
@@ -154,13 +153,3 @@ def _groups(extra: Mapping[str, Any]) -> int:
 def _relative(extra: Mapping[str, Any]) -> float:
     """Cost beside the mixture of four, or beside one memory."""
     return max(1.0, _groups(extra) / 5)
-
-
-def ship(models: Mapping[str, Any], made_with: Any) -> None:
-    """Write the first seed's models beside the recorded runs; one that diverged is left out."""
-    import torch
-
-    from workbench.training.tiny import bundle_target, save_bundle
-
-    whole = {name: m for name, m in models.items() if all(bool(torch.isfinite(p).all()) for p in m.parameters())}
-    save_bundle(bundle_target("mom"), whole, made_with)

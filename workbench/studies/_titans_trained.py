@@ -76,13 +76,12 @@ def stream(n: int, length: int, facts: int, seed: int, split: str) -> Any:
 
 def curriculum(stages: Sequence[Sequence[float]], steps: int, sequences: int, seed: int) -> Callable[[int], Pool]:
     """Pools by step: (share of the steps, length, facts) a stage, short streams of few facts first."""
-    ends, passed = [], 0.0
-    for share, _, _ in stages:
-        passed += share
-        ends.append(round(passed * steps))
+    from workbench.training.tiny import stage_of_step
+
+    stage = stage_of_step([share for share, _, _ in stages], steps)
 
     def pool(step: int) -> Pool:
-        _, length, facts = stages[next((i for i, end in enumerate(ends) if step < end), -1)]
+        _, length, facts = stages[stage(step)]
         return _pool(sequences, int(length), int(facts), seed)
 
     return pool
@@ -193,18 +192,9 @@ def _by_distance(variant: str, model: int, table: pd.DataFrame) -> Lines:
 
 def shipped() -> dict[str, MixerLM]:
     """The trained models that ship, one a variant; empty when there are none."""
-    from workbench.training.tiny import bundle_path, load_bundle
+    from workbench.training import tiny
 
-    path = bundle_path("titans")
-    return {name: model for name, model in load_bundle(path).items() if name in VARIANTS} if path.is_file() else {}
-
-
-def ship(models: Mapping[str, MixerLM], recipe: Recipe) -> None:
-    """Write the first seed's models beside the recorded runs; one that diverged is left out."""
-    from workbench.training.tiny import bundle_target, save_bundle
-
-    whole = {name: m for name, m in models.items() if all(bool(torch.isfinite(p).all()) for p in m.parameters())}
-    save_bundle(bundle_target("titans"), whole, recipe)
+    return tiny.shipped("titans", VARIANTS)
 
 
 def live_lines(settings: Mapping[str, Any], seed: int) -> Lines:

@@ -94,10 +94,9 @@ class MomStudy(Study):
 def shipped() -> dict[str, Any]:
     """The trained models that ship, one a variant; empty when there are none."""
     from workbench.studies._mom_models import VARIANTS
-    from workbench.training.tiny import bundle_path, load_bundle
+    from workbench.training import tiny
 
-    path = bundle_path("mom")
-    return {name: model for name, model in load_bundle(path).items() if name in VARIANTS} if path.is_file() else {}
+    return tiny.shipped("mom", VARIANTS)
 
 
 def _loaded(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
@@ -116,6 +115,7 @@ def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Line
     """Every variant in turn, all with the same number of steps; past the deadline the rest is left out and named."""
     from workbench.studies import _mom_models as tiny
     from workbench.studies import _mom_parts as parts
+    from workbench.training.tiny import ship
 
     begun, seeds = time.monotonic(), [1_000 * (seed + 1) + i for i in range(settings["seeds"])]
     plan = tiny.planned(settings, seeds, settings["device"])
@@ -131,7 +131,7 @@ def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Line
         yield from _looked_at(variant, made.models, settings, seed)
         progress.say(f"{variant}: {made.record['seconds']:.0f} s, {made.how}")
         if seed == 0:
-            tiny.ship(first, tiny.recipe(settings, plan.steps))
+            ship("mom", first, tiny.recipe(settings, plan.steps))
 
 
 def _made(

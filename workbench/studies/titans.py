@@ -152,6 +152,7 @@ def _loaded(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines
 def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
     """Part B, full: every variant is trained and asked, until ``deadline`` (seconds); what is left out is said."""
     from workbench.studies import _titans_trained as outer
+    from workbench.training.tiny import ship
 
     begun = time.monotonic()
     yield from outer.cost_lines(settings, seed)
@@ -177,7 +178,7 @@ def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Line
         progress.say(f"{variant}: {made.record['seconds']:.0f} s, {made.how}")
         first[variant] = made.models[0]
         if seed == 0:
-            outer.ship(first, recipe)
+            ship("titans", first, recipe)
 
 
 STUDIES.register("titans")(TitansStudy())

@@ -37,6 +37,18 @@ def bundle_target(slug: str) -> Path:
     return recorded.folder().parent / "models" / "layers" / f"{check_slug(slug)}.safetensors"
 
 
+def shipped(slug: str, names: Iterable[str]) -> dict[str, Any]:
+    """The models of these variants in a study's file; empty when there is no file."""
+    path, wanted = bundle_path(slug), set(names)
+    return {name: model for name, model in load_bundle(path).items() if name in wanted} if path.is_file() else {}
+
+
+def ship(slug: str, models: Mapping[str, nn.Module], recipe: Recipe | Mapping[str, Any]) -> Path:
+    """Write a study's models beside the recorded runs; one whose training diverged is left out."""
+    whole = {name: m for name, m in models.items() if all(bool(torch.isfinite(p).all()) for p in m.parameters())}
+    return save_bundle(bundle_target(slug), whole, recipe)
+
+
 def save_bundle(
     path: str | Path,
     models: Mapping[str, nn.Module],

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from workbench.errors import BadInput
 from workbench.training._long_sums import LongSums
-from workbench.training.tiny import Loss, Pool, Recipe, Trained, as_pool, not_finite, record_of
+from workbench.training.tiny import Loss, Pool, Recipe, Trained, answer_loss, as_pool, not_finite, record_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,13 +34,15 @@ class TinyRun:
     #: Steps after which nothing is done for the first time: those before the recording, and the recorded one.
     before = _BEFORE_GRAPH + 1
 
-    def __init__(self, build: Callable[[int], nn.Module], stage: Callable[[int], Any], recipe: Recipe,
-                 seeds: Sequence[int], device: torch.device, loss: Loss, stack: bool | None,
-                 graph: bool | None):  # fmt: skip
+    def __init__(self, build: Callable[[int], nn.Module], pool: Any, recipe: Recipe, seeds: Sequence[int],
+                 device: torch.device, loss: Loss | None, stack: bool | None, graph: bool | None):  # fmt: skip
+        """Arguments of ``train``; seeds and device as they were checked."""
         cuda = device.type == "cuda"
         if graph and not cuda:
             raise BadInput(f"graph=True needs a CUDA device, got {device}; leave graph out")
-        self.stage, self.recipe, self.seeds, self.device, self.loss = stage, recipe, tuple(seeds), device, loss
+        self.stage: Callable[[int], Any] = pool if callable(pool) else lambda step: pool
+        self.recipe, self.seeds, self.device = recipe, tuple(seeds), device
+        self.loss = loss or answer_loss(recipe.next_token)
         self.models = [_built(build, seed).to(device).train() for seed in seeds]
         self.parameters, self.buffers = _stacked(self.models)
         self.stacked, self.wants_graph = cuda if stack is None else stack, cuda if graph is None else graph

@@ -25,7 +25,16 @@ import torch
 from torch import Tensor, nn
 
 from workbench.errors import BadInput, ModelError
-from workbench.training._tiny_bundle import bundle_path, bundle_record, bundle_target, load_bundle, save_bundle
+from workbench.training._tiny_bundle import (
+    bundle_path,
+    bundle_record,
+    bundle_target,
+    load_bundle,
+    save_bundle,
+    ship,
+    shipped,
+)
+from workbench.training._tiny_stages import stage_of_step
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +54,9 @@ __all__ = [
     "load_bundle",
     "save_bundle",
     "seconds_a_step",
+    "ship",
+    "shipped",
+    "stage_of_step",
     "train",
 ]
 
@@ -245,8 +257,7 @@ def train(
         raise BadInput(f"diverged={diverged!r}: expected raise or keep")
     if budget_seconds is not None and not budget_seconds > 0:
         raise BadInput(f"budget_seconds={budget_seconds!r}: expected seconds above 0, or None")
-    stage = pool if callable(pool) else lambda step: pool
-    run = TinyRun(build, stage, recipe, seeds, _device(device), loss or answer_loss(recipe.next_token), stack, graph)
+    run = TinyRun(build, pool, recipe, seeds, _device(device), loss, stack, graph)
     if checkpoint is not None:
         run.resume(Path(checkpoint))
     bar = progress or (lambda steps, label: steps)
@@ -282,11 +293,8 @@ def seconds_a_step(
     """Median seconds of a step, measured on models that are thrown away; what is done once is not counted."""
     from workbench.training._tiny_run import TinyRun
 
-    stage = pool if callable(pool) else lambda step: pool
     enough = replace(recipe, steps=_whole("steps", steps, 1) + 10 + recipe.warmup + TinyRun.before)
-    run = TinyRun(
-        build, stage, enough, _seeds(seeds), _device(device), loss or answer_loss(recipe.next_token), stack, graph
-    )
+    run = TinyRun(build, pool, enough, _seeds(seeds), _device(device), loss, stack, graph)
     with _full_precision():
         for _ in range(TinyRun.before):
             run.advance()

@@ -13,6 +13,7 @@ from workbench.studies import STUDIES, Progress
 from workbench.studies import _titans_claims as claims
 from workbench.studies import _titans_inner as inner
 from workbench.studies import _titans_trained as outer
+from workbench.training.tiny import ship
 from workbench.views import titans as views
 from workbench_datasets import reported
 
@@ -125,7 +126,7 @@ def test_a_variant_is_trained_asked_and_shipped(variant, tmp_path, monkeypatch):
     assert set(frame["part"]) == {"training", "length", "facts", "distance"}
     assert len(frame[frame["part"] == "length"]) == 4
     assert frame[frame["part"] == "length"]["value"].between(0, 1).all()
-    outer.ship({variant: made.models[0]}, recipe)
+    ship("titans", {variant: made.models[0]}, recipe)
     again = outer.shipped()[variant]
     for name, value in made.models[0].named_parameters():
         torch.testing.assert_close(again.get_parameter(name), value, rtol=2e-3, atol=1e-4)
@@ -135,7 +136,7 @@ def test_a_diverged_model_does_not_ship(tmp_path, monkeypatch):
     monkeypatch.setenv("WORKBENCH_RECORDED", str(tmp_path / "recorded"))
     good, bad = outer.build(outer.LMM), outer.build(outer.LINEAR)
     torch.nn.init.constant_(bad.norm.weight, float("nan"))
-    outer.ship({outer.LMM: good, outer.LINEAR: bad}, outer.recipe_of(TINY))
+    ship("titans", {outer.LMM: good, outer.LINEAR: bad}, outer.recipe_of(TINY))
     assert list(outer.shipped()) == [outer.LMM]
 
 
