@@ -15,7 +15,7 @@ from torch.nn.functional import normalize as unit
 from torch.nn.functional import silu
 
 from workbench.memory.layers._conv import ShortConv
-from workbench.memory.layers.base import MemoryLayer, Slot, State, divides, whole
+from workbench.memory.layers.base import MemoryLayer, Slot, State, divides, whole, widened
 
 
 def open_gate(dim: int, width: int) -> nn.Linear:
@@ -151,7 +151,7 @@ class LinearMemory(MemoryLayer):
     def recall(self, x: Tensor, state: State) -> Tensor:
         """q M for each token: the pass over one token whose write is left out."""
         rows = x.shape[1]
-        wide = {name: value.expand(rows, *value.shape[1:]) for name, value in state.items()}
+        wide = widened(state, rows)
         q, k, v, _ = self._project(x.transpose(0, 1), wide, None)
         blank = torch.zeros(rows, 1, dtype=torch.bool, device=x.device)
         y, _ = self._recur(q, k, v, *self.gates(x.transpose(0, 1)), wide["memory"], blank)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from workbench.errors import BadInput
+from workbench.memory.layers._titans_attention import WindowAttention
 from workbench.memory.layers._titans_memory import NeuralCore, Watched
-from workbench.memory.layers.base import MemoryLayer, State, carried, effective_rank, whole
+from workbench.memory.layers.base import MemoryLayer, Slot, State, carried, effective_rank, whole, widened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,8 +48,7 @@ class TitansLayer(MemoryLayer):
 
     def asked(self, x: Tensor, state: State) -> Tensor:
         """What the memory answers to each token of x (1, T, dim) alone, (1, T, dim), heads side by side."""
-        rows = x.shape[1]
-        wide = {name: v.expand(rows, *v.shape[1:]) if isinstance(v, Tensor) else v for name, v in state.items()}
+        wide = widened(state, x.shape[1])
         q = self.core.project(x.transpose(0, 1), wide.get("conv"))[0]
         return self.core.ask(q, wide).transpose(0, 1)
 
@@ -135,6 +135,21 @@ class TitansLayer(MemoryLayer):
         shown = {name: getattr(self.core, name) for name in MEMORY if name != "expansion"}
         wide = self.core.sizes[1] // self.core.head_dim if self.core.depth > 1 else 1
         return {**super().settings(), "persistent": self.persistent_tokens, "expansion": wide, **shown}
+
+
+class WindowedTitans(TitansLayer):
+    """A neural memory with a sliding window of attention at its side (MAG, MAL)."""
+
+    def __init__(self, dim: int, heads: int, window: int, persistent: int, memory: dict[str, Any]):
+        super().__init__(dim, heads, persistent, memory)
+        self.attention, self.window = WindowAttention(dim, heads, self.core.conv, window), window
+
+    def layout(self, batch: int) -> dict[str, Slot]:
+        return {**self.core.layout(batch), **self.attention.layout(batch)}
+
+    def start(self, batch: int, *, device: Any = None, dtype: torch.dtype | None = None) -> State:
+        attention = self.attention.start(batch, device or self.device, dtype or self.state_dtype)
+        return {**self.begun(batch, device, dtype), **attention}
 
 
 def _looked_at(core: NeuralCore, one: Watched) -> dict[str, Tensor]:

@@ -100,9 +100,7 @@ class MemoryLayer(nn.Module, ABC):
 
         Here by a pass over one token, its own write included; a mechanism with a read of its own overrides it.
         """
-        rows = x.shape[1]
-        wide = {k: v.expand(rows, *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in carried(state).items()}
-        return self.run(x.transpose(0, 1), wide, None)[0].transpose(0, 1)
+        return self.run(x.transpose(0, 1), widened(state, x.shape[1]), None)[0].transpose(0, 1)
 
     # ------------------------------------------------------------------ the layer
     def forward(self, x: Tensor, state: State | None = None, *, keep: Tensor | None = None) -> tuple[Tensor, State]:
@@ -288,6 +286,11 @@ def _divisors(n: int) -> str:
 def carried(state: State) -> State:
     """The part of a state that is the memory: all but the ``aux/`` entries."""
     return {name: value for name, value in state.items() if not name.startswith(AUX)}
+
+
+def widened(state: State, rows: int) -> State:
+    """The memory of a state of batch 1, seen by so many rows (views: nothing is copied)."""
+    return {k: v.expand(rows, *v.shape[1:]) if isinstance(v, Tensor) else v for k, v in carried(state).items()}
 
 
 def nbytes(state: State) -> int:

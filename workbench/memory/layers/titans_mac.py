@@ -13,7 +13,7 @@ from workbench.memory.base import MEMORIES
 from workbench.memory.layers._conv import ShortConv
 from workbench.memory.layers._titans_attention import Joined, SegmentAttention, segment_mask
 from workbench.memory.layers._titans_base import TitansLayer
-from workbench.memory.layers.base import Slot, State, carried
+from workbench.memory.layers.base import Slot, State, widened
 from workbench.memory.layers.titans_mag import checked_gate
 
 
@@ -98,8 +98,7 @@ class TitansMAC(TitansLayer):
 
     def recall(self, x: Tensor, state: State) -> Tensor:
         """Each token alone as the segment's next one, with the memory as it is; no step is made."""
-        rows = x.shape[1]
-        wide = {n: v.expand(rows, *v.shape[1:]) if isinstance(v, Tensor) else v for n, v in carried(state).items()}
+        wide = widened(state, x.shape[1])
         y, _ = self._attended(x.transpose(0, 1), wide)
         q = self.core.project(self.norm(y), wide.get("conv"))[0]
         return self.to_out(self.join(y, self.core.ask(q, wide).to(x.dtype))).transpose(0, 1)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
-from workbench.memory.layers._titans_attention import Joined, WindowAttention, window_mask
-from workbench.memory.layers._titans_base import TitansLayer
-from workbench.memory.layers.base import Slot, State, carried
+from workbench.memory.layers._titans_attention import Joined, window_mask
+from workbench.memory.layers._titans_base import WindowedTitans
+from workbench.memory.layers.base import State, widened
 
 GATES = ("product", "sum")
 
@@ -23,7 +23,7 @@ def checked_gate(gate: str) -> str:
 
 
 @MEMORIES.register("titans-mag")
-class TitansMAG(TitansLayer):
+class TitansMAG(WindowedTitans):
     """o = SWAttn([P, x]) (x) M([P, x]) (arXiv 2501.00663, equations 26 to 28).
 
     Args:
@@ -42,17 +42,9 @@ class TitansMAG(TitansLayer):
     def __init__(
         self, dim: int, heads: int = 4, *, window: int = 64, persistent: int = 4, gate: str = "product", **memory: Any
     ):
-        super().__init__(dim, heads, persistent, memory)
-        self.attention = WindowAttention(dim, heads, self.core.conv, window)
-        self.window, self.gate = window, checked_gate(gate)
+        super().__init__(dim, heads, window, persistent, memory)
+        self.gate = checked_gate(gate)
         self.join, self.to_out = Joined(dim, gate), nn.Linear(dim, dim, bias=False)
-
-    def layout(self, batch: int) -> dict[str, Slot]:
-        return {**self.core.layout(batch), **self.attention.layout(batch)}
-
-    def start(self, batch: int, *, device: Any = None, dtype: torch.dtype | None = None) -> State:
-        attention = self.attention.start(batch, device or self.device, dtype or self.state_dtype)
-        return {**self.begun(batch, device, dtype), **attention}
 
     def run(self, x: Tensor, state: State, keep: Tensor | None) -> tuple[Tensor, State]:
         y, local = self.attention.run(x, state, self.persistent)
@@ -61,8 +53,7 @@ class TitansMAG(TitansLayer):
 
     def recall(self, x: Tensor, state: State) -> Tensor:
         """Each token alone beside the held window, joined with M(q); no step is made."""
-        rows = x.shape[1]
-        wide = {n: v.expand(rows, *v.shape[1:]) if isinstance(v, Tensor) else v for n, v in carried(state).items()}
+        wide = widened(state, x.shape[1])
         y, _ = self.attention.run(x.transpose(0, 1), wide, self.persistent)
         return self.to_out(self.join(y.transpose(0, 1), self.asked(x, state).to(x.dtype)))
 

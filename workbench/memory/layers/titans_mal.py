@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from workbench.memory.base import MEMORIES
-from workbench.memory.layers._titans_attention import WindowAttention
-from workbench.memory.layers._titans_base import TitansLayer
-from workbench.memory.layers.base import Slot, State, carried
+from workbench.memory.layers._titans_base import WindowedTitans
+from workbench.memory.layers.base import State, widened
 
 
 @MEMORIES.register("titans-mal")
-class TitansMAL(TitansLayer):
+class TitansMAL(WindowedTitans):
     """y = x + M([P, x]), o = SWAttn(y) (arXiv 2501.00663, equations 29 to 31, with the residual of a layer), as in H3.
 
     The persistent tokens go into the memory only; a token that they have changed is what the window sees.
@@ -32,16 +30,8 @@ class TitansMAL(TitansLayer):
     )
 
     def __init__(self, dim: int, heads: int = 4, *, window: int = 64, persistent: int = 4, **memory: Any):
-        super().__init__(dim, heads, persistent, memory)
-        self.attention, self.window = WindowAttention(dim, heads, self.core.conv, window), window
+        super().__init__(dim, heads, window, persistent, memory)
         self.norm = nn.RMSNorm(dim)
-
-    def layout(self, batch: int) -> dict[str, Slot]:
-        return {**self.core.layout(batch), **self.attention.layout(batch)}
-
-    def start(self, batch: int, *, device: Any = None, dtype: torch.dtype | None = None) -> State:
-        attention = self.attention.start(batch, device or self.device, dtype or self.state_dtype)
-        return {**self.begun(batch, device, dtype), **attention}
 
     def run(self, x: Tensor, state: State, keep: Tensor | None) -> tuple[Tensor, State]:
         m, memory = self.core.run(x, state)
@@ -50,7 +40,6 @@ class TitansMAL(TitansLayer):
 
     def recall(self, x: Tensor, state: State) -> Tensor:
         """M(q) of each token, alone beside the held window; no step is made."""
-        rows = x.shape[1]
-        wide = {n: v.expand(rows, *v.shape[1:]) if isinstance(v, Tensor) else v for n, v in carried(state).items()}
+        wide = widened(state, x.shape[1])
         m = self.norm(x + self.asked(x, state).to(x.dtype)).transpose(0, 1)
         return self.attention.run(m, wide, self.persistent[:0])[0].transpose(0, 1)
