@@ -1,4 +1,4 @@
-"""Tiny random models of many families, saved and loaded again through from_pretrained."""
+"""Tiny random models of many families, saved and loaded again through from_pretrained; and the embedded model."""
 
 from __future__ import annotations
 
@@ -99,3 +99,16 @@ def llama(family: Callable[..., Any]) -> Any:
 
 def tokens(batch: int, length: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(3, VOCABULARY, (batch, length), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    """The embedded model in float32, loaded once a file."""
+    from workbench.models import load
+
+    return load("embedded", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(embedded):
+    return embedded.tokenizer

@@ -13,17 +13,6 @@ from workbench.memory import MEMORIES
 from workbench.memory.parametric import _wise_merge
 from workbench.memory.parametric._wise_route import delta, margin_loss
 from workbench.memory.parametric.wise import WISE, Side
-from workbench.models import load
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    return load("embedded", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(embedded):
-    return embedded.tokenizer
 
 
 # ---------------------------------------------------------------------- 1 and 2: the model, and which side answers

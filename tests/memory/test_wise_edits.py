@@ -17,17 +17,6 @@ from workbench.memory.parametric.ft_l import FTL
 from workbench.memory.parametric.grace import GRACE
 from workbench.memory.parametric.rome import ROME
 from workbench.memory.parametric.wise import WISE
-from workbench.models import load
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    return load("embedded", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def tokenizer(embedded):
-    return embedded.tokenizer
 
 
 # ---------------------------------------------------------------------- 7: files, undo, several editors

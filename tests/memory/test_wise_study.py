@@ -11,7 +11,6 @@ import pytest
 
 from workbench.errors import BadInput
 from workbench.memory.parametric.ft_l import FTL
-from workbench.models import load
 from workbench.studies import STUDIES, Progress
 from workbench.studies import _wise_claims as claims
 from workbench.studies import wise as study_module
@@ -19,11 +18,6 @@ from workbench.tasks import edits as task
 from workbench.views import wise as views
 from workbench_datasets import recorded, reported
 from workbench_datasets.small_world import world
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    return load("embedded", dtype="float32")
 
 
 @pytest.fixture(scope="module")
