@@ -28,10 +28,9 @@ def launch(
     *,
     warps: int = 4,
     stages: int | None = None,
-    device: torch.device | None = None,
     **more: Any,
 ) -> None:
-    """Run a kernel on the current stream of the device that holds its first tensor, or of ``device``.
+    """Run a kernel on the current stream of the device that holds its first tensor.
 
     ``args`` are the run-time arguments in order (tensors, numbers, tensor descriptors), ``constants`` the constexpr
     ones that follow them, in the order of the kernel's signature. Sizes that vary from call to call belong into the

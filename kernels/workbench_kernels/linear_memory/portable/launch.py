@@ -39,8 +39,7 @@ def start(kernel: Any, programs: int, shape: tuple[int, int], flags: Flags, *arg
     if INTERPRETED:
         kernel[(programs,)](*arguments, flags, **constants)
     else:
-        device = arguments[0].data.device  # every kernel's first argument is a strided tensor
-        words = {"warps": shape[0], "stages": shape[1], "device": device, "enable_fp_fusion": True}
+        words = {"warps": shape[0], "stages": shape[1], "enable_fp_fusion": True}
         launch(kernel, (programs, 1, 1), (*arguments, flags), constants, **words)
 
 
