@@ -1,19 +1,19 @@
 """What Just read twice claims, as inequalities with intervals.
 
-Accuracies of trained models are compared over their training seeds (Student's t); a run of one seed is judged by the
-binomial error of its test sequences. A gap is accuracy with the small set first minus accuracy with the large set
+Accuracies of trained models are compared over their training seeds, those of one seed by the binomial error of its
+test sequences (``_trained_seeds``). A gap is accuracy with the small set first minus accuracy with the large set
 first, averaged over pairs of sizes (a, b), (b, a) whose large set has at least ``LARGE`` elements: the card's pilot
 found no gap while both sets are small beside the state.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from workbench import statistics
 from workbench.statistics import Interval
+from workbench.studies._trained_seeds import ONE_MODEL, Measured, by_model
 from workbench.studies.base import Claim, Outcome
 
 if TYPE_CHECKING:
@@ -28,14 +28,6 @@ LEAST_GAP = 0.05
 LARGE = 64
 #: Prefix linear attention may take this many times the time of causal linear attention (card).
 MOST_SLOWER = 1.5
-
-
-class Measured(NamedTuple):
-    """A number of one training seed and its variance by the finite number of test sequences."""
-
-    value: float
-    variance: float
-    n: int
 
 
 # ---- by hand ------------------------------------------------------------------------------------------------------
@@ -83,21 +75,11 @@ def _mean(rows: pd.DataFrame) -> Measured:
 
 def _gap(rows: pd.DataFrame) -> Measured:
     small, large = (_mean(rows[rows["order"] == name]) for name in ("small first", "large first"))
-    return Measured(small.value - large.value, small.variance + large.variance, small.n + large.n)
+    return small.minus(large)
 
 
 def _of_seeds(frame: pd.DataFrame, measure: Callable[[pd.DataFrame], Measured | None]) -> Interval | None:
-    """The number of every training seed, then t over seeds; of one seed, its binomial error. None: not measured."""
-    rows = _accuracies(frame)
-    found = [made for _, own in rows.groupby("unit") if (made := measure(own)) is not None]
-    found = [made for made in found if math.isfinite(made.value)]
-    if not found:
-        return None
-    if len(found) > 1:
-        return statistics.t_interval([made.value for made in found])
-    (one,) = found
-    half = 1.96 * math.sqrt(one.variance)
-    return Interval(one.value, one.value - half, one.value + half, one.n)
+    return by_model(_accuracies(frame), measure, model="unit")
 
 
 def _judged(found: Interval | None, threshold: float, direction: str, note: str) -> Outcome:
@@ -116,7 +98,7 @@ def _told(frame: pd.DataFrame, *modes: str) -> str:
             lines = zip(table.loc[mode].index, *(table.loc[mode][order] for order in ("small first", "large first")))
             parts = [f"{x / 1e3:.0f} kB {small:.2f}/{large:.2f}" for x, small, large in lines]
             said.append(f"{mode}: {', '.join(parts)}")
-    one = "" if rows["unit"].nunique() > 1 else "one training seed, the interval is of test sequences alone; "
+    one = "" if rows["unit"].nunique() > 1 else f"{ONE_MODEL}; "
     return f"{one}small/large set first; " + "; ".join(said)
 
 
@@ -133,7 +115,7 @@ def less_with_more_state(frame: pd.DataFrame) -> Outcome:
         if own["x"].nunique() < 2:
             return None
         small, large = _gap(own[own["x"] == own["x"].min()]), _gap(own[own["x"] == own["x"].max()])
-        return Measured(small.value - large.value, small.variance + large.variance, small.n + large.n)
+        return small.minus(large)
 
     return _judged(_of_seeds(frame, shrinks), 0.0, ">", _told(frame, "causal"))
 
@@ -157,8 +139,7 @@ def _better_with_large_first(mode: str) -> Callable[[pd.DataFrame], Outcome]:
         own, causal = (rows[rows["item"] == name] for name in (mode, "causal"))
         if own.empty or causal.empty:
             return None
-        ours, theirs = _mean(own), _mean(causal)
-        return Measured(ours.value - theirs.value, ours.variance + theirs.variance, ours.n + theirs.n)
+        return _mean(own).minus(_mean(causal))
 
     return lambda frame: _judged(_of_seeds(frame, measure), 0.0, ">", _told(frame, "causal", mode))
 

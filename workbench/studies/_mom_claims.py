@@ -1,8 +1,6 @@
 """What MoM claims and how each claim is tested on the study's frame: part, variant, x, model, unit, metric, value.
 
-Trained models are paired by seed and judged by Student's t over seeds; where only one of each kind is at hand (the
-weights that ship), by a bootstrap over groups of test sequences: that says how sure the number is for these two models,
-not for others.
+Trained models are paired by seed and compared over seeds, or over groups of test sequences (``_trained_seeds``).
 """
 
 from __future__ import annotations
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from workbench import statistics
 from workbench.statistics import Interval
+from workbench.studies import _trained_seeds as trained
 from workbench.studies.base import Claim, Outcome
 
 if TYPE_CHECKING:
@@ -22,40 +21,24 @@ PAIRS = 16
 
 
 def _wide(frame: pd.DataFrame, part: str, metric: str, x: float | None = None) -> pd.DataFrame:
-    """A column a variant, a row a model and unit (and seed of the run)."""
     rows = frame[(frame["part"] == part) & (frame["metric"] == metric)]
-    rows = rows if x is None else rows[rows["x"] == x]
-    return rows.pivot_table(index=_keys(rows, "model", "unit"), columns="variant", values="value")
+    return trained.wide(rows if x is None else rows[rows["x"] == x])
 
 
-def _keys(rows: pd.DataFrame, *names: str) -> list[str]:
-    return [name for name in ("seed", *names) if name in rows]
-
-
-def _over_models(values: pd.Series) -> Interval:
-    """Of values by (seed,) model and unit: over models, or over units where there is one model."""
-    models = values.groupby(level=[name for name in values.index.names if name != "unit"]).mean()
-    if len(models) > 1:
-        return statistics.t_interval(models.to_numpy())
-    return statistics.of_differences(values.to_numpy())
-
-
-def _few(table: pd.DataFrame) -> str:
+def _few(several: bool) -> str:
     """What to say where the interval is not over models."""
-    models = table.groupby(level=[name for name in table.index.names if name != "unit"]).ngroups
-    return "" if models > 1 else " (one model of each: the interval is over test sequences and says nothing of others)"
+    return "" if several else f" ({trained.ONE_MODEL})"
 
 
 def difference(frame: pd.DataFrame, first: str, second: str) -> Outcome:
     """Recall of ``first`` minus ``second`` at the largest number of pairs that was trained."""
-    wide = _wide(frame, "recall", "recall", PAIRS)
-    if not {first, second} <= set(wide) or len(wide[[first, second]].dropna()) < 2:
+    found = trained.paired(_wide(frame, "recall", "recall", PAIRS), first, second)
+    if found is None:
         return Outcome.unmeasured(
             f"{first} and {second} were not both measured (no trained models, or a run cut short)"
         )
-    pair = wide[[first, second]].dropna()
-    note = f"{first} {pair[first].mean():.3f}, {second} {pair[second].mean():.3f} at {PAIRS} pairs"
-    return Outcome.of(_over_models(pair[first] - pair[second]), 0.0, ">", note + _few(pair))
+    note = f"{first} {found.first:.3f}, {second} {found.second:.3f} at {PAIRS} pairs"
+    return Outcome.of(found.interval, 0.0, ">", note + _few(found.several))
 
 
 def better_than_one(frame: pd.DataFrame) -> Outcome:
@@ -84,13 +67,13 @@ def more_memories(frame: pd.DataFrame) -> Outcome:
     import numpy as np
     import pandas as pd
 
-    wide = _wide(frame, "recall", "recall", PAIRS)
-    if not set(SIZES) <= set(wide) or len(wide[list(SIZES)].dropna()) < 2:
+    table = trained.complete(_wide(frame, "recall", "recall", PAIRS), list(SIZES))
+    if table is None:
         return Outcome.unmeasured("recall was not measured for N = 2, 4 and 8")
-    table = wide[list(SIZES)].dropna()
     slopes = np.polyfit(np.log2(list(SIZES.values())), table.to_numpy().T, 1)[0]
     note = "recall " + ", ".join(f"N={SIZES[name]} {table[name].mean():.3f}" for name in SIZES)
-    return Outcome.of(_over_models(pd.Series(slopes, table.index)), 0.0, ">", note + _few(table))
+    found = trained.over_models(pd.Series(slopes, table.index))
+    return Outcome.of(found, 0.0, ">", note + _few(trained.several(table)))
 
 
 def constant_decoding(frame: pd.DataFrame) -> Outcome:
@@ -112,20 +95,17 @@ def constant_decoding(frame: pd.DataFrame) -> Outcome:
 def balanced(frame: pd.DataFrame) -> Outcome:
     """Spread of the memories' shares over their mean, without the balance loss minus with it, mean of the layers."""
     rows = frame[(frame["part"] == "routing") & (frame["metric"] == "share")]
-    group = rows["unit"].astype(str).str.split(":").str[0]
-    rows = rows.assign(unit=group)
-    keys = [*_keys(rows, "model"), "unit", "variant", "x"]
-    spread = rows.groupby(keys)["value"].agg(lambda shares: shares.std(ddof=0) / shares.mean()).reset_index()
+    rows = rows.assign(unit=rows["unit"].astype(str).str.split(":").str[0])
+    keys = [name for name in ("seed", "model", "unit") if name in rows]
+    each = rows.groupby([*keys, "variant", "x"])["value"]
+    spread = each.agg(lambda shares: shares.std(ddof=0) / shares.mean()).reset_index()
     without, with_ = "GDN MoM, no balance loss", "GDN MoM"
-    if not {without, with_} <= set(spread["variant"]):
+    pair = trained.complete(trained.wide(spread), (without, with_))
+    if pair is None:
         return Outcome.unmeasured("routing was not measured with and without the balance loss")
-    wide = spread.pivot_table(index=[*_keys(rows, "model"), "unit"], columns="variant", values="value")
-    pair = wide[[without, with_]].dropna()
     note = f"spread / mean of shares: without {pair[without].mean():.3f}, with {pair[with_].mean():.3f}"
-    gap = pair[without] - pair[with_]
-    models = gap.groupby(level=[name for name in gap.index.names if name != "unit"]).mean()
-    found = statistics.t_interval(models.to_numpy()) if len(models) > 1 else statistics.bootstrap(gap.to_numpy())
-    return Outcome.of(found, 0.0, ">", note + _few(pair))
+    found = trained.over_models(pair[without] - pair[with_], statistics.bootstrap)
+    return Outcome.of(found, 0.0, ">", note + _few(trained.several(pair)))
 
 
 def separation(frame: pd.DataFrame) -> Outcome:

@@ -1,8 +1,7 @@
 """What Titans claims and how each claim is tested on the study's frame (part, variant, x, model, unit, metric, value).
 
-Trained models are compared by the mean of their recall over groups of sequences. With several trained seeds the
-interval is Student's over seeds; with the one shipped model of each variant it is over groups of test sequences, and
-the note says so.
+Trained models are compared by the mean of their recall, over trained seeds or over groups of test sequences
+(``_trained_seeds``).
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from workbench import statistics
+from workbench.studies import _trained_seeds as trained
 from workbench.studies.base import Claim, Outcome
 
 if TYPE_CHECKING:
@@ -74,34 +74,19 @@ def chunk_costs(frame: pd.DataFrame) -> Outcome:
 # -- trained models ---------------------------------------------------------------------------------------------------
 
 
-def _models(frame: pd.DataFrame, part: str, test: Callable[[pd.Series], pd.Series]) -> tuple[pd.DataFrame, str]:
-    """Recall with a column a variant; a row a trained model, or a group of sequences when there is one model only."""
-    rows = frame[(frame.part == part) & (frame.metric == "recall")]
-    rows = rows[test(rows.x)]
-    keys = [key for key in ("seed", "model") if key in rows]
-    several = len(rows[keys].drop_duplicates()) > 1 if len(rows) else False
-    wide = rows.pivot_table(index=keys if several else [*keys, "unit"], columns="variant", values="value")
-    return wide, "over trained seeds" if several else "one trained model each; interval over test sequences"
-
-
 def learnt(
     frame: pd.DataFrame, part: str, high: str, low: str, threshold: float, direction: str,
     test: Callable[[pd.Series], pd.Series],
 ) -> Outcome:  # fmt: skip
     """mean of recall(high) - recall(low) against the threshold."""
-    wide, over = _models(frame, part, test)
-    if not {high, low} <= set(wide) or len(wide[[high, low]].dropna()) < 2:
+    rows = frame[(frame.part == part) & (frame.metric == "recall")]
+    found = trained.paired(trained.wide(rows[test(rows.x)]), high, low)
+    if found is None:
         return Outcome.unmeasured(f"no trained {high} and {low}")
-    both = wide[[high, low]].dropna()
-    if both.mean().max() < SOMETHING:
-        return Outcome.unmeasured(
-            f"neither {high} ({both[high].mean():.3f}) nor {low} ({both[low].mean():.3f}) recalls"
-        )
-    difference = both[high] - both[low]
-    interval = statistics.t_interval(difference) if over.startswith("over") else statistics.of_differences(difference)
-    return Outcome.of(
-        interval, threshold, direction, f"{high} {both[high].mean():.3f}, {low} {both[low].mean():.3f}, {over}"
-    )
+    if max(found.first, found.second) < SOMETHING:
+        return Outcome.unmeasured(f"neither {high} ({found.first:.3f}) nor {low} ({found.second:.3f}) recalls")
+    note = f"{high} {found.first:.3f}, {low} {found.second:.3f}, {found.over}"
+    return Outcome.of(found.interval, threshold, direction, note)
 
 
 def _all(part: str, pairs: Sequence[tuple[str, str]], threshold: float, direction: str,
