@@ -44,6 +44,53 @@ def test_beams_move_their_states_with_them(model: MixerLM, ids: torch.Tensor) ->
     torch.testing.assert_close(swapped, again, rtol=1e-4, atol=1e-5)
 
 
+TITANS = [{"mixer": slug, "heads": 2, "chunk": 4} for slug in ("titans", "titans-mac", "titans-mag", "titans-mal")]
+
+
+@pytest.fixture
+def titans() -> MixerLM:
+    torch.manual_seed(0)
+    return MixerLM(MixerConfig(vocab_size=23, dim=16, mixers=TITANS)).eval()
+
+
+def test_texts_of_several_lengths_are_generated_from_at_once(titans: MixerLM, ids: torch.Tensor) -> None:
+    """Chunks, segments and windows of each row go on where its own text left them; nine new tokens cross two chunks."""
+    lengths, mask = (9, 4, 7), torch.zeros(3, 9, dtype=torch.long)
+    rows = torch.cat([ids, ids[:1].flip(1)])
+    for row, length in enumerate(lengths):
+        mask[row, 9 - length :] = 1
+    made = titans.generate(rows, attention_mask=mask, max_new_tokens=9, do_sample=False, pad_token_id=0)
+    for row, length in enumerate(lengths):
+        alone = titans.generate(rows[row : row + 1, 9 - length :], max_new_tokens=9, do_sample=False, pad_token_id=0)
+        assert made[row, 9:].tolist() == alone[0, length:].tolist()
+
+
+def test_a_padded_batch_is_logged_and_moves_with_its_beams(titans: MixerLM, ids: torch.Tensor) -> None:
+    mask = torch.ones_like(ids)
+    mask[1, :5] = 0
+    cache = titans.new_cache(log=True)
+    with torch.no_grad():
+        titans(ids, attention_mask=mask, past_key_values=cache)
+        assert not cache.scalars().empty
+        assert cache.contents(row=1)["norm"].notna().all()
+        cache.reorder_cache(torch.tensor([1, 0]))
+        after = titans(ids[:, :1], attention_mask=torch.ones(2, 10), past_key_values=cache).logits[0, -1]
+        alone = titans(torch.cat([ids[1:, 5:], ids[:1, :1]], 1)).logits[0, -1]
+    torch.testing.assert_close(after, alone, rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_the_proof_panel_reads_a_padded_batch(titans: MixerLM, ids: torch.Tensor, tmp_path) -> None:
+    titans.save_pretrained(tmp_path)
+    frame = load(tmp_path).proof(ids[0].tolist(), new_tokens=3).set_index("kernel")
+    assert frame.loc["eager", "same_tokens"]
+    assert (frame.loc["eager"].filter(like="max_abs_dlogits") == 0).all()
+    both = torch.stack([ids[0], torch.cat([torch.zeros(5, dtype=torch.long), ids[0, :4]])])
+    mask = torch.stack([torch.ones(9, dtype=torch.long), torch.tensor([0] * 5 + [1] * 4)])
+    padded = titans(both, attention_mask=mask).logits
+    torch.testing.assert_close(padded[1, 5:], titans(ids[:1, :4]).logits[0], rtol=1e-4, atol=1e-5)
+
+
 def test_the_loss_is_of_the_next_token_and_the_layers_own(model: MixerLM, ids: torch.Tensor) -> None:
     labels = ids.clone()
     labels[:, :4] = -100

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
-from tests.memory.layers.layer_kit import CASES, DIM, TOKENS, Case, copied, same, stream, tensors, tokens
+from tests.memory.layers.layer_kit import CASES, DIM, TOKENS, Case, copied, pieces, same, stream, tensors, tokens
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import MEMORIES, Memory
 from workbench.memory.layers.base import build_layer, layer_names, nbytes
@@ -144,6 +144,50 @@ def test_padding_leaves_no_trace(case: Case) -> None:
         torch.testing.assert_close(y[row, keep[row]], alone[0], rtol=1e-9, atol=1e-10)
         then = layer(tokens(4, 3, seed=3)[row : row + 1], own)[0]
         torch.testing.assert_close(after[row : row + 1], then, rtol=1e-9, atol=1e-10)
+
+
+@every_layer
+def test_padding_in_a_stream_leaves_no_trace(case: Case) -> None:
+    """Rows run apart, fall in step again, and one brings nothing at all for a while."""
+    layer, x = case.layer(), tokens(4)
+    if not layer.masks_padding:
+        return  # test_padding_leaves_no_trace holds it to refusing
+    keep = _padding(layer.noncausal_prefix)
+    reads, state = [], None
+    for part, mask in zip(*(whole.split(pieces(layer, [2, 4, 1, 6]), 1) for whole in (x, keep))):
+        y, state = layer(part, state, keep=mask)
+        reads.append(y)
+    assert state is not None
+    y, after = torch.cat(reads, 1), layer(tokens(4, 3, seed=3), state)[0]
+    for row in range(4):
+        alone, own = layer(x[row : row + 1, keep[row]])
+        torch.testing.assert_close(y[row, keep[row]], alone[0], rtol=1e-9, atol=1e-10)
+        then = layer(tokens(4, 3, seed=3)[row : row + 1], own)[0]
+        torch.testing.assert_close(after[row : row + 1], then, rtol=1e-9, atol=1e-10)
+
+
+@every_layer
+def test_padding_learns_nothing_and_keeps_nobody_from_learning(case: Case) -> None:
+    layer, x = case.layer(), tokens(4).requires_grad_()
+    if not layer.masks_padding:
+        return
+    keep = _padding(layer.noncausal_prefix)
+    (given,) = torch.autograd.grad(layer(x, keep=keep)[0][keep].square().sum(), x)
+    alone = [layer(x[row : row + 1, keep[row]])[0].square().sum() for row in range(4)]
+    (wanted,) = torch.autograd.grad(sum(alone[1:], alone[0]), x)
+    torch.testing.assert_close(given, wanted, rtol=1e-8, atol=1e-9)
+
+
+def test_every_layer_of_the_house_takes_padding_and_another_may_refuse_it() -> None:
+    assert [slug for slug in layer_names() if not MEMORIES.get(slug).masks_padding] == []
+
+    class Unpadded(MEMORIES.get("linear-attention")):
+        masks_padding = False
+
+    layer, x = Unpadded(DIM, heads=2).double(), tokens(4)
+    with pytest.raises(BadInput, match="cannot leave padding out"):
+        layer(x, keep=_padding())
+    layer(x)
 
 
 @every_layer

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from workbench.errors import BadInput
+from workbench.memory.layers._in_step import apart, counts_of, evened, in_step
 from workbench.memory.layers._titans_attention import WindowAttention
 from workbench.memory.layers._titans_memory import NeuralCore, Watched
 from workbench.memory.layers.base import MemoryLayer, Slot, State, carried, effective_rank, whole, widened
@@ -23,9 +25,11 @@ MEMORY: dict[str, Any] = {
 
 
 class TitansLayer(MemoryLayer):
-    """A layer round one :class:`NeuralCore`; ``memory`` are its arguments, by name (see ``Titans``)."""
+    """A layer round one :class:`NeuralCore`; ``memory`` are its arguments, by name (see ``Titans``).
 
-    masks_padding = False
+    Padding is left out before a token is counted, so chunks, segments and windows are those of the stream without it.
+    A mask is looked at, which ``vmap`` and CUDA graphs cannot do: give them sequences of one length.
+    """
 
     def __init__(self, dim: int, heads: int, persistent: int, memory: dict[str, Any]):
         super().__init__(dim)
@@ -37,6 +41,19 @@ class TitansLayer(MemoryLayer):
         self.persistent = nn.Parameter(torch.randn(persistent, dim) * dim**-0.5)
         self._written: list[Watched] = []
         self._latest: list[Watched] = []
+
+    @abstractmethod
+    def run_even(self, x: Tensor, state: State) -> tuple[Tensor, State]:
+        """The mechanism on rows that are in step, without padding: x (B, T, dim) to y (B, T, dim) and the new state."""
+
+    def run(self, x: Tensor, state: State, keep: Tensor | None) -> tuple[Tensor, State]:
+        counts = counts_of(self.layout(x.shape[0]))
+        if keep is None and not apart(state, counts):
+            return self.run_even(x, state)
+        return in_step(self.run_even, x, state, keep, counts)
+
+    def hold(self, state: State, tokens: int) -> None:
+        super().hold(evened(state, counts_of(self.layout(1))), tokens)
 
     def begun(self, batch: int, device: Any, dtype: torch.dtype | None) -> State:
         """The first weights, and the persistent tokens read."""

@@ -37,7 +37,8 @@ AUX = "aux/"
 
 class Slot(NamedTuple):
     """One tensor of a state. ``shape`` has the batch first and -1 where it grows with the stream; () is a whole number
-    that all rows share. ``dtype`` None is the memory's own type: float64 in a float64 module, else float32."""
+    that all rows share, or one for each row, (B,) int64, where padding has set them apart (see ``_in_step``). ``dtype``
+    None is the memory's own type: float64 in a float64 module, else float32."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None = None

@@ -74,7 +74,7 @@ class Titans(TitansLayer):
     def start(self, batch: int, *, device: Any = None, dtype: torch.dtype | None = None) -> State:
         return self.begun(batch, device, dtype)
 
-    def run(self, x: Tensor, state: State, keep: Tensor | None) -> tuple[Tensor, State]:
+    def run_even(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         y, after = self.core.run(x, state)
         return self._out(x, y), after
 

@@ -67,7 +67,7 @@ class TitansMAC(TitansLayer):
         return {f"old{i}": w for i, w in enumerate(self.core.weights(state))}
 
     # ------------------------------------------------------------------ the layer
-    def run(self, x: Tensor, state: State, keep: Tensor | None) -> tuple[Tensor, State]:
+    def run_even(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         parts, at = [], 0
         while at < x.shape[1]:
             n = min(self.segment - state["place"], x.shape[1] - at)

@@ -46,7 +46,7 @@ class TitansMAG(WindowedTitans):
         self.gate = checked_gate(gate)
         self.join, self.to_out = Joined(dim, gate), nn.Linear(dim, dim, bias=False)
 
-    def run(self, x: Tensor, state: State, keep: Tensor | None) -> tuple[Tensor, State]:
+    def run_even(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         y, local = self.attention.run(x, state, self.persistent)
         m, memory = self.core.run(x, state)
         return self.to_out(self.join(y, m)), {**memory, **local}

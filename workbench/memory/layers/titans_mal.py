@@ -33,7 +33,7 @@ class TitansMAL(WindowedTitans):
         super().__init__(dim, heads, window, persistent, memory)
         self.norm = nn.RMSNorm(dim)
 
-    def run(self, x: Tensor, state: State, keep: Tensor | None) -> tuple[Tensor, State]:
+    def run_even(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         m, memory = self.core.run(x, state)
         y, local = self.attention.run(self.norm(x + m), state, self.persistent[:0])
         return y, {**memory, **local}
