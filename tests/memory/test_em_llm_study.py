@@ -24,7 +24,7 @@ from workbench.tasks.episodes import (
     read_stream,
 )
 from workbench.views import em_llm as views
-from workbench_datasets import reported
+from workbench_datasets import recorded, reported
 
 
 @pytest.fixture(scope="module")
@@ -168,3 +168,11 @@ def test_recency_and_prose_are_measured(monkeypatch):
 
 def _missing(name):
     raise FileNotFoundError(name)
+
+
+def test_the_recorded_run_has_rows_for_every_claim_of_its_scale():
+    study = STUDIES.get("em-llm")
+    found = study.judge(recorded.load("em-llm"), "full")
+    assert found.keys() == {claim.id for claim in study.claims}
+    assert {key: outcome.n for key, outcome in found.items() if outcome.n < 2} == {}
+    assert found["RECENCY"].n == study.scale("full").settings["recency"]["32"]

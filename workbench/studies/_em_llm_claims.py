@@ -90,7 +90,7 @@ CLAIMS = (
     Claim("CONTIGUITY-RECALL", "contiguity fetches more of the following episode", f"{SOURCE}, +C",
           _all(("order", "fact recall", S_C, S)), ("full",)),
     Claim("RECENCY", "order is lost: full context judges which event came first better than the memory",
-          "CCN 2025, evaluating models of episodic memory", _all(("recency", "correct", FULL, S)), ("quick",)),
+          "CCN 2025, evaluating models of episodic memory", _all(("recency", "correct", FULL, S))),
     Claim("PASSKEY", "pass keys beyond the trained window: memory >= .8, plain model <= .2", f"{SOURCE}, figure 2",
           passkeys, ("full",)),
 )  # fmt: skip
