@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -155,7 +156,7 @@ def test_bad_input_is_named(call) -> None:  # type: ignore[no-untyped-def]
 
 def test_outcome_of_an_interval() -> None:
     outcome = Outcome.of(st.Interval(0.5, 0.2, 0.8, 40), 0.1, ">", note="groups")
-    assert outcome == Outcome("holds", 0.5, 0.2, 0.8, 40, "groups")
+    assert outcome == Outcome("holds", 0.5, 0.2, 0.8, 40, "groups", threshold=0.1)
     assert Outcome.unmeasured("no rows").verdict == "inconclusive"
 
 
@@ -169,11 +170,11 @@ def test_differences_that_all_agree_are_as_uncertain_as_what_was_never_seen():
 
 
 def test_the_weakest_outcome_decides_and_all_notes_are_kept():
-    holds = Outcome("holds", 0.1, 0.0, 0.2, 3, "first")
+    holds = Outcome("holds", 0.1, 0.0, 0.2, 3, "first", threshold=0.05)
     open_ = Outcome("inconclusive", 0.9, -1.0, 2.0, 4, "second")
     failed = [Outcome("not reproduced", effect, -1.0, 0.0, 5, "third") for effect in (-0.1, -0.2)]
     assert Outcome.weakest([holds, open_]).verdict == "inconclusive"
     found = Outcome.weakest([holds, *failed, open_])
     assert (found.verdict, found.effect, found.n) == ("not reproduced", -0.2, 5)
     assert found.note == "first; third; third; second"
-    assert Outcome.weakest([holds], "all of it").note == "all of it"
+    assert Outcome.weakest([holds], "all of it") == replace(holds, note="all of it")

@@ -403,3 +403,17 @@ def test_heads_of_a_model_by_their_scores(model, tmp_path):
     scores = induction.induction_scores(model, length=8, batch=1, copy=False)
     views.head_scores(scores, score="prefix_matching", low=0, high=1).save(tmp_path / "heads.svg")
     assert "prefix_matching" in (tmp_path / "heads.svg").read_text()
+
+
+@pytest.mark.parametrize(
+    ("panels", "columns"), [(0, 1), (1, 1), (2, 2), (3, 3), (4, 2), (5, 3), (6, 3), (7, 3), (8, 3)]
+)
+def test_panels_fill_their_last_row(panels, columns):
+    assert theme.even(panels) == columns
+    assert theme.even(panels, 2) <= 2
+
+
+def test_the_line_of_a_claim_stands_at_its_threshold(trace, log):
+    chart = views.claims_table(claims().assign(threshold=[0.4, 0.0, 0.02]))
+    rows = next(iter(chart.to_dict()["datasets"].values()))
+    assert [round(row["_effect"], 2) for row in rows] == [-0.45, -0.57, 0.0]

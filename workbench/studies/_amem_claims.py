@@ -7,6 +7,7 @@ the questions about one dialogue share its notes.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from workbench import statistics
@@ -55,7 +56,7 @@ def _worst(outcomes: list[Outcome]) -> Outcome:
     rank = {NOT_REPRODUCED: 0, INCONCLUSIVE: 1, HOLDS: 2}
     worst = min(outcomes, key=lambda outcome: (rank[outcome.verdict], outcome.effect))
     told = "; ".join(outcome.note for outcome in outcomes)
-    return Outcome(worst.verdict, worst.effect, worst.low, worst.high, worst.n, told)
+    return replace(worst, note=told)
 
 
 def _bridge(

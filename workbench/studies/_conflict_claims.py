@@ -6,6 +6,7 @@ metric, value (and the runner's seed). Pairs are the same prompt of the same see
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from workbench import statistics
@@ -51,7 +52,7 @@ def _beyond_random(frame: pd.DataFrame, metric: str, label: str, outcome: Outcom
     verdict = outcome.verdict
     if verdict == HOLDS and rows.value.mean() <= top:
         verdict = NOT_REPRODUCED
-    return Outcome(verdict, outcome.effect, outcome.low, outcome.high, outcome.n, note)
+    return replace(outcome, verdict=verdict, note=note)
 
 
 def memory_wins(frame: pd.DataFrame) -> Outcome:

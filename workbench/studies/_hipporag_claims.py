@@ -8,6 +8,7 @@ corpus under two methods.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,7 @@ def finds_all(frame: pd.DataFrame, part: str, rival: str | None = None) -> Outco
         return found
     if found.verdict == HOLDS and found.effect < MARGIN[part]:
         verdict = NOT_REPRODUCED if found.high < MARGIN[part] else INCONCLUSIVE
-        return Outcome(verdict, found.effect, found.low, found.high, found.n, f"{found.note}; margin {MARGIN[part]}")
+        return replace(found, verdict=verdict, note=f"{found.note}; margin {MARGIN[part]}", threshold=MARGIN[part])
     return found
 
 
@@ -115,7 +116,7 @@ def no_effect(frame: pd.DataFrame) -> Outcome:
         return found
     inside, outside = abs(found.low) < ALIKE and abs(found.high) < ALIKE, found.low > ALIKE or found.high < -ALIKE
     verdict = HOLDS if inside else NOT_REPRODUCED if outside else INCONCLUSIVE
-    return Outcome(verdict, found.effect, found.low, found.high, found.n, found.note)
+    return replace(found, verdict=verdict)
 
 
 def one_step_suffices(frame: pd.DataFrame, part: str) -> Outcome:
@@ -128,7 +129,7 @@ def one_step_suffices(frame: pd.DataFrame, part: str) -> Outcome:
     found = _difference(table, FULL, rival, 0.0, ">=")
     calls = wide(frame, part, "calls", MULTI_HOP[part]).mean()
     note = f"{found.note}; model calls a question {calls.get(FULL, 0):.1f} against {calls.get(rival, 0):.1f}"
-    return Outcome(found.verdict, found.effect, found.low, found.high, found.n, note)
+    return replace(found, note=note)
 
 
 def no_gain_in_one_hop(frame: pd.DataFrame) -> Outcome:

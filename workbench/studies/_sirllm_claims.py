@@ -6,6 +6,7 @@ metric, value, item_surprise (and the runner's seed). Pairs are the same unit of
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from workbench import statistics
@@ -51,7 +52,7 @@ def _with_mcnemar(frame: pd.DataFrame, outcome: Outcome, first: str, second: str
     test = statistics.mcnemar(pairs[first], pairs[second])
     note = f"{outcome.note}; McNemar p = {test.p:.2g} ({test.only_a} against {test.only_b})"
     verdict = INCONCLUSIVE if outcome.verdict == HOLDS and test.p >= ALPHA else outcome.verdict
-    return Outcome(verdict, outcome.effect, outcome.low, outcome.high, outcome.n, note)
+    return replace(outcome, verdict=verdict, note=note)
 
 
 def recall_beats_streaming(frame: pd.DataFrame) -> Outcome:
@@ -129,7 +130,7 @@ def rps_wins_more(frame: pd.DataFrame) -> Outcome:
     if not players:
         return Outcome.unmeasured("rock-paper-scissors was not played")
     each = [_difference(frame[frame.unit == name], "rps", "win", RPS_SIRLLM, STREAMING) for name in players]
-    named = [Outcome(o.verdict, o.effect, o.low, o.high, o.n, f"{name}: {o.note}") for name, o in zip(players, each)]
+    named = [replace(o, note=f"{name}: {o.note}") for name, o in zip(players, each)]
     return Outcome.weakest(named)
 
 

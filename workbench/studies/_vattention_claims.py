@@ -82,7 +82,8 @@ def batch_ratio(frame: pd.DataFrame) -> Outcome:
     inside = RATIO[0] <= found.low and found.high <= RATIO[1]
     outside = found.high < RATIO[0] or found.low > RATIO[1]
     note = f"paper 240/187 = 1.28; ours {wide['64 KB groups'].mean():.0f}/{wide['2 MB groups'].mean():.0f}"
-    return Outcome(HOLDS if inside else NOT_REPRODUCED if outside else INCONCLUSIVE, *found, note=note)
+    verdict = HOLDS if inside else NOT_REPRODUCED if outside else INCONCLUSIVE
+    return Outcome(verdict, *found, note, threshold=240 / 187)
 
 
 def _ratio(frame: pd.DataFrame, stage: str, over: str, under: str) -> Interval | None:
@@ -114,7 +115,7 @@ def decode_within(frame: pd.DataFrame) -> Outcome:
         return Outcome.unmeasured("no decode was timed (needs a GPU)")
     inside, outside = found.low >= 0.9 and found.high <= 1.1, found.high < 0.9 or found.low > 1.1
     verdict = HOLDS if inside else NOT_REPRODUCED if outside else INCONCLUSIVE
-    return Outcome(verdict, *found, note="paged-16 over vAttention")
+    return Outcome(verdict, *found, "paged-16 over vAttention", threshold=1.0)
 
 
 def hidden_by_counts(frame: pd.DataFrame) -> Outcome:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -60,7 +60,10 @@ class Scale:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a claim's test found: a verdict, an effect with its interval, the number of observations, and a note."""
+    """What a claim's test found: a verdict, an effect with its interval, the number of observations, and a note.
+
+    ``threshold`` is the number that the effect was held against: where pictures draw their line.
+    """
 
     verdict: str
     effect: float
@@ -68,6 +71,7 @@ class Outcome:
     high: float
     n: int
     note: str = ""
+    threshold: float = 0.0
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -76,7 +80,7 @@ class Outcome:
     @classmethod
     def of(cls, interval: Interval, threshold: float = 0.0, direction: str = ">", note: str = "") -> Outcome:
         """The outcome of "effect ``direction`` threshold" for an interval from ``workbench.statistics``."""
-        return cls(verdict(interval.low, interval.high, threshold, direction), *interval, note=note)
+        return cls(verdict(interval.low, interval.high, threshold, direction), *interval, note, threshold)
 
     @classmethod
     def weakest(cls, outcomes: Sequence[Outcome], note: str | None = None) -> Outcome:
@@ -84,7 +88,7 @@ class Outcome:
         rank = {NOT_REPRODUCED: 0, INCONCLUSIVE: 1, HOLDS: 2}
         found = min(outcomes, key=lambda outcome: (rank[outcome.verdict], outcome.effect))
         told = "; ".join(outcome.note for outcome in outcomes) if note is None else note
-        return cls(found.verdict, found.effect, found.low, found.high, found.n, told)
+        return replace(found, note=told)
 
     @classmethod
     def unmeasured(cls, note: str) -> Outcome:
@@ -155,6 +159,21 @@ class Study(ABC):
     def judge(self, frame: pd.DataFrame, scale: str) -> dict[str, Outcome]:
         """Every claim that this scale can test, judged on ``frame``."""
         return {claim.id: claim.test(frame) for claim in self.claims if scale in claim.scales}
+
+    def claim_rows(self, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+        """What each claim says, and what was found: id, statement, source, and the fields of its outcome."""
+        claims = {claim.id: claim for claim in self.claims}
+        return [
+            {"id": key, "statement": claims[key].statement, "source": claims[key].source, **asdict(outcome)}
+            for key, outcome in outcomes.items()
+        ]
+
+    def claims_frame(self, frame: pd.DataFrame, scale: str) -> pd.DataFrame:
+        """The claims judged on ``frame``, a row each: what ``workbench.views.claims_table`` draws."""
+        import pandas as pd
+
+        columns = ["id", "statement", "source", *(field.name for field in fields(Outcome))]
+        return pd.DataFrame(self.claim_rows(self.judge(frame, scale)), columns=columns)
 
 
 STUDIES: Registry[Study] = Registry("study", ["workbench.studies"], "memory_workbench.studies", not_slugs=MACHINERY)

@@ -16,6 +16,7 @@ the card's hardware counters are not read.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from workbench import statistics
@@ -97,11 +98,7 @@ def fewer_accesses(frame: pd.DataFrame) -> Outcome:
     ratios = _fig2_ratios(frame, "standard")
     note = f"counters equal the closed forms in all {len(counted)} cases; ratio grows with N and M: {grows}"
     outcome = Outcome.of(Interval(min(ratios), min(ratios), max(ratios), len(counted)), 4.5, ">=", note)
-    return outcome if grows else Outcome("not reproduced", *_numbers(outcome), note)
-
-
-def _numbers(outcome: Outcome) -> tuple[float, float, float, int]:
-    return outcome.effect, outcome.low, outcome.high, outcome.n
+    return outcome if grows else replace(outcome, verdict="not reproduced")
 
 
 def _ratio_grows(counted: pd.DataFrame) -> bool:
@@ -149,7 +146,7 @@ def io_exponents(frame: pd.DataFrame) -> Outcome:
     held = [statistics.verdict(x.low, x.high, c - 0.1, ">=") for x, c in ((along_m, -1.0), (along_n, 2.0))]
     held += [statistics.verdict(x.low, x.high, c + 0.1, "<=") for x, c in ((along_m, -1.0), (along_n, 2.0))]
     note = f"slope along N {along_n.effect:.3f} [{along_n.low:.3f}, {along_n.high:.3f}]"
-    return Outcome(_worst(held), *along_m, note=note)
+    return Outcome(_worst(held), *along_m, note, threshold=-1.0)
 
 
 def _worst(verdicts: list[str]) -> str:
@@ -169,9 +166,8 @@ def memory_exponents(frame: pd.DataFrame) -> Outcome:
     held = [statistics.verdict(fits[i].low, fits[i].high, c - 0.1, ">=") for i, c in wanted.items()]
     held += [statistics.verdict(fits[i].low, fits[i].high, c + 0.1, "<=") for i, c in wanted.items()]
     plain = fits["standard"]
-    return Outcome(
-        _worst(held), *fits["flash"], note=f"standard {plain.effect:.3f} [{plain.low:.3f}, {plain.high:.3f}]"
-    )
+    note = f"standard {plain.effect:.3f} [{plain.low:.3f}, {plain.high:.3f}]"
+    return Outcome(_worst(held), *fits["flash"], note, threshold=1.0)
 
 
 def sparse_follows(frame: pd.DataFrame) -> Outcome:
@@ -180,7 +176,8 @@ def sparse_follows(frame: pd.DataFrame) -> Outcome:
     per_tile = rows[rows.metric == "s-term per live tile"].value
     if len(per_tile) and per_tile.nunique() > 1:
         spread = float(per_tile.max() / per_tile.min())
-        return Outcome("not reproduced", spread, spread, spread, len(per_tile), "s-term not proportional to live tiles")
+        told = "s-term not proportional to live tiles"
+        return Outcome("not reproduced", spread, spread, spread, len(per_tile), told, threshold=1.0)
     times = rows[rows.metric == "time"]
     if len(times) < 4:
         return Outcome.unmeasured("no timed patterns")
@@ -242,7 +239,8 @@ def faster(frame: pd.DataFrame) -> Outcome:
     medians = ", ".join(f"{name} {ratios[name].median():.2f}" for name in ours)
     note = f"smallest ratio at N >= 512: {ratio.min():.2f}; medians over all lengths: {medians}"
     if ratio.min() <= 1.0:
-        return Outcome("not reproduced", float(ratio.min()), float(ratio.min()), float(ratio.max()), len(ratio), note)
+        least, most = float(ratio.min()), float(ratio.max())
+        return Outcome("not reproduced", least, least, most, len(ratio), note, threshold=1.0)
     return Outcome.of(statistics.bootstrap(long.to_numpy()), 2.0, ">=", note)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from workbench.studies.base import STUDIES, Outcome
@@ -30,18 +30,14 @@ class Result:
         return all(outcome.verdict == "holds" for outcome in self.outcomes.values())
 
     def claims(self) -> list[dict[str, Any]]:
-        """One entry a claim: id, statement, source, verdict, effect, low, high, n, note."""
-        claims = {claim.id: claim for claim in STUDIES.get(self.slug).claims}
-        return [
-            {"id": key, "statement": claims[key].statement, "source": claims[key].source, **asdict(outcome)}
-            for key, outcome in self.outcomes.items()
-        ]
+        """One entry a claim: id, statement, source, verdict, effect, low, high, n, note, threshold."""
+        return STUDIES.get(self.slug).claim_rows(self.outcomes)
 
     def claims_frame(self) -> pd.DataFrame:
         """``claims()`` as a table."""
         import pandas as pd
 
-        columns = ["id", "statement", "source", "verdict", "effect", "low", "high", "n", "note"]
+        columns = ["id", "statement", "source", "verdict", "effect", "low", "high", "n", "note", "threshold"]
         return pd.DataFrame(self.claims(), columns=columns)
 
     def figure(self) -> alt.Chart:

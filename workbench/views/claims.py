@@ -37,7 +37,7 @@ def claims_table(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", wi
     y = alt.Y("_row:O", axis=None, scale=alt.Scale(paddingInner=0, paddingOuter=0))
     told = [
         alt.Tooltip(f"{n}:N")
-        for n in ("id", "statement", "verdict", "effect", "low", "high", "n", "source", "note")
+        for n in ("id", "statement", "verdict", "effect", "low", "high", "threshold", "n", "source", "note")
         if n in data
     ]
     lift = alt.expr("-6.5 * (length(split(datum._lines, '\\n')) - 1)")

@@ -162,7 +162,7 @@ def paper_recorded_live(
     hollow = "" if data["verified"].all() else "hollow: from memory of the paper, not verified"
     lines = [line for line in (subtitle, hollow) if line]
     height = alt.Step(row_height / len(present), **{"for": "offset"})
-    return _finish(chart, data, panel, 2, width, height, title, lines)
+    return _finish(chart, data, panel, 3 if width < 240 else 2, width, height, title, lines)
 
 
 def _gather(frames: dict[str, Any], item: str, value: str, low: str, high: str, panel: str | None) -> pd.DataFrame:
@@ -235,5 +235,7 @@ def _finish(
     chart = chart.properties(width=width, height=height)
     if facet is not None:
         panels = list(dict.fromkeys(data[facet]))
-        chart = chart.facet(facet=alt.Facet(f"{_field(facet)}:N", title=None, sort=panels), columns=columns)
+        chart = chart.facet(
+            facet=alt.Facet(f"{_field(facet)}:N", title=None, sort=panels), columns=theme.even(len(panels), columns)
+        )
     return theme.themed(chart, title, subtitle)

@@ -6,6 +6,7 @@ together with ``beside``, ``below`` or ``layered``, which undress the parts and 
 
 from __future__ import annotations
 
+import math
 import warnings
 from typing import Any
 
@@ -118,6 +119,12 @@ def _composed(join: Any, charts: tuple[Any, ...], title: str, subtitle: Any, res
         warnings.filterwarnings("ignore", "Automatically deduplicated selection parameter")
         joined = join(*map(bare, charts))
     return themed(joined.resolve_scale(**scales), title, subtitle)
+
+
+def even(panels: int, most: int = 3) -> int:
+    """Columns for so many panels, at most ``most``, so that the last row is as full as it can be: 4 are two and two."""
+    rows = max(1, math.ceil(panels / most))
+    return max(1, math.ceil(panels / rows))
 
 
 def magnitude(scheme: str = "viridis", **scale: Any) -> alt.Scale:

@@ -72,7 +72,7 @@ def impossible_triangle(frame: pd.DataFrame, *, title: str = "", subtitle: str =
     )
     said = base.transform_filter("datum.part == 'said' && datum.place == T").mark_text(fontSize=11, color=theme.INK)
     layers = alt.layer(rim, trail, now, corner, said.encode(text="label:N")).properties(width=190, height=165)
-    chart = layers.facet(alt.Facet("method:N", sort=names, title=None), columns=columns)
+    chart = layers.facet(alt.Facet("method:N", sort=names, title=None), columns=theme.even(len(names), columns))
     note = subtitle or "corner: 1, centre: 0; bold: the chosen number of edits T, thin: the others"
     return theme.themed(chart, title or "Edits stick, carry over, leave the rest alone", note)
 
@@ -169,7 +169,9 @@ def forgetting_triangle(frame: pd.DataFrame, *, title: str = "", subtitle: str =
         color=alt.Color("value:Q", title="target tokens said", scale=theme.magnitude("cividis", domain=[0, 1])),
         tooltip=["method:N", "edit:O", "after:O", alt.Tooltip("value:Q", format=".2f")],
     )  # fmt: skip
-    chart = cells.properties(width=190, height=190).facet(alt.Facet("method:N", sort=names, title=None), columns=3)
+    chart = cells.properties(width=190, height=190).facet(
+        alt.Facet("method:N", sort=names, title=None), columns=theme.even(len(names))
+    )
     return theme.themed(chart, title or "What is forgotten", subtitle or "diagonal: just written; to the right: later")
 
 
@@ -203,7 +205,9 @@ def shard_map(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> al
         color=alt.Color("size:Q", title="|W' - W| (rms)", scale=theme.magnitude("magma", domainMin=0)),
         tooltip=["shard:N", "row:O", "column:O", alt.Tooltip("size:Q", format=".4f")],
     )  # fmt: skip
-    chart = cells.properties(width=210, height=140).facet(alt.Facet("shard:N", title=None), columns=3)
+    names = list(dict.fromkeys(data["shard"]))
+    order = alt.Facet("shard:N", title=None, sort=names)
+    chart = cells.properties(width=210, height=140).facet(order, columns=theme.even(len(names)))
     return theme.themed(chart, title or "What the shards changed", subtitle)
 
 
@@ -309,7 +313,13 @@ def _growth(table: pd.DataFrame) -> alt.Chart:
     names = [name for name in METHODS if name in set(table["method"])]
     base = alt.Chart(table).encode(
         x=alt.X("edits:Q", title="edits T (log scale)", scale=alt.Scale(type="log")),
-        color=alt.Color("method:N", title=None, sort=names, scale=theme.categories(list(METHODS))),
+        color=alt.Color(
+            "method:N",
+            title=None,
+            sort=names,
+            scale=theme.categories(list(METHODS)),
+            legend=alt.Legend(symbolOpacity=1),
+        ),
         tooltip=["method:N", "aim:N", "edits:Q", alt.Tooltip("value:Q", format=".3f")],
     )
     y = alt.Y("value:Q", title="share of prompts", scale=alt.Scale(domain=[0, 1]))
