@@ -36,7 +36,7 @@ def test_a_file_brings_back_the_same_answers_and_routes(slug, tokenizer, tmp_pat
     again.write(f"{PROMPT} again", "honey", subject="Tida Fursk")
     assert len(again) == 3
     again.unbind()
-    with pytest.raises(MemoryError_, match="was written for"):
+    with pytest.raises(MemoryError_, match="were written for"):
         made.load(path, tiny("llama", seed=5), tokenizer)
     wrong = FTL if slug != "ft-l" else GRACE
     with pytest.raises(MemoryError_, match=slug):

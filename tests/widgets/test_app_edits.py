@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import shutil
 
+import pytest
+import torch
+
+from workbench.errors import BundleError, MemoryError_
 from workbench.memory.parametric.base import COLUMNS
+from workbench.models.bundle import load_bundle, save_bundle
 from workbench.widgets import Workbench
 from workbench.widgets.app_memories import kind_of, memory_names, starting_settings
 from workbench.widgets.app_state import TABS
@@ -89,3 +94,104 @@ def test_an_editor_goes_over_to_another_model_without_its_edits(app, other):
     assert app.status.error == ""
     assert len(app.session.model.memory) == 0
     assert app.session.model is not first
+
+
+# -- bundles ----------------------------------------------------------------------------------------------------------
+
+
+def edited(tiny, name: str) -> Workbench:
+    """An app with two edits made."""
+    app = Workbench(tiny, text=TEXT)
+    app.choose(memory=name, settings=QUICK.get(name, {"steps": 3}))
+    app.state.tab = "memory"
+    edit(app, "The key of Ada lies under the", "desk", "key of Ada")
+    edit(app, "The lamp of Ben stands on the", "mat", "lamp of Ben")
+    assert app.status.error == ""
+    assert len(app.session.model.memory) == 2
+    return app
+
+
+@pytest.mark.parametrize("name", EDITORS)
+def test_a_bundle_brings_the_edits_back_to_the_last_bit(tiny, tmp_path, name):
+    app = edited(tiny, name)
+    prompt = "The key of Ada lies under the"
+    plain = Workbench(tiny, text=prompt).session.trace.logits
+    assert not torch.equal(app.session.model.trace(prompt).logits, plain)
+    twin = Workbench.open(app.save(tmp_path / "edits.wb"))
+    assert twin.state.as_dict() == app.state.as_dict()
+    memory, model = twin.session.model.memory, twin.session.model
+    assert memory.contents().equals(app.session.model.memory.contents())
+    assert memory.settings() == app.session.model.memory.settings()
+    for text in (TEXT, prompt, "The lamp of Ben stands on the"):
+        assert torch.equal(model.trace(text).logits, app.session.model.trace(text).logits)
+    assert prompt in pane_of(twin).static()
+    edit(twin, "The boat of Cleo waits at the", "pier", "boat of Cleo")
+    assert (twin.status.error, len(memory)) == ("", 3)
+    pane_of(twin).undo.click()
+    assert (twin.status.error, len(memory)) == ("", 2)
+
+
+def test_the_lines_of_an_opened_bundle_bring_its_edits(tiny, tmp_path):
+    app = edited(tiny, "wise")
+    twin = Workbench.open(app.save(tmp_path / "edits.wb"))
+    space: dict = {}
+    exec("\n".join(twin.code.lines), space)
+    assert space["model"].memory.contents().equals(app.session.model.memory.contents())
+    assert torch.equal(space["trace"].logits, app.session.trace.logits)
+
+
+def test_a_bundle_is_opened_by_the_button_over_other_edits(tiny, tmp_path):
+    app = edited(tiny, "wise")
+    path = app.save(tmp_path / "edits.wb")
+    wanted = app.session.trace.logits
+    edit(app, "The boat of Cleo waits at the", "pier", "boat of Cleo")
+    row = app.view.children[-2].children
+    row[0].value = str(path)
+    row[2].click()
+    assert app.status.error == ""
+    assert len(app.session.model.memory) == 2
+    assert torch.equal(app.session.trace.logits, wanted)
+
+
+def test_edits_of_another_model_are_refused_and_nothing_changes(tiny, other, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(tiny, folder)
+    app = edited(str(folder), "wise")
+    path = app.save(tmp_path / "edits.wb")
+    shutil.rmtree(folder)
+    shutil.copytree(other, folder)
+    with pytest.raises(MemoryError_, match="with the model that they were written into"):
+        Workbench.open(path)
+    before, logits = app.state.as_dict(), app.session.trace.logits
+    row = app.view.children[-2].children
+    row[0].value = str(path)
+    row[2].click()
+    assert "were written for" in app.status.error
+    assert app.state.as_dict() == before
+    assert len(app.session.model.memory) == 2
+    assert torch.equal(app.session.model.trace(TEXT).logits, logits)
+
+
+def test_a_bundle_whose_edits_are_damaged_is_refused(tiny, tmp_path):
+    path = edited(tiny, "ft-l").save(tmp_path / "edits.wb")
+    state, tensors = load_bundle(path)
+    for broken in (
+        save_bundle(tmp_path / "1", {**state, "edits": "{"}, tensors),
+        save_bundle(tmp_path / "2", state, {"stranger": torch.zeros(2)}),
+        save_bundle(tmp_path / "3", {**state, "edits": state["edits"].replace('"module"', '"x"')}, tensors),
+    ):
+        with pytest.raises(BundleError, match="damaged"):
+            Workbench.open(broken)
+    wrong = {**state, "state": {**state["state"], "memory": "rome", "settings": {}}}
+    with pytest.raises(MemoryError_, match="ft-l"):
+        Workbench.open(save_bundle(tmp_path / "4", wrong, tensors))
+    cache = {**state, "state": {**state["state"], "memory": "full", "settings": {}}}
+    with pytest.raises(BundleError, match="no memory of edits"):
+        Workbench.open(save_bundle(tmp_path / "5", cache, tensors))
+
+
+def test_a_bundle_without_edits_is_as_before(app, tmp_path):
+    app.choose(memory="ft-l", settings={"steps": 1})
+    twin = Workbench.open(app.save(tmp_path / "none.wb"))
+    assert (twin.state.memory, len(twin.session.model.memory)) == ("ft-l", 0)
+    assert load_bundle(tmp_path / "none.wb")[1] == {}

@@ -111,7 +111,8 @@ def _tensors(path: Path, parts: dict[str, bytes]) -> dict[str, Tensor]:
 def model_state(loaded: LoadedModel) -> dict[str, Any]:
     """Name, dtype, kernel and memory with its hyper-parameters, as plain values.
 
-    Of a memory of items its file is named; what one without a file holds is not in the state.
+    Of a memory of items its file is named; what one without a file holds is not in the state, nor are edits: give
+    ``save_bundle`` what their ``pack()`` returns.
     """
     from workbench.models.through_store import plain_settings
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import MemoryError_
+from workbench.errors import BundleError, MemoryError_
+from workbench.memory.base import MEMORIES
 from workbench.memory.parametric.base import ParametricMemory
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
     from workbench.models.loaded import LoadedModel
+    from workbench.models.swap import Swap
 
 
 def is_edits(memory: Any) -> bool:
@@ -43,3 +50,30 @@ def attach(loaded: LoadedModel, before: Any, after: Any) -> None:
         before.unbind()
     if is_edits(after):
         after.bind(loaded)
+
+
+@dataclass(frozen=True)
+class PackedEdits:
+    """Edits out of a larger file: the memory's name, what its ``pack`` gave, and the file's name for messages."""
+
+    slug: str
+    tensors: Mapping[str, Tensor]
+    text: str
+    source: str
+
+    def put_into(self, loaded: LoadedModel) -> Swap:
+        """Make the memory with these edits the one in force; the result takes it out again.
+
+        Raises:
+            BundleError: damaged. MemoryError_: edits of another mechanism or of another model. All stays as it was.
+        """
+        kind: Any = MEMORIES.get(self.slug)
+        if not issubclass(kind, ParametricMemory):
+            raise BundleError(f"{self.source} has edits, but {self.slug!r} is no memory of edits; save it again")
+        swap = loaded.use(memory=None)  # edits in force come off first: the new ones are tried on the bare model
+        try:
+            loaded.use(memory=kind.unpack(self.tensors, self.text, loaded, source=self.source))
+        except BaseException:
+            swap.restore()
+            raise
+        return swap

@@ -29,6 +29,7 @@ from workbench.widgets.still import Still, framed
 
 if TYPE_CHECKING:
     from workbench.memory.stores.base import StoreMemory
+    from workbench.models.edited import PackedEdits
 
 PRELUDE = ("import workbench as wb", "from workbench.memory.base import MEMORIES")
 #: A change of one of these asks the model anew; everything else only draws.
@@ -131,17 +132,21 @@ class Workbench:
                 self._write_down(self.session.carry_out(**choices))
             self._settle()
 
-    def restore(self, values: Mapping[str, Any]) -> None:
-        """Go to a saved state; raises WorkbenchError and changes nothing when it cannot be reached."""
+    def restore(self, values: Mapping[str, Any], edits: PackedEdits | None = None) -> None:
+        """Go to a saved state, and to the edits saved beside it (``app_file.saved_edits``).
+
+        Raises WorkbenchError and changes nothing when it cannot be reached, or the edits are of another model.
+        """
         AppState().update(values)
         with TURN:
-            self._write_down(self.session.carry_out(**{name: values[name] for name in CHOICES if name in values}))
+            choices = {name: values[name] for name in CHOICES if name in values}
+            self._write_down(self.session.carry_out(**choices, edits=edits))
             with self._silently():
                 self.state.update({**values, **self.session.chosen()})
             self._settle()
 
     def save(self, path: str | Path) -> Path:
-        """The state, and the trace it shows, as one bundle."""
+        """The state, and the edits of the model if there are any, as one bundle."""
         from workbench.widgets.app_file import save
 
         return save(self, path)
@@ -149,11 +154,11 @@ class Workbench:
     @classmethod
     def open(cls, path: str | Path) -> Workbench:
         """An app in the state that was saved at ``path``."""
-        from workbench.widgets.app_file import read
+        from workbench.widgets.app_file import read, saved_edits
 
         values = read(path)
         app = cls(values["model"], text=values["text"], kernel=values["kernel"])
-        app.restore(values)
+        app.restore(values, saved_edits(path))
         return app
 
     # ---- following the state --------------------------------------------------------------------------------------

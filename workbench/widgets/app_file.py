@@ -11,6 +11,9 @@ from workbench.errors import BundleError
 from workbench.widgets.app_controls import NARROW, button, pressed, row
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from workbench.models.edited import PackedEdits
     from workbench.widgets.app import Workbench
 
 #: The name under which a bundle keeps the app's choices.
@@ -18,20 +21,40 @@ KIND = "workbench-app"
 
 
 def save(app: Workbench, path: str | Path) -> Path:
-    """Write the choices of ``app`` atomically; raises StorageError where nothing can be written."""
-    from workbench.models.bundle import save_bundle
+    """Write the choices of ``app``, and the edits of its model if there are any, atomically.
 
-    return Path(save_bundle(path, {"kind": KIND, "state": app.state.as_dict()}))
+    Raises StorageError where nothing can be written.
+    """
+    from workbench.models.bundle import save_bundle
+    from workbench.models.edited import is_edits
+
+    state: dict[str, Any] = {"kind": KIND, "state": app.state.as_dict()}
+    memory, tensors = app.session.need_model().memory, None
+    if is_edits(memory) and len(memory):
+        tensors, state["edits"] = memory.pack()
+    return Path(save_bundle(path, state, tensors))
 
 
 def read(path: str | Path) -> dict[str, Any]:
     """The choices that ``save`` wrote; raises BundleError for anything else."""
+    return _opened(path)[0]["state"]
+
+
+def saved_edits(path: str | Path) -> PackedEdits | None:
+    """The edits that ``save`` wrote beside them; None when there were none. Raises BundleError as ``read`` does."""
+    from workbench.models.edited import PackedEdits
+
+    whole, tensors = _opened(path)
+    return PackedEdits(whole["state"]["memory"], tensors, whole["edits"], str(path)) if "edits" in whole else None
+
+
+def _opened(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from workbench.models.bundle import load_bundle
 
-    state, _ = load_bundle(path)
+    state, tensors = load_bundle(path)
     if state.get("kind") != KIND:
         raise BundleError(f"{path} is a bundle, but not one of the Workbench app; open it with load_bundle")
-    return state["state"]
+    return state, tensors
 
 
 class FileRow:
@@ -46,7 +69,7 @@ class FileRow:
             layout=w.Layout(width="320px"),
             tooltip="path of the bundle, relative to the notebook",
         )
-        self.save = button("Save state", "write every choice to this bundle")
+        self.save = button("Save state", "write every choice, and the edits of the model, to this bundle")
         self.open = button("Open state", "go to the state in this bundle")
         pressed(self.save, self._save)
         pressed(self.open, self._open)
@@ -59,5 +82,5 @@ class FileRow:
 
     def _open(self) -> None:
         with self.app.working("opening"):
-            self.app.restore(read(self.path.value))
+            self.app.restore(read(self.path.value), saved_edits(self.path.value))
             self.app.code.add(f"app = Workbench.open({self.path.value!r})")

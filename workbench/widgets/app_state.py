@@ -24,6 +24,7 @@ from workbench.widgets.app_memories import (
 
 if TYPE_CHECKING:
     from workbench.models import LoadedModel, Swap, Trace
+    from workbench.models.edited import PackedEdits
 
 __all__ = [
     "DEFAULT_TEXT",
@@ -142,10 +143,11 @@ class Session:
         memory: Any = None,
         settings: Mapping[str, Any] | None = None,
         text: str | None = None,
+        edits: PackedEdits | None = None,
     ) -> list[str]:
         """Make the choices given and trace the text under them; what is not given stays as it is.
 
-        ``memory`` is a name, or a memory of items that lives already.
+        ``memory`` is a name, or a memory of items that lives already. ``edits`` were saved of a memory of that name.
 
         Returns the lines of code that do the same. Raises what the model, the kernel or the memory raises; everything
         is then as it was before.
@@ -156,6 +158,7 @@ class Session:
             self._choose_model(model)
             self._choose_kernel(kernel)
             self._choose_memory(memory, settings, rebind=model is not None)
+            self._put_edits(edits)
             self._read(self.text if text is None else text)
             return self._lines
         except BaseException:
@@ -220,6 +223,15 @@ class Session:
         self._swaps.append(self.need_model().use(memory=self.mechanism))
         self._lines += lines
         self.rounds = 0
+
+    def _put_edits(self, edits: PackedEdits | None) -> None:
+        """The memory as it was saved, edits and all, in place of the empty one."""
+        if edits is None:
+            return
+        self._swaps.append(edits.put_into(self.need_model()))
+        self.mechanism, self.trace = self.need_model().memory, None
+        self._lines.append("from workbench.widgets.app_file import saved_edits")
+        self._lines.append(f"saved_edits({edits.source!r}).put_into(model)")
 
     def _goes_on(self, name: str, settings: Mapping[str, Any]) -> bool:
         """Whether the store goes on under other settings: it has a file, or was changed since the text went in."""

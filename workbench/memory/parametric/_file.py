@@ -26,10 +26,8 @@ def fingerprint(weight: Tensor) -> str:
     return f"{'x'.join(map(str, weight.shape))}-{hashlib.sha256(data).hexdigest()[:16]}"
 
 
-def write(path: str | Path, tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> Path:
-    """Write tensors and a JSON head atomically."""
-    from safetensors.torch import save
-
+def pack(tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> tuple[dict[str, Tensor], str]:
+    """Tensors, sparse ones packed, and the head as JSON: what a file of edits or a larger bundle holds of them."""
     packed: dict[str, Tensor] = {}
     shapes: dict[str, list[int]] = {}
     for name, tensor in tensors.items():
@@ -41,7 +39,26 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], head: Mapping[str, An
             packed[f"{name}.values"] = value[dense]
         else:
             packed[name] = value
-    text = json.dumps({"version": _VERSION, "sparse": shapes, **head})
+    return packed, json.dumps({"version": _VERSION, "sparse": shapes, **head})
+
+
+def unpack(packed: Mapping[str, Tensor], text: str, source: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """What was given to ``pack``; ``source`` names it in messages. BundleError for anything else."""
+    try:
+        head = json.loads(text)
+        version = head.pop("version")
+        if version != _VERSION:
+            raise BundleError(f"{source} has version {version}; this package reads version {_VERSION}")
+        return _unpacked(dict(packed), head.pop("sparse")), head
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise BundleError(f"the edits in {source} are damaged: {error!r}; save them again") from error
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], head: Mapping[str, Any]) -> Path:
+    """Write tensors and a JSON head atomically."""
+    from safetensors.torch import save
+
+    packed, text = pack(tensors, head)
     return write_bytes(path, save(packed, metadata={_HEAD: text}))
 
 
@@ -57,10 +74,7 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             packed = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
         raise BundleError(f"{path} cannot be opened as a file of edits: {error}") from error
-    head = json.loads(told)
-    if head.get("version") != _VERSION:
-        raise BundleError(f"{path} has version {head.get('version')}; this package reads version {_VERSION}")
-    return _unpacked(packed, head["sparse"]), head
+    return unpack(packed, told, str(path))
 
 
 def _unpacked(packed: dict[str, Tensor], shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:

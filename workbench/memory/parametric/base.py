@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from workbench.errors import BadInput, MemoryError_
+from workbench.errors import BadInput, BundleError, MemoryError_
 from workbench.memory.base import EventLog, settings_of
 from workbench.memory.parametric import _file
 from workbench.memory.parametric._bound import Bound
@@ -270,11 +270,18 @@ class ParametricMemory(Bound):
 
     def save(self, path: str | Path) -> Path:
         """All edits and what they changed as one safetensors file; entries that did not change take one bit each."""
+        return _file.write(path, *self._whole())
+
+    def pack(self) -> tuple[dict[str, Tensor], str]:
+        """What ``save`` writes, for a larger file: tensors, and the rest as JSON. ``unpack`` reads it."""
+        return _file.pack(*self._whole())
+
+    def _whole(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors, values = self._state()
         told = [{**edit.__dict__, **learned.__dict__} for edit, learned in self._edits]
         head = {"slug": self.slug, "settings": self.settings(), "state": values, "edits": told,
                 "module": self.place.path, "weight": _file.fingerprint(self.place.weight)}  # fmt: skip
-        return _file.write(path, tensors, head)
+        return tensors, head
 
     @classmethod
     def load(cls, path: str | Path, model: Any, tokenizer: Any = None) -> ParametricMemory:
@@ -284,19 +291,46 @@ class ParametricMemory(Bound):
             BundleError: damaged, or no file of edits. MemoryError_: edits of another mechanism or of another model.
         """
         tensors, head = _file.read(path)
-        if head["slug"] != cls.slug:
-            raise MemoryError_(f"{path} holds edits of {head['slug']}, not of {cls.slug}; load it with that class")
-        made = cls(**head["settings"])
-        made.bind(model, tokenizer)
-        found = _file.fingerprint(made.place.weight)
-        if (made.place.path, found) != (head["module"], head["weight"]):
-            made.unbind()
+        return cls._of(tensors, head, model, tokenizer, str(path))
+
+    @classmethod
+    def unpack(
+        cls, tensors: Mapping[str, Tensor], text: str, model: Any, tokenizer: Any = None, *, source: str = "this bundle"
+    ) -> ParametricMemory:
+        """The memory that ``pack`` packed, bound to ``model``; ``source`` names it in messages. Raises what ``load``
+        raises."""
+        return cls._of(*_file.unpack(tensors, text, source), model, tokenizer, source)
+
+    @classmethod
+    def _of(
+        cls, tensors: Mapping[str, Tensor], head: Mapping[str, Any], model: Any, tokenizer: Any, source: str
+    ) -> ParametricMemory:
+        if head.get("slug") != cls.slug:
             raise MemoryError_(
-                f"{path} was written for {head['module']} {head['weight']}; this model has {made.place.path} {found}"
+                f"{source} holds edits of {head.get('slug')}, not of {cls.slug}; load it with that class"
             )
-        device = made.place.weight.device
-        made._restore({name: value.to(device) for name, value in tensors.items()}, head["state"])
-        for told in head["edits"]:
-            made._edits.append(edit_of(told))
-            made._log.append("restore", [len(made._edits) - 1], f"read from {Path(path).name}")
+        try:
+            made = cls(**head["settings"])
+            made.bind(model, tokenizer)
+            try:
+                made._fill(tensors, head, source)
+            except BaseException:
+                made.unbind()
+                raise
+        except (KeyError, TypeError) as error:  # a part that is missing or is of another kind
+            raise BundleError(f"the edits in {source} are damaged: {error!r}; save them again") from error
         return made
+
+    def _fill(self, tensors: Mapping[str, Tensor], head: Mapping[str, Any], source: str) -> None:
+        """Go to the state in ``tensors`` and ``head``, if it was written into this model."""
+        found = _file.fingerprint(self.place.weight)
+        if (self.place.path, found) != (head["module"], head["weight"]):
+            raise MemoryError_(
+                f"the edits in {source} were written for {head['module']} {head['weight']}; this model has "
+                f"{self.place.path} {found}: open them with the model that they were written into"
+            )
+        device = self.place.weight.device
+        self._restore({name: value.to(device) for name, value in tensors.items()}, head["state"])
+        for told in head["edits"]:
+            self._edits.append(edit_of(told))
+            self._log.append("restore", [len(self._edits) - 1], f"read from {Path(source).name}")
