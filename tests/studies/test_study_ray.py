@@ -80,6 +80,7 @@ def test_a_killed_driver_resumes(cluster: tuple[Path, str], installed: Path, tmp
     process = study_kit.start(*command, env=env)
     try:
         study_kit.wait_for(lambda: len(list(kept.glob("*.parquet"))) == 3, seconds=240)
+        study_kit.wait_for(lambda: 2 in study_kit.computed(work), seconds=60)  # its worker may start after the others
     finally:
         process.send_signal(signal.SIGKILL)
         process.communicate(timeout=30)
