@@ -23,6 +23,14 @@ MODES = {
 }
 PANELS = ("|A| < |B|: small set first", "|A| > |B|: large set first", "difference (gap)")
 SIGHTS = {"both": "#009E73", "causal": "#0072B2", "encoder": "#E69F00", "unseen": "#eef1f4"}
+#: The same contender in our race and in the paper's Table 5, in the order of their colours.
+CONTENDERS = (
+    ("SDPA, N", "FlashAttention-2"),
+    ("linear, N", "Based, CUDA"),
+    ("linear, 2N (JRT-Prompt)", "JRT-Prompt, CUDA"),
+    ("prefix linear, N", "JRT-RNN, CUDA"),
+    ("Based, Triton",),
+)
 _LARGEST_MASK = 64
 
 
@@ -70,7 +78,7 @@ def _order_panel(data: pd.DataFrame, panel: str, pick: Any, names: list[str]) ->
     elif "chance" in data and data["chance"].notna().any():
         chance = alt.Chart(data).mark_line(strokeDash=[4, 3], color=theme.MUTED).encode(x=x, y="mean(chance):Q")
         layers.insert(0, chance)
-    return alt.layer(*layers).properties(width=205, height=215, title=alt.TitleParams(panel, fontSize=12))
+    return alt.layer(*layers).properties(width=185, height=200, title=alt.TitleParams(panel, fontSize=12))
 
 
 def _colours(present: list[str], names: list[str]) -> alt.Scale:
@@ -172,7 +180,7 @@ def _sight(i: int, j: int, prefix: int, mode: str) -> str:
     return "both" if causal and encoder else "causal" if causal else "encoder" if encoder else "unseen"
 
 
-def prompt_gains(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", width: int = 300) -> alt.Chart:
+def prompt_gains(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", width: int = 240) -> alt.Chart:
     """Dumbbells from the default prompt to the repeated one, one a model and task; ours and the published apart.
 
     Columns: item (model), task, default, repeated (accuracy, %), source ("paper", "recorded", "live").
@@ -206,8 +214,11 @@ def prompt_gains(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", wi
 def prefill_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
     """Time to read a prompt of N tokens, one line a contender (both axes logarithmic).
 
-    Columns: contender, length, ms, low, high.
+    Columns: contender, length, ms, low, high. What the paper and ours both have gets the same colour in both.
     """
+    shown = list(dict.fromkeys(frame["contender"]))
+    order = [name for row in CONTENDERS for name in row if name in shown]
+    order += [name for name in shown if name not in order]
     return line_with_band(
         frame,
         "length",
@@ -221,7 +232,8 @@ def prefill_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") 
         y_title="prefill (ms, log)",
         title=title,
         subtitle=subtitle,
-        width=310,
+        order=order,
+        width=230,
     )
 
 

@@ -233,7 +233,7 @@ def _panel(name: str, found: dict[str, pd.DataFrame | None]) -> Any:
         return None
     sources = [parts.get(source) for source in ("live", "reported", "recorded")]
     items = [item for item in _ITEMS[name] if item in rows]
-    return paper_recorded_live(*sources, item="item", title=name, unit="share", items=items, row_height=24)
+    return paper_recorded_live(*sources, item="item", title=name, unit="share", items=items, row_height=24, width=240)
 
 
 def _means(frame: pd.DataFrame, metric: str, view: str) -> pd.DataFrame:
