@@ -343,3 +343,28 @@ def test_a_row_lse_that_the_kernel_did_not_leave_is_computed_when_its_layer_is_l
     assert trace.layers[0].kernel_lse is None
     torch.testing.assert_close(trace.layers[1].kernel_lse, expected, **TOLERANCE)
     assert trace.nbytes() == before + expected.numel() * 4
+
+
+def test_layers_of_a_hybrid_keep_their_own_numbers():
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    from workbench.models.loaded import LoadedModel
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    kinds = ["conv", "full_attention", "conv", "full_attention"]
+    config = Lfm2Config(vocab_size=40, num_hidden_layers=4, layer_types=kinds, **sizes)
+    model = LoadedModel("hybrid", Lfm2ForCausalLM(config).eval())
+    model.start_with("eager")
+    ids = torch.arange(1, 9)[None]
+    done: list[float] = []
+    whole = model.trace(ids, progress=done.append)
+    assert [layer.index for layer in whole.layers] == [1, 3]
+    assert done == [0.5, 1.0]
+    assert torch.equal(model.trace(ids, layers=[3]).layer(3).q, whole.layer(3).q)
+    wanted = model.model(ids, output_attentions=True).attentions[-1]
+    torch.testing.assert_close(
+        whole.region(3, None, slice(None), slice(None))[0].float(), wanted[0], rtol=1e-4, atol=1e-5
+    )
+    with pytest.raises(BadInput, match="holds layers 1, 3"):
+        whole.layer(0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from workbench.widgets import Workbench
+from workbench.widgets.app_state import TABS
 
 TEXT = "The key lies under the mat.\nThe lamp stands on the desk.\nThe boat waits at the pier.\n"
 
@@ -35,6 +36,50 @@ def app(mixer) -> Workbench:
 def visit(app: Workbench, tab: str) -> None:
     app.state.tab = tab
     assert app.status.error == "", tab
+
+
+def test_the_app_opens_where_there_is_something_to_see(app, tiny, mixer, tmp_path):
+    assert app.state.tab == "memory"
+    assert app._pages.selected_index == TABS.index("memory")
+    assert "titans" in app.tabs["memory"].static()
+    assert Workbench(tiny, text=TEXT).state.tab == "heads"
+    app.choose(model=tiny)  # the memory tab would be empty
+    assert (app.state.tab, app._pages.selected_index) == ("heads", TABS.index("heads"))
+    app.state.model = mixer
+    assert app.state.tab == "memory"
+    visit(app, "heads")  # a tab that somebody chose stays, also when the text is read again or the state comes back
+    app.look()
+    assert app.state.tab == "heads"
+    assert Workbench.open(app.save(tmp_path / "state.wb")).state.tab == "heads"
+    visit(app, "similarity")
+    app.choose(model=tiny)
+    assert app.state.tab == "similarity"
+
+
+def test_a_hybrid_opens_on_the_heads_that_it_has(tiny, tmp_path):
+    """Liquid's layers convolve, and some attend: those have heads, under their own numbers."""
+    import torch
+    from transformers import Lfm2Config, Lfm2ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    kinds = ["conv", "full_attention", "conv", "full_attention", "conv"]
+    config = Lfm2Config(vocab_size=300, num_hidden_layers=5, layer_types=kinds, **sizes)
+    Lfm2ForCausalLM(config).save_pretrained(tmp_path)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(Path(tiny) / name, tmp_path / name)
+    app = Workbench(str(tmp_path), text=TEXT)
+    assert (app.state.tab, app.status.error) == ("heads", "")
+    assert app.state.layer == 1
+    assert app.tabs["heads"].picker.layers == [1, 3]
+    for name in ("microscope", "similarity", "memory", "heads"):
+        visit(app, name)
+    app.state.layer = 3
+    assert app.status.error == ""
+    assert app.tabs["heads"].map.title == "Layer 3, head 0"
+    app.state.layer = 2
+    assert "layers that have: 1, 3" in app.status.error
+    assert app.state.layer == 3
 
 
 def test_maps_say_that_there_is_no_attention_and_where_to_look(app):

@@ -31,22 +31,30 @@ class Call:
 
 @dataclass
 class Recorder:
-    """Counts attention calls and hands those of the wanted layers to ``take`` (all of them when ``layers`` is None)."""
+    """Counts attention calls and hands those of the wanted layers to ``take`` (all of them when ``layers`` is None).
+
+    A call belongs to the layer that its module names (in a hybrid some layers do not attend), else to the one after the
+    last: modules without a number, and those that are called again.
+    """
 
     take: Callable[[int, Call], None]
     layers: frozenset[int] | None = None
     tick: Callable[[int], None] | None = None
     calls: int = field(default=0, init=False)
+    last: int = field(default=-1, init=False)
 
-    def wants_next(self) -> bool:
-        return self.layers is None or self.calls in self.layers
+    def begin(self, named: int | None) -> bool:
+        """A call of the layer ``named`` by its module begins; whether it is wanted."""
+        self.calls += 1
+        self.last = named if named is not None and named > self.last else self.last + 1
+        return self.layers is None or self.last in self.layers
 
     def saw(self, call: Call | None) -> None:
-        index, self.calls = self.calls, self.calls + 1
+        """The call that began is over; None if it was not wanted."""
         if call is not None:
-            self.take(index, call)
+            self.take(self.last, call)
         if self.tick is not None:
-            self.tick(self.calls)
+            self.tick(self.last + 1)
 
 
 @contextlib.contextmanager

@@ -37,6 +37,8 @@ CHOICES = ("model", "kernel", "memory", "settings", "text")
 
 #: Tabs on which another memory can be seen; choosing one elsewhere goes to the first of them.
 MEMORY_TABS = ("memory", "timeline", "generation")
+#: Tabs that show attention and nothing else.
+ATTENTION_TABS = ("heads", "microscope")
 
 
 class Workbench:
@@ -82,13 +84,16 @@ class Workbench:
     # ---- building -------------------------------------------------------------------------------------------------
 
     def _build(self) -> None:
-        self._quiet = False
+        self._quiet, self._attends = False, True
+        self._clip_selection()
+        self._go_where_something_is()
         self._still = Still(self.id, self.static, self.working)
         self._tokens = Tokens(self)
         self.controls = Controls(self)
         self.tabs: dict[str, Tab] = {name: TAB_CLASSES[name](self) for name in TABS}
         self._stale = set(TABS)
         self._pages = w.Tab([tab.view for tab in self.tabs.values()], titles=[tab.title for tab in self.tabs.values()])
+        self._pages.selected_index = TABS.index(self.state.tab)
         self._pages.observe(lambda change: self.state.set_trait("tab", TABS[change.new]), "selected_index")
         self._header = w.HTML()
         self.view = w.VBox(
@@ -141,6 +146,7 @@ class Workbench:
         with TURN:
             choices = {name: values[name] for name in CHOICES if name in values}
             self._write_down(self.session.carry_out(**choices, edits=edits))
+            self._attends = bool(self.session.layers)
             with self._silently():
                 self.state.update({**values, **self.session.chosen()})
             self._settle()
@@ -220,6 +226,9 @@ class Workbench:
             self._check_heads(value)
         if most is not None and not first <= value <= most:
             raise BadInput(f"{name} must lie in {first} .. {most}, got {value}")
+        attending = self.session.layers
+        if name == "layer" and attending and value not in attending:
+            raise BadInput(f"layer {value} has no attention to show; layers that have: {str(attending)[1:-1]}")
 
     def _check_heads(self, heads: list[list[int]]) -> None:
         model = self.session.need_model()
@@ -235,14 +244,27 @@ class Workbench:
         with self._silently():
             self.state.update(self.session.chosen())
             self._clip_selection()
+            self._go_where_something_is()
         self.controls.show_all()
         self._pages.selected_index = TABS.index(self.state.tab)
         self._stale = set(TABS)
         self.refresh()
 
+    def _go_where_something_is(self) -> None:
+        """After a change between a model that attends and one whose layers are memories, leave a tab that is empty."""
+        if self._attends == bool(self.session.layers):
+            return
+        self._attends, held = not self._attends, self.session.need_model().memory is not None
+        if not self._attends and held and self.state.tab in ATTENTION_TABS:
+            self.state.tab = "memory"
+        elif self._attends and not held and self.state.tab in ("memory", "timeline"):
+            self.state.tab = "heads"
+
     def _clip_selection(self) -> None:
         model = self.session.need_model()
-        self.state.layer = min(max(self.state.layer, 0), model.n_layers - 1)
+        layers = self.session.layers or range(model.n_layers)
+        if self.state.layer not in layers:
+            self.state.layer = min(layers, key=lambda layer: abs(layer - self.state.layer))
         self.state.head = min(max(self.state.head, 0), model.n_heads - 1)
         self.state.token = min(self.state.token, len(self.session.tokens()) - 1)
         inside = (model.n_layers, model.n_heads)

@@ -130,6 +130,11 @@ class Session:
             raise BadInput("no text was read yet; type one and press Look")
         return self.trace
 
+    @property
+    def layers(self) -> list[int]:
+        """The layers whose attention can be drawn: all, those of a hybrid that attend, or none."""
+        return [layer.index for layer in self.need_trace().layers]
+
     def tokens(self) -> list[str]:
         return self.trace.tokens[0] if self.trace is not None else []
 

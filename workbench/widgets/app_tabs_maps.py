@@ -70,7 +70,7 @@ NO_ATTENTION = (
 
 def attends(tab: HeadsTab | MicroscopeTab) -> bool:
     """Whether the text's trace has attention; if not, the tab says so instead of its maps."""
-    found = bool(tab.session.need_trace().layers)
+    found = bool(tab.session.layers)
     tab.body.layout.display, tab.nothing.value = ("", "") if found else ("none", NO_ATTENTION)
     return found
 
@@ -132,13 +132,13 @@ class HeadsTab(Tab):
 
     def _draw_thumbs(self, trace: Trace) -> None:
         model = self.session.need_model()
-        cells = model.n_layers * model.n_heads * len(trace.tokens[0]) ** 2
+        cells = len(self.session.layers) * model.n_heads * len(trace.tokens[0]) ** 2
         every = cells <= ALL_LAYERS_CELLS
-        layers = list(range(model.n_layers)) if every else [self.state.layer]
+        layers = self.session.layers if every else [self.state.layer]
         wanted = (self.session.reads, tuple(layers), self.state.reduce)
         if wanted == self._thumbs_of:
             return
-        offer(self.layer, self.state.layer, range(model.n_layers))
+        offer(self.layer, self.state.layer, self.session.layers)
         self.layer.layout.display = "none" if every else ""
         maps = [plane_stack(trace.map(layer, None, size=THUMB, reduce=self.state.reduce)) for layer in layers]
         self.picker.show(layers, np.stack(maps), [""] * (len(layers) * model.n_heads))
@@ -197,7 +197,7 @@ class MicroscopeTab(Tab):
         offered = sources((*LENGTHS, *longer))
         offer(self.source, self.source.value if self.source.value in dict(offered).values() else 0, offered)
         heads = [*((str(head), head) for head in range(model.n_heads)), ("mean of all", MEAN_OF_HEADS)]
-        offer(self.layer, state.layer, range(model.n_layers))
+        offer(self.layer, state.layer, self.session.layers)
         offer(self.head, MEAN_OF_HEADS if self._mean else state.head, heads)
         self.tell_cost()
         if not self.source.value:
