@@ -110,8 +110,8 @@ def prepare_data(folder: Path) -> StreamSpec:
     if not (tokens.is_file() and prose.is_file()):
         texts = books.load("train")
         tokenizer = load_tokenizer(source)
-        encode = tokenizer.backend_tokenizer.encode
-        encoded = [[*encode(text, add_special_tokens=False).ids, tokenizer.eos_token_id] for text in texts.values()]
+        made = tokenizer.backend_tokenizer.encode_batch(list(texts.values()), add_special_tokens=False)
+        encoded = [[*one.ids, tokenizer.eos_token_id] for one in made]
         write_text(prose, "\n".join(books.paragraphs(texts)))
         temporary = folder / "books.tmp.npy"
         np.save(temporary, np.concatenate([np.array(ids, np.uint16) for ids in encoded]))
