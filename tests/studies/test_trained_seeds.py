@@ -66,12 +66,10 @@ def test_what_only_one_variant_has_is_left_out():
     assert trained.paired(trained.wide(single), "a", "b") is None
 
 
-def test_logarithms_compare_by_ratio():
-    frame = rows({"a": 0.0, "b": 0.0}).assign(value=1.0)
-    frame.loc[frame["variant"] == "a", "value"] = np.exp(0.2 + 0.01 * frame["model"].astype(int))
-    found = trained.paired(trained.wide(frame), "a", "b", log=True)
-    assert found.interval.effect == pytest.approx(0.21)
-    assert found.second == 1
+def test_numbers_that_are_no_shares_bring_their_own_interval():
+    frame = rows({"a": 5.0, "b": 3.0}, models=1, units=6)
+    found = trained.paired(trained.wide(frame), "a", "b", alone=statistics.bootstrap)
+    assert found.interval == pytest.approx((2.0, 2.0, 2.0, 6)), "of_differences would hold it within [-1, 1]"
 
 
 def test_a_measure_of_each_model():

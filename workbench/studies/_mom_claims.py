@@ -5,10 +5,12 @@ Trained models are paired by seed and compared over seeds, or over groups of tes
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from workbench import statistics
 from workbench.statistics import Interval
+from workbench.studies import _corpus_lm_claims as language
 from workbench.studies import _trained_seeds as trained
 from workbench.studies.base import Claim, Outcome
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 PAPER = "arXiv 2502.13685"
 #: The largest number of pairs in training.
 PAIRS = 16
+#: A perplexity that is at most a fiftieth higher counts as a tie (nats).
+TIE = 0.02
 
 
 def _wide(frame: pd.DataFrame, part: str, metric: str, x: float | None = None) -> pd.DataFrame:
@@ -131,4 +135,15 @@ CLAIMS = (
           f"{PAPER}, figure 5", balanced),
     Claim("C7", "untrained, facts under shared keys: a router by domain > one memory",
           f"{PAPER}, section 1 (interference); set-up of our own", separation),
+    Claim("LM", "language models on the embedded corpus: the perplexity of MoM is not above that of one memory",
+          f"{PAPER}, figure 4 (a plot)", language.lower_than("GDN MoM", "GDN single", direction=">="),
+          (language.SCALE,)),
+    Claim("LM-TIE", "nor by more than a fiftieth, which is a tie", "card",
+          language.lower_than("GDN MoM", "GDN single", threshold=-TIE), (language.SCALE,)),
+    Claim("LM-EXPANDED", "nor is it above that of one memory expanded to the same activated state",
+          f"{PAPER}, table 4, which has other tasks", language.lower_than("GDN MoM", "GDN expanded", direction=">="),
+          (language.SCALE,)),
+    Claim("QA", "language models: MoM answers at least as many questions about strangers as one memory",
+          f"{PAPER}, table 2, which has other tasks",
+          partial(language.answers_more, better="GDN MoM", worse="GDN single", direction=">="), (language.SCALE,)),
 )  # fmt: skip

@@ -32,6 +32,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "GDN total": {**_GDN, **_ONE, "key_dim": 18, "value_dim": 18},
 }
 HEADS, BLOCKS, SIZE = 2, 2, 8
+#: The language models (``_corpus_lm``): one memory, the mixture, one memory as wide as what the mixture activates.
+LANGUAGE: dict[str, tuple[dict[str, Any], int]] = {
+    "GDN single": ({**_GDN, **_ONE}, 1),
+    "GDN MoM": (_GDN, 1),
+    "GDN expanded": ({**_GDN, **_ONE}, 3),
+}
 
 
 class Plan(NamedTuple):
@@ -50,6 +56,15 @@ def build(variant: str, settings: Mapping[str, Any], seed: int = 0) -> nn.Module
     model = MixerLM(MixerConfig(settings["vocabulary"], settings["dim"], [mixer] * BLOCKS, mlp_ratio=0))
     nn.init.normal_(model.get_input_embeddings().weight, std=settings["dim"] ** -0.5)
     return model
+
+
+def language_models(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The mixers of the language models; keys and values are dim / heads wide, values of the expanded 3 times that."""
+    shared = {"mixer": "mom", **{name: settings[name] for name in ("conv_scope", "chunk", "impl")}}
+    size = settings["dim"] // settings["heads"]
+    return {
+        name: {**shared, "key_dim": size, "value_dim": wide * size, **own} for name, (own, wide) in LANGUAGE.items()
+    }
 
 
 def state_floats(model: Any) -> tuple[int, int]:

@@ -12,6 +12,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from workbench import statistics
+from workbench.studies import _corpus_lm_claims as language
 from workbench.studies import _trained_seeds as trained
 from workbench.studies.base import Claim, Outcome
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
 LMM, LINEAR, MAC, MAG, MAL = "LMM", "LMM, linear memory", "MAC", "MAG", "MAL"
 NO_MOMENTUM, NO_DECAY = "LMM, no momentum", "LMM, no decay"
 DELTA, HEBBIAN, TTT, WINDOW = "DeltaNet", "Hebbian + decay", "TTT, linear", "window attention"
+GDN = "gated DeltaNet"
+#: Tokens between facts and question beyond what four blocks of a window of 64 pass on (252).
+OUT_OF_REACH = 256
 SOURCE = "arXiv 2501.00663"
 #: Tokens that the models were trained at; from this distance on two layers of attention see nothing of a fact (x is
 #: the upper end of a bucket of distances).
@@ -168,4 +172,15 @@ CLAIMS = (
           "Di Nepi et al., arXiv 2510.09551", chunk_costs),
     Claim("TRAINS", "60 training steps of a small LMM lower its loss by more than a fifth", "our own", falls,
           ("quick",)),
+    Claim("LM-WINDOW", "language models on the embedded corpus: MAG has a lower perplexity than window attention",
+          "card; Table 1 has full attention in place of a window: 25.07 against 31.52",
+          language.lower_than(MAG, WINDOW), (language.SCALE,)),
+    Claim("LM-LMM", "language models: LMM has a lower perplexity than gated DeltaNet",
+          f"{SOURCE}, Table 1: 26.18 against 27.01", language.lower_than(LMM, GDN), (language.SCALE,)),
+    Claim("LM-HYBRID", "language models: MAG and MAL have a lower perplexity than LMM",
+          f"{SOURCE}, Table 1: 25.07 and 24.69 against 26.18",
+          partial(language.all_lower, pairs=((MAG, LMM), (MAL, LMM))), (language.SCALE,)),
+    Claim("LM-RECALL", "language models: MAG answers more about strangers than window attention, beyond its reach",
+          "our own", partial(language.answers_more, better=MAG, worse=WINDOW, least_gap=OUT_OF_REACH),
+          (language.SCALE,)),
 )  # fmt: skip

@@ -12,6 +12,7 @@ import torch
 
 from workbench.studies._titans_claims import (
     DELTA,
+    GDN,
     HEBBIAN,
     LINEAR,
     LMM,
@@ -49,6 +50,14 @@ VARIANTS: dict[str, dict[str, Any]] = {
     HEBBIAN: {"mixer": "titans", "depth": 1, "momentum": False, "objective": "inner product"},
     TTT: {"mixer": "titans", "depth": 1, "momentum": False, "decay": False},
 }
+#: The language models (``_corpus_lm``), in the order of training; 64 tokens of window, as the card asks.
+LANGUAGE: dict[str, dict[str, Any]] = {
+    WINDOW: {"mixer": "sliding-window-attention", "window": 64},
+    MAG: {"mixer": "titans-mag", "window": 64, "gate": "sum"},
+    LMM: {"mixer": "titans"},
+    GDN: {"mixer": "gated-delta-net"},
+    MAL: {"mixer": "titans-mal", "window": 64},
+}
 DIM, HEADS, BLOCKS, FACTS, QUERIES = 64, 2, 2, 8, 4
 #: Longest error that a neural memory's step is taken for: without it a training may end in numbers that are not finite.
 CLIP = 2.0
@@ -60,9 +69,18 @@ def build(variant: str, blocks: int = BLOCKS) -> MixerLM:
     from workbench_datasets.fact_stream import VOCABULARY
 
     mixer = {**VARIANTS[variant], "heads": HEADS}
-    if str(mixer["mixer"]).startswith("titans"):
-        mixer["clip"] = CLIP
-    return MixerLM(MixerConfig(VOCABULARY, DIM, [mixer] * blocks))
+    return MixerLM(MixerConfig(VOCABULARY, DIM, [_clipped(mixer)] * blocks))
+
+
+def _clipped(mixer: Mapping[str, Any]) -> dict[str, Any]:
+    own = {"clip": CLIP} if str(mixer["mixer"]).startswith("titans") else {}
+    return {**mixer, **own}
+
+
+def language_models(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The mixers of the language models; ``chunk`` is that of the neural memories."""
+    own = {name: _clipped(mixer) for name, mixer in LANGUAGE.items()}
+    return {name: {**mixer, "chunk": settings["chunk"]} if "clip" in mixer else mixer for name, mixer in own.items()}
 
 
 def stream(n: int, length: int, facts: int, seed: int, split: str) -> Any:

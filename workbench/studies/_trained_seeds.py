@@ -84,22 +84,15 @@ def over_models(values: pd.Series, alone: Callable[[Any], Interval] = statistics
     return statistics.t_interval(models.to_numpy()) if len(models) > 1 else alone(values.to_numpy())
 
 
-def paired(table: pd.DataFrame, first: str, second: str, *, log: bool = False) -> Paired | None:
-    """``first`` minus ``second`` of a table of ``wide``; None where fewer than two pairs were measured.
-
-    ``log``: of the logarithms (a ratio of perplexities is a difference of nats); the means stay as they are.
-    """
+def paired(
+    table: pd.DataFrame, first: str, second: str, alone: Callable[[Any], Interval] = statistics.of_differences
+) -> Paired | None:
+    """``first`` minus ``second`` of a table of ``wide``; None where fewer than two pairs were measured."""
     both = complete(table, (first, second))
     if both is None:
         return None
     a, b = both[first], both[second]
-    if log:
-        import numpy as np
-
-        found = over_models(np.log(a) - np.log(b), statistics.bootstrap)
-    else:
-        found = over_models(a - b)
-    return Paired(float(a.mean()), float(b.mean()), found, several(both))
+    return Paired(float(a.mean()), float(b.mean()), over_models(a - b, alone), several(both))
 
 
 def by_model(

@@ -14,6 +14,9 @@ gate of every variant begins open. Vocabulary, learning rate, initial embedding 
 seed 21, with one memory and the mixture, before any reported seed. The balance loss is taken layer by layer. The
 paper's language models of 380M and 1.3B parameters are not trained here: their tables stand beside ours for the order
 of the models, not for the numbers.
+
+``lm``, a scale of its own, trains language models of four blocks on the embedded models' corpus: one memory, the
+mixture, and one memory expanded to the state that the mixture activates (``_corpus_lm``).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from workbench.studies import _corpus_lm as language
 from workbench.studies._mom_claims import CLAIMS
 from workbench.studies.base import STUDIES, Progress, Scale, Study
 
@@ -65,22 +69,27 @@ _FULL: dict[str, Any] = {
     "decode_dim": 256,
     "decode_steps": 30,
 }
+_LM: dict[str, Any] = {
+    **language.SETTINGS, "conv_scope": "sequence", "chunk": None, "impl": "chunked", "dearest": "GDN MoM",
+    "train_seconds": 80.0, "deadline_seconds": 125.0,
+}  # fmt: skip
 Lines = Iterator[dict[str, Any]]
 
 
 class MomStudy(Study):
     slug, title = "mom", "MoM: Linear Sequence Modeling with Mixture-of-Memories"
-    scales = {"quick": Scale("quick", _QUICK, seconds=25), "full": Scale("full", _FULL, 150, ("cuda",))}
+    scales = {
+        "quick": Scale("quick", _QUICK, seconds=25),
+        "full": Scale("full", _FULL, 150, ("cuda",)),
+        "lm": Scale("lm", _LM, 120, ("cuda", "data:books")),
+    }
     claims = CLAIMS
 
     def run(self, scale: Scale, seed: int, progress: Progress) -> pd.DataFrame:
         import pandas as pd
 
-        from workbench.studies import _mom_parts as parts
-
-        settings = scale.settings
-        lines = [*parts.by_hand(settings, seed), *parts.decoding(settings, seed)]
-        lines += (_trained if settings["train"] else _loaded)(settings, seed, progress)
+        run = _language if scale.name == "lm" else _recalling
+        lines = list(run(scale.settings, seed, progress))
         return pd.DataFrame(lines)[["part", "variant", "x", "model", "unit", "metric", "value"]]
 
     def figure(
@@ -88,7 +97,21 @@ class MomStudy(Study):
     ) -> alt.Chart:
         from workbench.views.mom import paper_figure
 
-        return paper_figure(live, reported, recorded)
+        return paper_figure(live, reported, recorded, language.shown(self.slug, live, recorded))
+
+
+def _language(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
+    from workbench.studies import _mom_models as tiny
+
+    return language.lines(tiny.language_models(settings), settings, seed, progress)
+
+
+def _recalling(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
+    from workbench.studies import _mom_parts as parts
+
+    yield from parts.by_hand(settings, seed)
+    yield from parts.decoding(settings, seed)
+    yield from (_trained if settings["train"] else _loaded)(settings, seed, progress)
 
 
 def shipped() -> dict[str, Any]:

@@ -14,6 +14,9 @@ times that length, windows and segments of 32. So is the sum of the two branches
 the paper's word "gating" suggests, the memory can only scale what attention says, and a small model learnt far more
 slowly (both tried on another seed). Output gates begin open in LMM and DeltaNet alike. The neural memories' errors are
 clipped, so that a step too large for its chunk does not end a training.
+
+``lm``, a scale of its own, trains language models of four blocks on the embedded models' corpus and tells their
+perplexity on held-out text and whether they answer from what they have just read (``_corpus_lm``).
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import WorkbenchError
+from workbench.studies import _corpus_lm as language
 from workbench.studies._fan_out import _one_thread
 from workbench.studies._titans_claims import CLAIMS
 from workbench.studies.base import STUDIES, Progress, Scale, Study
@@ -78,6 +82,10 @@ _FULL: dict[str, Any] = {
     "groups": 8,
     "cost_lengths": [256, 1024, 4096, 16384],
 }
+#: Five language models; ``chunk`` is that of the neural memories.
+_LM: dict[str, Any] = {
+    **language.SETTINGS, "chunk": 64, "dearest": "MAG", "train_seconds": 130.0, "deadline_seconds": 190.0,
+}  # fmt: skip
 PARTS = ("A1", "A2", "A3", "A4")
 #: Streams of study seed 0 for part A; settings were tried on others.
 FIRST_SEED = 10_000
@@ -85,14 +93,20 @@ FIRST_SEED = 10_000
 
 class TitansStudy(Study):
     slug, title = "titans", "Titans: Learning to Memorize at Test Time"
-    scales = {"quick": Scale("quick", _QUICK, seconds=25), "full": Scale("full", _FULL, 150, ("cuda",))}
+    scales = {
+        "quick": Scale("quick", _QUICK, seconds=25),
+        "full": Scale("full", _FULL, 150, ("cuda",)),
+        "lm": Scale("lm", _LM, 180, ("cuda", "data:books")),
+    }
     claims = CLAIMS
 
     def run(self, scale: Scale, seed: int, progress: Progress) -> pd.DataFrame:
         import pandas as pd
 
         settings = scale.settings
-        if settings["train"]:
+        if scale.name == "lm":
+            lines = list(_language(settings, seed, progress))
+        elif settings["train"]:
             with _beside(settings, seed) as alone:
                 lines = [*_trained(settings, seed, progress), *alone()]
         else:
@@ -104,10 +118,16 @@ class TitansStudy(Study):
     ) -> alt.Chart:
         from workbench.views.titans import paper_figure
 
-        return paper_figure(live, reported, recorded)
+        return paper_figure(live, reported, recorded, language.shown(self.slug, live, recorded))
 
 
 Lines = Iterator[dict[str, Any]]
+
+
+def _language(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
+    from workbench.studies import _titans_trained as outer
+
+    return language.lines(outer.language_models(settings), settings, seed, progress)
 
 
 def _alone(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:

@@ -11,6 +11,7 @@ from workbench.errors import BadInput
 from workbench.views import theme
 from workbench.views._check import frame_for
 from workbench.views.figures import line_with_band, paper_recorded_live
+from workbench.views.language import language_figure
 from workbench.views.tokens import _typeset
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ ROUTES = (
 )  # fmt: skip
 BALANCE = {"GDN MoM": "with the balance loss", "GDN MoM, no balance loss": "without"}
 PAIRS = 16
+LANGUAGE = ("GDN single", "GDN expanded", "GDN MoM")
 
 
 def router_map(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
@@ -184,8 +186,22 @@ def decoding_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "")
     )  # fmt: skip
 
 
-def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None) -> alt.Chart:
-    """Recall of the live run (else the recorded one), facts by hand, and the order of the variants from all sources."""
+def language_models(frame: pd.DataFrame) -> alt.Chart:
+    """The language models of the study: perplexity of held-out text and answers from what was just read."""
+    title = "Language models on the embedded corpus: four blocks, d = 256, gated DeltaNet in each"
+    return language_figure(frame, LANGUAGE, title=title)
+
+
+def paper_figure(
+    live: pd.DataFrame | None,
+    reported: pd.DataFrame | None,
+    recorded: pd.DataFrame | None,
+    language: pd.DataFrame | None = None,
+) -> alt.Chart:
+    """Recall of the live run (else the recorded one), facts by hand, and the order of the variants from all sources.
+
+    ``language``: rows of the language models, drawn below.
+    """
     shown, whose = (live, "live run") if live is not None and len(live) else (recorded, "recorded run")
     asked = shown if shown is not None and _has(shown, "recall") else recorded
     rows: list[Any] = []
@@ -211,6 +227,7 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
             subtitle=f"paper: mean of six recall tasks, 380M; ours: keys answered right at {PAIRS} pairs",
         )  # fmt: skip
         rows.append(dots)
+    rows += [] if language is None else [language_models(language)]
     title = "Mixture-of-Memories: less interference, or only more state?"
     note = ["Expanded: as many floats as a token of the mixture writes; total: as many as the mixture holds."]
     return theme.below(*rows, title=title, subtitle=note)

@@ -10,6 +10,7 @@ import altair as alt
 from workbench.views import theme
 from workbench.views._check import frame_for, matrix
 from workbench.views.figures import line_with_band, paper_recorded_live
+from workbench.views.language import language_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,6 +28,14 @@ MEASURES = {
 #: Order (and so colours) of the trained models, in two pictures: Titans and what is taken away from it, and others.
 TITANS = ("LMM", "MAC", "MAG", "MAL", "LMM, linear memory", "LMM, no momentum", "LMM, no decay")
 OTHERS = ("LMM", "DeltaNet", "Hebbian + decay", "TTT, linear", "window attention")
+#: The language models, and their rows of Table 1 (340M parameters).
+LANGUAGE = {
+    "window attention": None,
+    "gated DeltaNet": "Gated DeltaNet",
+    "LMM": "Titans LMM",
+    "MAG": "Titans MAG",
+    "MAL": "Titans MAL",
+}
 #: Rows of Table 5 and our variants.
 ABLATION = {
     "LMM": "LMM",
@@ -161,8 +170,22 @@ def recall_curves(
     )  # fmt: skip
 
 
-def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None) -> alt.Chart:
-    """Recall by length (the recorded run, else the live one), pairs held, and the ablation from all sources."""
+def language_models(frame: pd.DataFrame, reported: pd.DataFrame | None = None) -> alt.Chart:
+    """The language models of the study: perplexity of held-out text and answers, beside the paper's Table 1."""
+    title = "Language models on the embedded corpus: four blocks, d = 256, windows of 64"
+    return language_figure(frame, list(LANGUAGE), published=_table_1(reported), title=title)
+
+
+def paper_figure(
+    live: pd.DataFrame | None,
+    reported: pd.DataFrame | None,
+    recorded: pd.DataFrame | None,
+    language: pd.DataFrame | None = None,
+) -> alt.Chart:
+    """Recall by length (the recorded run, else the live one), pairs held, and the ablation from all sources.
+
+    ``language``: rows of the language models, drawn below.
+    """
     top: list[Any] = []
     alone: list[Any] = []
     for frame, whose in ((recorded, "recorded run"), (live, "live run")):
@@ -185,6 +208,7 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     ]
     title = "A memory that is a network, trained while it reads"
     rows = [theme.beside(*parts) for parts in (top, [dots, *alone]) if parts]
+    rows += [] if language is None else [language_models(language, reported)]
     return theme.below(*rows, title=title, subtitle=note)
 
 
@@ -221,3 +245,11 @@ def _table_5(reported: pd.DataFrame | None) -> pd.DataFrame | None:
     rows = rows[rows["item"].isin(list(ABLATION))].copy()
     rows["item"], rows["value"] = rows["item"].map(ABLATION), rows["value"] / 100
     return rows if len(rows) else None
+
+
+def _table_1(reported: pd.DataFrame | None) -> pd.DataFrame | None:
+    if reported is None or not len(reported):
+        return None
+    rows = reported[reported["table"].str.startswith("Table 1, 340M") & (reported["metric"] == "Wikitext perplexity")]
+    named = {theirs: ours for ours, theirs in LANGUAGE.items() if theirs}
+    return rows[rows["item"].isin(named)].assign(item=lambda found: found["item"].map(named))

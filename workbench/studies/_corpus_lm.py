@@ -1,0 +1,319 @@
+"""Small language models on the embedded corpus, for the studies of sequence layers: trained, sized, read, asked.
+
+All variants of a study share width, depth, MLP, tied embedding, data (``workbench.training.corpus``), the order of the
+data, steps, batch and learning rate; what differs is the mixer. So equal means equal training and equal shape around
+the mixer: neither weights nor states are equal, and both are told (parts "LM size").
+
+The number of steps is the same for all and follows from a rule that was fixed before any run, ``planned``. Models are
+not shipped: their losses, perplexities and answers are the record.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+
+from workbench.errors import BadInput, WorkbenchError
+from workbench.studies.base import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.models.mixer import MixerLM
+    from workbench.training.corpus import Windows
+    from workbench.training.tiny import Pool, Recipe
+
+Lines = Iterator[dict[str, Any]]
+Variants = Mapping[str, Mapping[str, Any]]
+
+#: What both studies share. ``train_seconds`` and ``deadline_seconds`` are each study's own.
+SETTINGS: dict[str, Any] = {
+    "tokens": 512,
+    "windows": 16_384,
+    "books": True,
+    "folder": None,
+    "corpus_seed": 0,
+    "test_windows": 256,
+    "groups": 16,
+    "gaps": [0, 64, 128, 256],
+    "questions": 384,
+    "dim": 256,
+    "heads": 4,
+    "blocks": 4,
+    "batch": 8,
+    "eval_batch": 16,
+    "lr": 2e-3,
+    "warmup": 100,
+    "steps": 2_000,
+    "least_steps": 1_000,
+    "seeds": 3,
+    "first_seed": 30_000,
+    "timed_steps": 6,
+}
+#: Upper ends of the positions in a window that perplexity is told for; the first is what a window of 64 can see.
+POSITIONS = (64, 128, 256)
+
+
+class Corpus(NamedTuple):
+    """Training windows as a pool, and what is held out: windows by name, questions by gap."""
+
+    pool: Pool
+    held_out: dict[str, Windows]
+    asked: dict[int, Any]
+    vocabulary: int
+
+
+class Plan(NamedTuple):
+    """Steps of every variant, how many seeds, and whether those are stacked (None: where a layer allows it)."""
+
+    steps: int
+    seeds: int
+    stack: bool | None = False
+
+
+# ---- data ---------------------------------------------------------------------------------------------------------
+
+
+def corpus(settings: Mapping[str, Any], seed: int) -> Corpus:
+    """Everything that is read; the test windows and questions of a run's seed are its own."""
+    from tokenizers import Tokenizer
+
+    from workbench.training import corpus as data
+
+    folder = Path(settings["folder"]) if settings["folder"] else None
+    spec = data.spec(settings["tokens"], settings["corpus_seed"] + seed, books=settings["books"], folder=folder)
+    made = data.training(spec, settings["windows"], _workers(settings))
+    held_out = {"world": data.world_windows(spec, settings["test_windows"], made.documents)}
+    if settings["books"]:
+        held_out["books"] = data.book_windows(spec, settings["test_windows"])
+    asked = {gap: data.asked(spec, settings["questions"], gap, seed) for gap in settings["gaps"]}
+    words = Tokenizer.from_file(str(Path(spec.tokenizer) / "tokenizer.json")).get_vocab_size()
+    return Corpus(data.pool(made), held_out, asked, words)
+
+
+def _workers(settings: Mapping[str, Any]) -> int:
+    """Processes that write windows; where no GPU waits for them, none."""
+    return max(1, (os.cpu_count() or 2) - 2) if str(settings["device"]).startswith("cuda") else 0
+
+
+# ---- models and their training ------------------------------------------------------------------------------------
+
+
+def build(mixer: Mapping[str, Any], settings: Mapping[str, Any], vocabulary: int, seed: int = 0) -> MixerLM:
+    """A fresh model; the caller has seeded torch."""
+    from workbench.models.mixer import MixerConfig, MixerLM
+
+    layers = [{"heads": settings["heads"], **mixer}] * settings["blocks"]
+    return MixerLM(MixerConfig(vocabulary, settings["dim"], layers, max_length=4 * settings["tokens"]))
+
+
+def recipe(settings: Mapping[str, Any], steps: int) -> Recipe:
+    from workbench.training.tiny import Recipe
+
+    warmup = min(settings["warmup"], steps // 10)
+    return Recipe(steps=steps, batch=settings["batch"], lr=settings["lr"], warmup=warmup,
+                  data_seed=settings["corpus_seed"])  # fmt: skip
+
+
+def seeds_of(settings: Mapping[str, Any], seed: int, count: int) -> list[int]:
+    return [settings["first_seed"] + 1_000 * seed + i for i in range(count)]
+
+
+def planned(variants: Variants, settings: Mapping[str, Any], data: Corpus, seed: int) -> Plan:
+    """As many steps as ``train_seconds`` hold, in hundreds, at most ``steps``: the rule, fixed before any run.
+
+    A step of ``dearest`` is timed with the seeds stacked and in turn, and the better way is taken for all; then a step
+    of every variant. If fewer than ``least_steps`` fit with all ``seeds``, it is tried with one seed less. If one does
+    not fit either, ``least_steps`` are taken, and the deadline leaves the last variants out.
+    """
+    for count in range(settings["seeds"], 0, -1):
+        time_of = partial(_seconds, settings, data, seeds_of(settings, seed, count))
+        dearest = variants[settings["dearest"]]
+        tried = (None, False) if count > 1 else (False,)
+        ways: dict[bool | None, float] = {way: time_of(dearest, way) for way in tried}
+        stack = min(ways, key=lambda way: ways[way])
+        total = sum(ways[stack] if mixer is dearest else time_of(mixer, stack) for mixer in variants.values())
+        steps = min(settings["steps"], int(settings["train_seconds"] / total))
+        steps = steps // 100 * 100 if steps >= 100 else steps
+        if steps >= settings["least_steps"]:
+            return Plan(steps, count, stack)
+    return Plan(settings["least_steps"], 1, stack)
+
+
+def _seconds(
+    settings: Mapping[str, Any], data: Corpus, seeds: Sequence[int], mixer: Mapping[str, Any], stack: bool | None
+) -> float:
+    from workbench.training.corpus import language_loss
+    from workbench.training.tiny import seconds_a_step
+
+    make = partial(build, mixer, settings, data.vocabulary)
+    how: dict[str, Any] = {"device": settings["device"], "steps": settings["timed_steps"], "stack": stack}
+    return seconds_a_step(make, data.pool, recipe(settings, settings["steps"]), seeds, loss=language_loss, **how)
+
+
+def trained(
+    mixer: Mapping[str, Any], settings: Mapping[str, Any], data: Corpus, plan: Plan, seed: int, **options: Any
+) -> Any:
+    """``workbench.training.tiny.Trained``: one model a seed."""
+    from workbench.training.corpus import language_loss
+    from workbench.training.tiny import train
+
+    make, seeds = partial(build, mixer, settings, data.vocabulary), seeds_of(settings, seed, plan.seeds)
+    return train(make, data.pool, recipe(settings, plan.steps), seeds, device=settings["device"],
+                 stack=plan.stack, loss=language_loss, **options)  # fmt: skip
+
+
+# ---- what is measured ---------------------------------------------------------------------------------------------
+
+
+def line(
+    part: str, variant: str, x: float, metric: str, value: float, model: Any = "", unit: Any = 0
+) -> dict[str, Any]:
+    named = {"part": part, "variant": variant, "x": float(x), "model": str(model), "unit": str(unit)}
+    return {**named, "metric": metric, "value": float(value)}
+
+
+@torch.no_grad()
+def nats(model: MixerLM, ids: Any, batch: int) -> torch.Tensor:
+    """Surprise of every token after the first (N, T - 1), nats, on the CPU."""
+    rows = []
+    for part in torch.as_tensor(ids).split(batch):
+        part = part.long().to(model.device)
+        logits = model(input_ids=part, use_cache=False).logits[:, :-1].float()
+        told = torch.nn.functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="none")
+        rows.append(told.view(len(part), -1).cpu())
+    return torch.cat(rows)
+
+
+@torch.no_grad()
+def exact(model: MixerLM, asked: Any, batch: int) -> torch.Tensor:
+    """(N,) bool: every token of the answer is the likeliest one after what stands before it."""
+    right = []
+    for ids, answers in zip(torch.as_tensor(asked.ids).split(batch), torch.as_tensor(asked.answers).split(batch)):
+        found = model(input_ids=ids.to(model.device), use_cache=False).logits[:, :-1].argmax(-1).cpu()
+        right.append(((found == ids[:, 1:]) | ~answers[:, 1:]).all(1))
+    return torch.cat(right)
+
+
+def read(variant: str, models: Sequence[MixerLM], settings: Mapping[str, Any], data: Corpus) -> Lines:
+    """Mean surprise of held-out text, whole (x = 0) and by position in the window (x = upper end); exact answers.
+
+    One line a model and group of neighbouring windows (or of questions).
+    """
+    for number, model in enumerate(models):
+        for name, windows in data.held_out.items():
+            table = nats(model, windows.ids, settings["eval_batch"])
+            counted = torch.as_tensor(windows.weights[:, 1:]) > 0
+            for group, rows in enumerate(_groups(len(windows), settings["groups"])):
+                yield from _surprise(variant, f"LM {name}", number, group, table[rows], counted[rows])
+        for gap, asked in data.asked.items():
+            right = exact(model, asked, settings["eval_batch"])
+            for group, rows in enumerate(_groups(len(right), settings["groups"])):
+                yield line("LM recall", variant, gap, "exact", right[rows].double().mean(), number, group)
+
+
+def _groups(count: int, groups: int) -> list[torch.Tensor]:
+    return list(torch.arange(count).chunk(min(groups, count)))
+
+
+def _surprise(variant: str, part: str, model: int, group: int, table: torch.Tensor, counted: torch.Tensor) -> Lines:
+    last = table.shape[1] + 1
+    spans = [
+        (0, 1, last),
+        *((end, begin, end) for begin, end in pairwise((1, *(p for p in POSITIONS if p < last), last))),
+    ]
+    for x, begin, end in spans:
+        chosen = counted[:, begin - 1 : end - 1]
+        if bool(chosen.any()):
+            mean = table[:, begin - 1 : end - 1][chosen].double().mean()
+            yield line(part, variant, x, "nats", mean, model, group)
+
+
+def sizes(variant: str, model: MixerLM, settings: Mapping[str, Any]) -> Lines:
+    """Weights, those of the embedding, and the bytes of one stream's state after a window."""
+    count = sum(p.numel() for p in model.parameters())
+    yield line("LM size", variant, 0, "parameters", count)
+    yield line("LM size", variant, 0, "embedding parameters", model.get_input_embeddings().weight.numel())
+    held = sum(block.mixer.state_bytes(1, settings["tokens"]) for block in model.blocks)
+    yield line("LM size", variant, settings["tokens"], "state bytes", held)
+
+
+def learned(variant: str, losses: Any, every: int = 50) -> Lines:
+    """Loss (nats, weighted as the corpus weighs) and share of answer tokens right, means of ``every`` steps."""
+    numbers = {seed: i for i, seed in enumerate(dict.fromkeys(losses["seed"]))}
+    blocks = losses.assign(x=((losses["step"] - 1) // every + 1) * every).groupby(["seed", "x"])[["loss", "right"]]
+    for (seed, x), row in blocks.mean().iterrows():
+        for metric in ("loss", "right"):
+            yield line("LM training", variant, x, metric, row[metric], numbers[seed])
+
+
+# ---- the part of a study ------------------------------------------------------------------------------------------
+
+
+def lines(variants: Variants, settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
+    """The whole part: data, plan, then every variant in turn until ``deadline_seconds``; what is left out is said."""
+    begun = time.monotonic()
+    data = corpus(settings, seed)
+    yield from _told(data)
+    plan = planned(variants, settings, data, seed)
+    yield line("LM training", "all", 0, "steps", plan.steps)
+    yield line("LM training", "all", 0, "seeds", plan.seeds)
+    for variant in progress(list(variants), "language models"):
+        left = settings["deadline_seconds"] - (time.monotonic() - begun)
+        made = _made(variant, variants[variant], settings, data, plan, seed, left, progress)
+        if made is not None:
+            yield line("LM training", variant, plan.steps, "seconds", made.record["seconds"])
+            yield from sizes(variant, made.models[0], settings)
+            yield from learned(variant, made.losses)
+            yield from read(variant, made.models, settings, data)
+            progress.say(f"{variant}: {made.record['seconds']:.0f} s, {made.how}")
+
+
+def _told(data: Corpus) -> Lines:
+    yield line("LM corpus", "training", 0, "tokens", data.pool.ids.numel())
+    for name, windows in data.held_out.items():
+        yield line("LM corpus", f"held out: {name}", 0, "tokens scored", (windows.weights > 0).sum())
+    for gap, asked in data.asked.items():
+        yield line("LM recall", "chance", gap, "chance", asked.chance)
+
+
+def _made(
+    variant: str, mixer: Mapping[str, Any], settings: Mapping[str, Any], data: Corpus, plan: Plan, seed: int,
+    left: float, progress: Progress,
+) -> Any:  # fmt: skip
+    """The trained models of one variant; None, with the reason said, where they cannot be had."""
+    if left <= 0:
+        progress.say(f"{variant}: left out, the time is up")
+        return None
+    try:
+        made = trained(mixer, settings, data, plan, seed, budget_seconds=left, diverged="keep")
+    except BadInput:  # settings that no model can have are a mistake of the study, not of the machine
+        raise
+    except (RuntimeError, WorkbenchError) as error:  # a card that runs out of memory must not cost the others
+        progress.say(f"{variant}: left out, {type(error).__name__}: {error}")
+        return None
+    if not made.complete:
+        progress.say(f"{variant}: left out, the time was up before its last step")
+        return None
+    return made
+
+
+def shown(slug: str, live: pd.DataFrame | None, recorded: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Rows of this part for a study's figure: of the live run, else of what is given as recorded, else its record.
+
+    None where there are none, and where no recorded run is to be shown.
+    """
+    from workbench_datasets import recorded as record
+
+    for frame in (live, recorded):
+        if frame is not None and len(frame) and (frame["part"] == "LM books").any():
+            return frame
+    kept = record.load(slug, "lm") if recorded is not None else None
+    return kept if kept is not None and len(kept) else None
