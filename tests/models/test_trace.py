@@ -363,8 +363,7 @@ def test_layers_of_a_hybrid_keep_their_own_numbers():
     assert done == [0.5, 1.0]
     assert torch.equal(model.trace(ids, layers=[3]).layer(3).q, whole.layer(3).q)
     wanted = model.model(ids, output_attentions=True).attentions[-1]
-    torch.testing.assert_close(
-        whole.region(3, None, slice(None), slice(None))[0].float(), wanted[0], rtol=1e-4, atol=1e-5
-    )
+    seen = whole.region(3, None, slice(None), slice(None)).float()
+    torch.testing.assert_close(seen, wanted[0], rtol=1e-4, atol=1e-5)
     with pytest.raises(BadInput, match="holds layers 1, 3"):
         whole.layer(0)
