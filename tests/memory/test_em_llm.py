@@ -219,6 +219,10 @@ def test_budget_and_neighbours(llama, share):
     earlier: dict[int, set[int]] = {}
     for part in ids.split(8, dim=1):
         memory.write(part)
+        told = [event for event in memory.rows[0].log if event.kind == "read"]
+        for event in told[-1:]:
+            fetched = sorted(set().union(*event.detail["retrieved"].values()))
+            assert event.items == tuple(memory.stored[e].start for e in fetched)
         for layer, (best, near) in memory.last_retrieved.items():
             lengths = [memory.stored[event].length for event in [*best, *near]]
             assert sum(lengths) <= 24 + 10 / 2
@@ -230,13 +234,42 @@ def test_budget_and_neighbours(llama, share):
 
 
 def test_choosing_by_hand():
-    lengths = np.array([10, 10, 10, 10])
-    assert similar(np.array([1.0, 4.0, 3.0, 2.0]), lengths, 20) == [1, 2]
-    assert similar(np.array([1.0, 4.0, 3.0, 2.0]), lengths, 25) == [1, 2, 3]  # half over is as near as half under
-    assert similar(np.array([1.0, 4.0, 3.0, 2.0]), lengths, 24) == [1, 2]
-    assert similar(np.array([1.0, 4.0, 3.0, 2.0]), lengths, 40) == [1, 2, 3, 0]
-    assert neighbours([1], [3], lengths, 20, 4) == [2, 0]
-    assert neighbours([1], [3], lengths, 30, 4) == [2, 0, 3]
+    lengths, one, three = np.array([10, 10, 10, 10]), np.array([1]), np.array([3])
+    scores = np.array([1.0, 4.0, 3.0, 2.0])
+    assert similar(scores, lengths, 20).tolist() == [1, 2]
+    assert similar(scores, lengths, 25).tolist() == [1, 2, 3]  # half over is as near as half under
+    assert similar(scores, lengths, 24).tolist() == [1, 2]
+    assert similar(scores, lengths, 40).tolist() == [1, 2, 3, 0]
+    assert neighbours(one, three, lengths, 20).tolist() == [2, 0]
+    assert neighbours(one, three, lengths, 30).tolist() == [2, 0, 3]
+    assert neighbours(one, three, lengths, 9).tolist() == []
+
+
+def one_after_the_other(chosen, queue, lengths, budget):
+    """The contiguity buffer as the paper tells it: a queue that neighbours enter one by one."""
+    taken, used, result = set(chosen), 0, []
+    fresh = [index for b in chosen for index in (b + 1, b - 1) if 0 <= index < len(lengths)]
+    for index in [*fresh, *queue]:
+        if index not in taken:
+            used += lengths[index]
+            if used > budget:
+                break
+            taken.add(index)
+            result.append(index)
+    return result
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_buffer_of_neighbours_equals_a_queue(seed):
+    rng = np.random.default_rng(seed)
+    n = int(rng.integers(2, 60))
+    lengths, queue = rng.integers(1, 30, n), np.zeros(0, dtype=np.int64)
+    for _ in range(5):
+        chosen = rng.permutation(n)[: rng.integers(1, n)]
+        budget = int(rng.integers(0, lengths.sum()))
+        found = neighbours(chosen, queue, lengths, budget)
+        assert found.tolist() == one_after_the_other(chosen.tolist(), queue.tolist(), lengths.tolist(), budget)
+        queue = found
 
 
 @pytest.mark.parametrize("offload", ["cpu", "disk"])
@@ -260,7 +293,7 @@ def test_the_pool_gathers_what_a_loop_over_events_would():
         pool.add(len(pool), lengths, parts)
         held += parts[1][0].split(lengths, 1)
     for events in ([0], [1, 2, 5], [5, 0, 3]):
-        keys, values = pool.gather(1, events)
+        keys, values = pool.gather(1, np.array(events))
         assert torch.equal(keys, torch.cat([held[event] for event in events], 1))
         assert torch.equal(values, keys)
     assert torch.equal(pool.get(4)[1][0], held[4])

@@ -90,12 +90,12 @@ class EventPool:
         both = rows.transpose(0, 1)
         return both[..., : self._width], both[..., self._width :]
 
-    def gather(self, layer: int, events: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def gather(self, layer: int, events: np.ndarray) -> tuple[Tensor, Tensor]:
         """Keys and values (H_kv, m, D) of one layer, the events after each other in the given order."""
-        held, chosen = self._layers[layer].filled, np.asarray(events)
-        lengths = self._edges[chosen + 1] - self._edges[chosen]
+        held = self._layers[layer].filled
+        lengths = self._edges[events + 1] - self._edges[events]
         ends = lengths.cumsum()
-        index = np.arange(ends[-1]) + (self._edges[chosen] - ends + lengths).repeat(lengths)
+        index = np.arange(ends[-1]) + (self._edges[events] - ends + lengths).repeat(lengths)
         return self._parted(held.index_select(0, torch.from_numpy(index).to(held.device, non_blocking=True)))
 
     def place(self, event: int) -> str:

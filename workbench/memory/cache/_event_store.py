@@ -88,9 +88,9 @@ class EventStore:
         self._shrink(keep=event)
         return self._near[event]
 
-    def gather(self, layer: int, events: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def gather(self, layer: int, events: np.ndarray) -> tuple[Tensor, Tensor]:
         """Keys and values (H_kv, m, D) of one layer, the events after each other in the given order."""
-        pairs = [self.get(event)[layer] for event in events]
+        pairs = [self.get(event)[layer] for event in events.tolist()]
         return torch.cat([keys for keys, _ in pairs], 1), torch.cat([values for _, values in pairs], 1)
 
     def place(self, event: int) -> str:

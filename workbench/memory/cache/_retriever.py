@@ -18,7 +18,8 @@ from workbench.memory.cache._event_pool import EventPool, Growing
 from workbench.memory.cache._event_store import Blocks, EventStore
 from workbench.memory.cache._memory_attention import grouped
 
-Chosen = tuple[list[int], list[int]]  # similarity buffer, contiguity buffer
+Chosen = tuple[np.ndarray, np.ndarray]  # similarity buffer, contiguity buffer
+_NONE = np.zeros(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Retriever:
         self.last: dict[int, Chosen] = {}
         self.scores: dict[int, np.ndarray | Tensor] = {}
         self._stand_ins = [Growing() for _ in range(n_layers)]
-        self._joined: dict[int, tuple[list[int], tuple[Tensor, Tensor]]] = {}
+        self._joined: dict[int, tuple[np.ndarray, tuple[Tensor, Tensor]]] = {}
         self._found: dict[int, tuple[Chosen, np.ndarray | Tensor]] = {}
 
     def __len__(self) -> int:
@@ -93,8 +94,8 @@ class Retriever:
             order = scores.topk(most).indices.cpu().numpy()
         chosen = self._choose(layer, order)
         self._found[layer] = (chosen, scores)
-        events = sorted([*chosen[0], *chosen[1]])
-        if self._joined.get(layer, ((), None))[0] != events:
+        events = np.sort(np.concatenate(chosen))
+        if layer not in self._joined or not np.array_equal(self._joined[layer][0], events):
             self._joined[layer] = (events, self.archive.gather(layer, events))
         return self._joined[layer][1]
 
@@ -107,9 +108,9 @@ class Retriever:
     def _choose(self, layer: int, order: np.ndarray) -> Chosen:
         share, n_mem = self.rule.share, self.rule.n_mem
         if not share or self._everything_fits:
-            return filled(order, self.lengths, n_mem), []
-        best, before = filled(order, self.lengths, n_mem - share), self.last.get(layer, ([], []))[1]
-        return best, neighbours(best, before, self.lengths, share, len(self))
+            return filled(order, self.lengths, n_mem), _NONE
+        best, before = filled(order, self.lengths, n_mem - share), self.last.get(layer, (_NONE, _NONE))[1]
+        return best, neighbours(best, before, self.lengths, share)
 
     @property
     def _everything_fits(self) -> bool:
@@ -119,14 +120,14 @@ class Retriever:
     def forget_pass(self) -> None:
         self._found = {}
 
-    def commit(self, passes: int) -> dict[int, list[int]]:
+    def commit(self, passes: int) -> dict[int, np.ndarray]:
         """Note what was fetched; returns it for the layers that fetched something else than before."""
-        told: dict[int, list[int]] = {}
+        told: dict[int, np.ndarray] = {}
         for layer, (chosen, scores) in self._found.items():
             events = self._joined[layer][0]
             self.retrieved[layer, events] += 1
             self.last_used[layer, events] = passes
-            if chosen != self.last.get(layer):
+            if layer not in self.last or not all(map(np.array_equal, chosen, self.last[layer])):
                 told[layer] = events
             self.last[layer], self.scores[layer] = chosen, scores
         self._found = {}

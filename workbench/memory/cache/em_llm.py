@@ -28,7 +28,7 @@ from workbench.memory.cache._event_store import EventStore, Stored
 from workbench.memory.cache._events_frame import events_frame
 from workbench.memory.cache._memory_attention import Held, Sight
 from workbench.memory.cache._pass import Snapshot
-from workbench.memory.cache._retriever import Chosen, Retriever, Rule
+from workbench.memory.cache._retriever import Retriever, Rule
 from workbench.memory.cache._rotary import Tables
 from workbench.memory.cache._rows import Choice, Row
 from workbench.memory.cache.base import TokenCache
@@ -108,9 +108,9 @@ class EMLLM(TokenCache):
         return self.retriever.archive
 
     @property
-    def last_retrieved(self) -> dict[int, Chosen]:
+    def last_retrieved(self) -> dict[int, tuple[list[int], list[int]]]:
         """Events that each layer fetched in the last pass: similarity buffer, contiguity buffer."""
-        return self.retriever.last
+        return {layer: (best.tolist(), near.tolist()) for layer, (best, near) in self.retriever.last.items()}
 
     def bind(self, model: PreTrainedModel) -> EMLLM:
         """Attach to ``model``. Raises MemoryError_ without rotary positions, BadInput when ``refine_from_layer`` is not
@@ -255,11 +255,18 @@ class EMLLM(TokenCache):
                 mass[:, : old.shape[1]] += old
             self._mass[layer] = mass
         if told := self.retriever.commit(self.passes):
-            events = sorted(set().union(*told.values()))
+            events = np.unique(np.concatenate(list(told.values())))
             why = f"{len(events)} events retrieved by {len(told)} layers"
-            self.rows[0].log.append("read", [self.stored[e].start for e in events], why, retrieved=told)
+            fetched = {layer: chosen.tolist() for layer, chosen in told.items()}
+            self.rows[0].log.append("read", self._starts(events), why, retrieved=fetched)
         self.passes += 1
         self._forget_pass()
+
+    def _starts(self, events: np.ndarray) -> list[int]:
+        """First stream positions; events follow each other, the first begins behind the first tokens."""
+        lengths = self.retriever.lengths
+        starts: list[int] = (self.n_init + lengths.cumsum()[events] - lengths[events]).tolist()
+        return starts
 
     def on_written(self, row: Row, n_new: int) -> None:
         """Find the boundaries among the new tokens, and move each left within its event when that is better."""
