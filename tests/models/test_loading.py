@@ -49,6 +49,18 @@ def test_text_round_trip(llama):
         llama.encode("a", side="up")
 
 
+def test_words_that_are_pieces_keep_their_distance(llama):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    from workbench.models.loaded import LoadedModel
+
+    words = Tokenizer(models.WordLevel({"?": 0, "Ben": 1, "has": 2, "the": 3, "key": 4}, unk_token="?"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    model = LoadedModel("words", llama.model, PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?"))
+    assert model.tokens(model.encode("Ben has the key")["input_ids"][0]) == [" Ben", " has", " the", " key"]
+
+
 def test_dtype_and_kernel_are_options(family_folder):
     model = load(family_folder("llama"), dtype="bfloat16", attention="flash-attention")
     assert (model.dtype, model.attention) == (torch.bfloat16, "flash-attention")
@@ -125,7 +137,7 @@ def test_a_real_published_encoder():
     means = torch.nn.functional.normalize((trace.hidden[-1] * mask).sum(1) / mask.sum(1), dim=-1)
     near, far = float(means[0] @ means[1]), float(means[0] @ means[2])
     assert near > 0.5 > 0.2 > far
-    assert trace.tokens[0][1:4] == ["a", "man", "is"]
+    assert trace.tokens[0][1:4] == [" a", " man", " is"]
 
 
 @pytest.mark.parametrize("keep", [0, 5, 100, 0.5, -1])

@@ -113,11 +113,12 @@ def tokens(loaded: LoadedModel, ids: Iterable[int]) -> list[str]:
 
 
 def _one_token(tokenizer: Any, value: int) -> str:
-    """Decoders strip a leading space from a lone token; its piece says whether it had one."""
+    """Decoders strip a leading space from a lone token; its piece says whether it had one, or, where words are pieces,
+    two of them side by side."""
     piece = tokenizer.convert_ids_to_tokens(value)
     text = tokenizer.decode([value])
     spaced = isinstance(piece, str) and piece[:1] in ("Ġ", "▁") and not text.startswith(" ")
-    return f" {text}" if spaced else text
+    return f" {text}" if spaced or tokenizer.decode([value, value]) == f"{text} {text}" else text
 
 
 def position_ids(mask: Tensor) -> Tensor | None:
