@@ -47,12 +47,13 @@ def errors(page: Any) -> list[str]:
 
 
 class App:
-    """The Workbench app on a page."""
+    """The Workbench app on a page; ``maps`` says whether it opens on a map, whose tiles are then waited for."""
 
-    def __init__(self, page: Any):
+    def __init__(self, page: Any, *, maps: bool = True):
         self.page, self.box = page, page.locator(".wb-app").last
         self.box.wait_for()
-        self.page.locator(".wb-app .wbm-read", has_text="exact").first.wait_for()
+        if maps:
+            self.page.locator(".wb-app .wbm-read", has_text="exact").first.wait_for()
 
     def choose(self, label: str, option: str) -> None:
         self.box.get_by_label(label, exact=True).select_option(label=option)

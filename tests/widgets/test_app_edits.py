@@ -50,8 +50,11 @@ def test_an_edit_is_made_listed_and_taken_back(app, name):
     app.choose(memory=name, settings=QUICK.get(name, {"steps": 3}))
     assert app.status.error == ""
     app.state.tab = "memory"
+    assert f"No edit yet in <b>{name}</b>" in pane_of(app).static()
+    assert "<table" not in pane_of(app).static()
     edit(app, "The key of Ada lies under the", "desk", "key of Ada")
     assert app.status.error == ""
+    assert "1 edit in" in pane_of(app).static()
     model = app.session.model
     assert len(model.memory) == 1
     shown = pane_of(app).static()

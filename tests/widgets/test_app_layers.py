@@ -42,6 +42,9 @@ def test_the_app_opens_where_there_is_something_to_see(app, tiny, mixer, tmp_pat
     assert app.state.tab == "memory"
     assert app._pages.selected_index == TABS.index("memory")
     assert "titans" in app.tabs["memory"].static()
+    header = app.view.children[0]
+    assert "3 layers that are memories: gated-delta-net, mom, titans ·" in header.value
+    assert "memory none" not in header.value
     assert Workbench(tiny, text=TEXT).state.tab == "heads"
     app.choose(model=tiny)  # the memory tab would be empty
     assert (app.state.tab, app._pages.selected_index) == ("heads", TABS.index("heads"))
@@ -70,6 +73,7 @@ def test_a_hybrid_opens_on_the_heads_that_it_has(tiny, tmp_path):
         shutil.copy(Path(tiny) / name, tmp_path / name)
     app = Workbench(str(tmp_path), text=TEXT)
     assert (app.state.tab, app.status.error) == ("heads", "")
+    assert "5 layers, 2 of them of 4 heads ·" in app.view.children[0].value
     assert app.state.layer == 1
     assert app.tabs["heads"].picker.layers == [1, 3]
     for name in ("microscope", "similarity", "memory", "heads"):

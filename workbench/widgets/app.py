@@ -307,11 +307,20 @@ class Workbench:
 
 def header(app: Workbench) -> str:
     model, state = app.session.need_model(), app.state
+    mixers = getattr(model.config, "mixers", [])  # of a model whose layers are memories
     parts = [
-        f"{model.n_layers} layers of {model.n_heads} heads",
-        f"kernel {state.kernel}",
-        f"memory {state.memory}",
+        f"{len(mixers)} layers that are memories: {', '.join(dict.fromkeys(one['mixer'] for one in mixers))}"
+        if mixers
+        else layers_and_heads(model.n_layers, model.n_heads, len(app.session.layers)),
+        *([] if mixers else [f"kernel {state.kernel}"]),
+        *([] if mixers and state.memory == "none" else [f"memory {state.memory}"]),
         f"{len(app.session.tokens()):,} tokens",
     ]
     name = html.escape(Path(state.model).name or state.model)
     return f'<div class="wb-head-line"><b>{name}</b><span>{" · ".join(map(html.escape, parts))}</span></div>'
+
+
+def layers_and_heads(layers: int, heads: int, attending: int) -> str:
+    if 0 < attending < layers:
+        return f"{layers} layers, {attending} of them of {heads} heads"
+    return f"{layers} layers of {heads} heads"

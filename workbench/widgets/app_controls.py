@@ -79,11 +79,9 @@ def field(name: str, value: Any) -> w.ValueWidget:
     common = {"description": name, "tooltip": f"hyper-parameter {name} of the memory", "style": NARROW}
     if isinstance(value, bool):
         return w.Checkbox(value=value, indent=False, layout=w.Layout(width="auto"), **common)
-    if isinstance(value, int):
-        return w.IntText(value=value, continuous_update=False, layout=w.Layout(width="150px"), **common)
-    if isinstance(value, float):
-        return w.FloatText(value=value, continuous_update=False, layout=w.Layout(width="150px"), **common)
-    return w.Text(value=value, continuous_update=False, layout=w.Layout(width="150px"), **common)
+    kind = w.IntText if isinstance(value, int) else w.FloatText if isinstance(value, float) else w.Text
+    wide = max(150, 15 * len(name))  # room for 0.00001 beside weight_decay
+    return kind(value=value, continuous_update=False, layout=w.Layout(width=f"{wide}px"), **common)
 
 
 class Controls:

@@ -97,11 +97,14 @@ class EditsPane:
         memory = self.memory
         frame = memory.contents()
         self.undo.disabled = not len(frame)
+        where = f"in <b>{html.escape(memory.slug)}</b> at {html.escape(memory.place.path)}"
         self.summary.value = (
-            f"{len(frame)} edits in <b>{html.escape(memory.slug)}</b> at {html.escape(memory.place.path)}, "
-            f"{bytes_text(memory.nbytes())}; rel and gen: share of the answer's tokens that the edited model says now"
+            f"{len(frame)} {'edit' if len(frame) == 1 else 'edits'} {where}, {bytes_text(memory.nbytes())}; "
+            "rel and gen: share of the answer's tokens that the edited model says now"
+            if len(frame)
+            else f"No edit yet {where}: give a prompt and the answer that shall follow it."
         )
-        self.table.value = table(frame, caption="edits in force", bars=("delta", "norm"))
+        self.table.value = table(frame, caption="edits in force", bars=("delta", "norm")) if len(frame) else ""
         self.tab.write_down("model.memory.contents()")
 
     def static(self) -> str:
