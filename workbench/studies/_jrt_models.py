@@ -146,7 +146,7 @@ def last_word_loss(run: Callable[..., Any], batch: dict[str, Any]) -> tuple[Any,
 def _recipe(settings: Mapping[str, Any], steps: int, batch: int) -> Any:
     from workbench.training.tiny import Recipe
 
-    warmup = min(100, steps // 10)
+    warmup = min(settings["warmup"], steps // 10)
     return Recipe(steps=steps, batch=batch, lr=settings["lr"], warmup=warmup, next_token=0.0,
                   data_seed=settings["data_seed"])  # fmt: skip
 

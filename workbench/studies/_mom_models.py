@@ -120,7 +120,7 @@ def recipe(settings: Mapping[str, Any], steps: int) -> Any:
     from workbench.training.tiny import Recipe
 
     return Recipe(
-        steps=steps, batch=settings["batch"], lr=settings["lr"], warmup=min(100, max(1, steps // 10)),
+        steps=steps, batch=settings["batch"], lr=settings["lr"], warmup=min(settings["warmup"], max(1, steps // 10)),
         weight_decay=0.0, next_token=0.0, data_seed=settings["data_seed"], log_every=50,
     )  # fmt: skip
 

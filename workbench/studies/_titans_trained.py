@@ -58,7 +58,7 @@ LANGUAGE: dict[str, dict[str, Any]] = {
     GDN: {"mixer": "gated-delta-net"},
     MAL: {"mixer": "titans-mal", "window": 64},
 }
-DIM, HEADS, BLOCKS, FACTS, QUERIES = 64, 2, 2, 8, 4
+DIM, HEADS, BLOCKS, QUERIES = 64, 2, 2, 4
 #: Longest error that a neural memory's step is taken for: without it a training may end in numbers that are not finite.
 CLIP = 2.0
 
@@ -189,7 +189,7 @@ def asked_lines(variant: str, models: Sequence[MixerLM], settings: Mapping[str, 
 
 
 def _tests(settings: Mapping[str, Any]) -> list[tuple[str, int, int, int]]:
-    lengths = [("length", length, length, FACTS) for length in settings["lengths"]]
+    lengths = [("length", length, length, settings["test_facts"]) for length in settings["lengths"]]
     return [*lengths, *(("facts", facts, settings["facts_length"], facts) for facts in settings["facts"])]
 
 

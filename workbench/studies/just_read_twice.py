@@ -44,6 +44,7 @@ _QUICK: dict[str, Any] = {
     "test_sequences": 100,
     "test_batch": 100,
     "lr": 6e-3,
+    "warmup": 100,
     "data_seed": 0,
     "live_state": [32, 4],
     "live_steps": 40,

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _SHAPE: dict[str, Any] = {
     "vocabulary": 64, "dim": 64, "conv_scope": "sequence", "chunk": None, "impl": "chunked",
     "stages": [[0.4, 16, [2, 4]], [0.2, 32, [4, 8]], [0.4, 64, [4, 8, 16]]],
-    "data_seed": 0, "lr": 5e-3, "batch": 64,
+    "data_seed": 0, "lr": 5e-3, "warmup": 100, "batch": 64,
 }  # fmt: skip
 _QUICK: dict[str, Any] = {
     **_SHAPE,

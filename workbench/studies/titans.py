@@ -47,6 +47,7 @@ _QUICK: dict[str, Any] = {
     "train": False,
     "lengths": [128, 512],
     "distance_length": 512,
+    "test_facts": 8,
     "facts": [],
     "facts_length": 512,
     "test_sequences": 24,

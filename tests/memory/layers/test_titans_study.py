@@ -111,7 +111,7 @@ def test_rules_that_do_not_fit_together():
 TINY = {
     "device": "cpu", "seeds": 1, "recipe": {"steps": 4, "batch": 4, "warmup": 1},
     "stages": [[0.5, 48, 4], [0.5, 64, 4]], "sequences": 40,
-    "lengths": [64], "facts": [8], "facts_length": 64, "distance_length": 64, "test_sequences": 8,
+    "lengths": [64], "facts": [8], "facts_length": 64, "distance_length": 64, "test_facts": 8, "test_sequences": 8,
     "batch_tokens": 4096, "groups": 4, "train_seconds": 1e6, "relative_cost": 1.0, "timed_steps": 1,
 }  # fmt: skip
 
