@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import compile_kit
+import machine_code
 import pytest
 import torch
 from linear_memory_cases import Case
@@ -35,10 +36,11 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         made.append(kernel.warmup(*arguments, flags, grid=(1,), **words, **more))
 
     def compile_launches(case: Case, dtype: torch.dtype) -> list[Any]:
+        made.clear()
         drawn = {n: x.cpu().requires_grad_() for n, x in case.draw(dtype).items()}
         y, final = linear_recurrence(**drawn, **case.words, impl="triton")
         (y.float().sum() + final.sum()).backward()
-        return made
+        return list(made)
 
     monkeypatch.setattr(launch, "start", start)
     monkeypatch.setattr(launch, "refusal", lambda *_, **__: None)
@@ -56,6 +58,7 @@ def test_half_precision_compiles_for_hopper(compiled: Any, rule: str) -> None:
         most = 96 if kernel.name == "forward_kernel" else 0  # a few numbers of its prologue
         assert compile_kit.usage(kernel.asm["cubin"])[1] <= most, f"{kernel.name} spills registers"
         assert kernel.name == "running_kernel" or "wgmma" in kernel.asm["ptx"], kernel.name
+        assert not machine_code.wrong_descriptors(kernel), kernel.name
 
 
 @pytest.mark.parametrize(
@@ -87,6 +90,107 @@ def test_a_call_that_triton_cannot_take_is_told_why() -> None:
     assert linear_recurrence(x, x, x)[0].shape == x.shape
 
 
+#: Launches of the delta rules as a card has confirmed them, (D, Dv) by dtype: (kernel, chunk, key features, value
+#: components, warps, stages). Other tiles are other code: run tests/gpu/test_linear_memory_gpu.py, then change this.
+CONFIRMED: dict[torch.dtype, dict[tuple[int, int], str]] = {
+    torch.bfloat16: {
+        (64, 64): "prepare 64 64 64 4 1, states 64 64 32 8 2, reads 64 64 64 8 2, value_gradients 64 64 64 8 2, "
+        "state_gradients 64 64 32 8 2, gradients 64 64 64 8 2, prepare_gradients 64 64 64 8 1",
+        (64, 128): "prepare 64 64 64 4 1, states 64 64 32 8 2, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
+        "state_gradients 64 64 32 8 2, gradients 64 64 64 8 2, prepare_gradients 64 64 64 8 1",
+        (128, 128): "prepare 64 64 64 4 1, states 64 128 32 8 2, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
+        "state_gradients 64 128 32 8 2, gradients 64 128 64 8 2, prepare_gradients 64 64 64 8 1",
+        (256, 256): "prepare 64 64 64 4 1, states 64 256 32 8 2, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
+        "state_gradients 64 256 32 8 2, gradients 64 128 64 8 2, prepare_gradients 64 64 64 8 1",
+    },
+    torch.float16: {
+        (64, 64): "prepare 32 32 32 4 1, states 32 64 16 8 1, reads 32 32 64 8 1, value_gradients 32 32 64 8 1, "
+        "state_gradients 32 64 16 8 1, gradients 32 32 32 8 1, prepare_gradients 32 32 32 8 1",
+        (128, 128): "prepare 32 32 32 4 1, states 32 128 16 8 1, reads 32 32 64 8 1, value_gradients 32 32 64 8 1, "
+        "state_gradients 32 128 16 8 1, gradients 32 32 32 8 1, prepare_gradients 32 32 32 8 1",
+    },
+    torch.float32: {
+        (32, 32): "prepare 32 32 32 4 1, states 32 32 16 8 1, reads 32 32 32 8 1, value_gradients 32 32 32 8 1, "
+        "state_gradients 32 32 16 8 1, gradients 32 32 32 8 1, prepare_gradients 32 32 32 8 1",
+        (64, 64): "prepare 32 32 32 4 1, states 32 64 16 8 1, reads 32 32 64 8 1, value_gradients 32 32 64 8 1, "
+        "state_gradients 32 64 16 8 1, gradients 32 32 32 8 1, prepare_gradients 32 32 32 8 1",
+        (128, 128): "prepare 32 32 32 4 1, states 32 128 16 8 1, reads 32 32 64 8 1, value_gradients 32 32 64 8 1, "
+        "state_gradients 32 128 16 8 1, gradients 32 32 32 8 1, prepare_gradients 32 32 32 8 1",
+    },
+}
+
+
+@pytest.mark.parametrize("dtype", list(CONFIRMED), ids=str)
+def test_tiles_of_the_delta_rules_are_those_that_a_card_has_confirmed(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench_kernels.linear_memory.portable import launch
+
+    started: dict[str, None] = {}
+
+    def start(kernel: Any, programs: int, shape: tuple[int, int], flags: Any, *arguments: Any, **more: Any) -> None:
+        name = kernel.__name__.removesuffix("_kernel")
+        started[" ".join(map(str, (name, flags.C.value, flags.BK.value, flags.BV.value, *shape)))] = None
+
+    monkeypatch.setattr(launch, "start", start)
+    monkeypatch.setattr(launch, "refusal", lambda *_, **__: None)
+    for dims, expected in CONFIRMED[dtype].items():
+        started.clear()
+        drawn = {n: x.cpu().requires_grad_() for n, x in Case("gated-delta", dims=dims).draw(dtype).items()}
+        y, final = linear_recurrence(**drawn, impl="triton")
+        (y.float().sum() + final.sum()).backward()
+        assert ", ".join(started) == expected
+
+
+@pytest.mark.parametrize(
+    ("dtype", "rule", "documents", "confirmed", "others"),
+    [
+        (torch.bfloat16, "gated-delta", (0, 0, 30, 64), (64, 64), [(16, 16), (32, 48), (64, 16)]),
+        (torch.bfloat16, "delta", None, (64, 128), [(16, 128)]),
+        (torch.bfloat16, "delta", None, (128, 128), [(128, 64), (80, 16)]),
+        (torch.bfloat16, "gated-delta", None, (256, 256), [(64, 192)]),
+        (torch.float16, "gated-delta", None, (64, 64), [(16, 32)]),
+        (torch.float32, "delta", (0, 0, 30, 64), (32, 32), [(16, 16)]),
+        (torch.float32, "delta", (0, 0, 30, 64), (64, 64), [(48, 16)]),
+    ],
+)
+def test_delta_rules_at_other_widths_run_the_confirmed_code(
+    compiled: Any, dtype: torch.dtype, rule: str, documents: Any, confirmed: tuple[int, int], others: Any
+) -> None:
+    def launches(dims: tuple[int, int]) -> list[tuple[str, str]]:
+        made = compiled(Case(rule, length=64, dims=dims, documents=documents), dtype)
+        return [(kernel.name, kernel.asm["ptx"]) for kernel in made]
+
+    expected = launches(confirmed)
+    assert len(expected) == 9  # prepare, states, reads; prepare, states and five gradients
+    for dims in others:
+        assert launches(dims) == expected, dims
+
+
+def test_sizes_that_are_no_multiples_of_16_are_other_code(compiled: Any) -> None:
+    def code(dims: tuple[int, int]) -> list[str]:
+        return [kernel.asm["ptx"] for kernel in compiled(Case("delta", dims=dims, length=64), torch.float32)]
+
+    assert all(a != b for a, b in zip(code((20, 24)), code((32, 32)), strict=True))
+
+
+def test_a_descriptor_made_of_an_address_is_found() -> None:
+    """Lines of what ptxas 12.8 made of prepare_kernel at D = 16; a newer one takes UR8 and UR4 instead of UR36."""
+    lines = """
+        UMOV UR36, 0x400; S2UR UR4, SR_CgaCtaId; ULEA UR36, UR4, UR36, 0x18; USHF.R.U32.HI UR8, URZ, 0x4, UR36;
+        USGXT.U32 UR8, UR8, 0xe; UMOV UR4, URZ; UMOV UR14, UR8; UMOV UR15, 0xc0000010;
+        UIADD3 UR6, UP0, UR36, 0x20, URZ; UIADD3.X UR7, UR36, -0x3ffffff0, URZ, UP0, !UPT;
+        HGMMA.64x16x16.F32.BF16 R24, R48, gdesc[UR12].tnspB, RZ, !UPT;
+        HGMMA.64x16x16.F32.BF16 R24, R32, gdesc[UR4].tnspB, R24
+    """
+    bad = "\n".join(f"/*{i:04x}*/ {line.strip()} ;" for i, line in enumerate(lines.split(";")))
+    good = bad.replace("UP0, UR36,", "UP0, UR8,").replace("UR7, UR36,", "UR7, UR4,")
+    assert machine_code.descriptors(good)[1][1:] == (0xC0000010, 0x60)
+    assert not machine_code.wrong(good, {0xC0000010}, 49152)
+    (found,) = machine_code.wrong(bad, {0xC0000010}, 49152)
+    assert found.endswith("gdesc[UR4].tnspB, R24: 0xc0000410 0x420")
+
+
 def test_what_no_card_has_confirmed_is_refused() -> None:
     from workbench_kernels.linear_memory.portable import launch
 
@@ -95,11 +199,14 @@ def test_what_no_card_has_confirmed_is_refused() -> None:
         given: dict[str, Any] = {"delta": True, "feature_map": "identity", "chunk": None}
         return launch._unchecked(q, v, **(given | words))
 
-    for dims in ((20, 24), (16, 40), (32, 32), (1, 1), (128, 64)):
-        assert str(told(dims, torch.bfloat16)).startswith(f"beta is given with head dims {dims}")
+    for dims in ((20, 24), (16, 40), (1, 1), (64, 65)):
+        assert str(told(dims, torch.bfloat16)).startswith(f"beta is given with head dims {dims}; legal for")
         assert told(dims, torch.bfloat16, delta=False) is None
-    assert told((64, 128), torch.bfloat16) is None
-    assert told((32, 32), torch.float32) is None
+    assert "multiples of 16 within (64, 64) or (128, 128)" in str(told((128, 144), torch.float16))
+    for dims in ((16, 16), (64, 128), (128, 64), (48, 256)):
+        assert told(dims, torch.bfloat16) is None
+    assert told((256, 256), torch.float32) is not None
+    assert told((32, 16), torch.float32) is None
     assert "feature_map 'elu+1'" in str(told((64, 64), torch.bfloat16, feature_map="elu+1"))
     assert "chunk is 32" in str(told((64, 64), torch.bfloat16, chunk=32))
     assert told((64, 64), torch.bfloat16, chunk=64) is None

@@ -75,6 +75,7 @@ class Plan:
     wide: torch.dtype  # of the factors of a product and of what is stored between kernels
     precision: str
     scale: float
+    tiled: tuple[int, int]  # key features and value components that tiles are made for, at least those of the sizes
     given: Mapping[str, Any]  # tiles and numbers in place of the frozen ones
 
 
@@ -103,7 +104,8 @@ def flags_of(plan: Plan, *, keys: int, values: int) -> Flags:
     kinds = {torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.float32: tl.float32}
     solve = "tf32" if plan.wide == torch.bfloat16 else plan.precision
     ones, levels = plan.sizes.value_dim > plan.sizes.width, plan.chunk.bit_length() - 1
-    tiles = (plan.chunk, keys, values, tile(plan.sizes.raw, 256))
+    raw = plan.sizes.raw if plan.map == MAPS["taylor"] else plan.tiled[0]
+    tiles = (plan.chunk, keys, values, tile(raw, 256))
     rule = (plan.map, plan.gate, plan.delta, ones, levels)
     return Flags(*map(tl.constexpr, (*tiles, *rule, kinds[plan.wide], plan.precision, solve)))
 

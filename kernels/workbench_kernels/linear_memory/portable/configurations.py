@@ -55,8 +55,22 @@ OTHER: dict[tuple[int, str, str], Tiles] = {
     (4, "reads", "vector"): Tiles(32, 32, 8, 1),
     (4, "values", "vector"): Tiles(32, 32, 8, 1),
 }
+#: (D, Dv) at which the delta rules agree with float64 on a Hopper card, by the dtype of q, narrowest first. Tiles are
+#: made for one of these: ptxas 12.8 (Triton 3.6) builds wrong addresses of shared memory in ``prepare_kernel`` where a
+#: bfloat16 tile is narrower than 64 (kernels/notes/linear-memory.md).
+CONFIRMED = {
+    torch.bfloat16: ((64, 64), (64, 128), (128, 128), (256, 256)),
+    torch.float16: ((64, 64), (128, 128)),
+    torch.float32: ((32, 32), (64, 64), (128, 128)),
+}
 #: Programs that keep a card busy; rows are cut until there are so many, into pieces of at least ``PIECE`` chunks.
 BUSY, PIECE, MOST_PIECES = 264, 8, 16
+
+
+def covering(dims: tuple[int, int], dtype: torch.dtype) -> tuple[int, int] | None:
+    """The narrowest confirmed (D, Dv) that holds heads of these widths; None = there is none."""
+    wide_enough = (pair for pair in CONFIRMED[dtype] if pair[0] >= dims[0] and pair[1] >= dims[1])
+    return next(wide_enough, None)
 
 
 def rule_of(plan: Plan) -> str:
@@ -70,6 +84,8 @@ def pick(plan: Plan, which: str) -> Tiles:
     given: Tiles | None = plan.given.get(which)
     if given is not None:
         return given
+    if which == "state_gradients":
+        return pick(plan, "states")
     table = LOW if plan.wide == torch.bfloat16 else FULL
     return OTHER.get((plan.wide.itemsize, which, rule_of(plan)), table[which])
 

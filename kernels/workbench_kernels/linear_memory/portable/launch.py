@@ -11,6 +11,7 @@ from torch import Tensor
 
 from workbench_kernels.launching import launch
 from workbench_kernels.linear_memory.portable.arguments import Flags
+from workbench_kernels.linear_memory.portable.configurations import CONFIRMED, covering
 from workbench_kernels.linear_memory.portable.states import states_kernel
 
 #: With TRITON_INTERPRET=1 the kernels run on the CPU, one program at a time: for tests and for looking inside.
@@ -19,13 +20,6 @@ INTERPRETED = not isinstance(states_kernel, triton.runtime.JITFunction)
 WIDEST, WIDEST_TAYLOR = 256, 32
 #: Tokens of a chunk. The interpreter takes 16, 32 and 64 in any type; on a card only these have been checked.
 CHUNKS = {torch.bfloat16: 64, torch.float16: 32, torch.float32: 32}
-#: (D, Dv) at which the delta rules agree with float64 on a Hopper card. At narrower bfloat16 heads they do not: there
-#: the state's update (fewer than 64 rows) is an mma.sync in the same loop as a wgmma, and reads come out wrong.
-DELTA = {
-    torch.bfloat16: ((64, 64), (64, 128), (128, 128), (256, 256)),
-    torch.float16: ((64, 64), (128, 128)),
-    torch.float32: ((32, 32), (64, 64), (128, 128)),
-}
 
 
 def on(x: Tensor) -> AbstractContextManager[Any]:
@@ -71,10 +65,20 @@ def _unchecked(q: Tensor, v: Tensor, delta: bool, feature_map: str, chunk: int |
     """What no card has confirmed is not computed on one."""
     if chunk not in (None, CHUNKS[q.dtype]):
         return f"chunk is {chunk}, on a card the Triton kernels take {CHUNKS[q.dtype]} or None for {q.dtype}"
-    dims = (q.shape[3], v.shape[3])
-    if delta and dims not in DELTA[q.dtype]:
-        legal = ", ".join(map(str, DELTA[q.dtype]))
-        return f"beta is given with head dims {dims}, for which the Triton kernels are not right; legal are {legal}"
+    if delta and not _confirmed(dims := (q.shape[3], v.shape[3]), q.dtype):
+        legal = " or ".join(map(str, CONFIRMED[q.dtype]))
+        return (
+            f"beta is given with head dims {dims}; legal for {q.dtype} are multiples of 16 within {legal}, because "
+            "they run the very code that a card has confirmed"
+        )
     if delta and feature_map != "identity":
         return f"beta is given with feature_map {feature_map!r}, which no card has confirmed; legal is 'identity'"
     return None
+
+
+def _confirmed(dims: tuple[int, int], dtype: torch.dtype) -> bool:
+    """Whether the delta rules at these widths are compiled to the same code as at widths that a card has confirmed.
+
+    Tiles are the confirmed ones at any width; beside them code depends on which sizes are multiples of 16.
+    """
+    return covering(dims, dtype) is not None and all(d % 16 == 0 for d in dims)

@@ -1,8 +1,8 @@
 """``impl="triton"``: the linear recurrence chunk by chunk on a GPU, any rule, forward and backward.
 
 Three launches a pass (five with the delta rule): the states at the chunks' starts, one row after the other; then all
-chunks at once. The forward pass keeps nothing but its inputs and, with the delta rule, the triangular systems; the
-states are made again in the backward pass.
+chunks at once. The forward pass keeps nothing but its inputs; triangular systems and states are made again in the
+backward pass, unless ``options={"keep": True}``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from workbench_kernels.linear_memory.portable.arguments import (
     strided,
     tile,
 )
-from workbench_kernels.linear_memory.portable.configurations import fused, pick, segments_of
+from workbench_kernels.linear_memory.portable.configurations import covering, fused, pick, segments_of
 from workbench_kernels.linear_memory.portable.delta import prepare_gradients_kernel, prepare_kernel
 from workbench_kernels.linear_memory.portable.fused import forward_kernel
 from workbench_kernels.linear_memory.portable.reads import gradients_kernel, reads_kernel, value_gradients_kernel
@@ -61,7 +61,9 @@ def recurrence(
 ) -> tuple[Tensor, Tensor]:
     """(y, final state): y in float32 with the column of ``ones``, else in the dtype of q.
 
-    ``tokens``: go token by token (no gradients); None decides by length. ``options`` replace frozen tiles.
+    ``tokens``: go token by token (no gradients); None decides by length. ``options`` replace frozen tiles; with
+    ``keep=True`` the states stay in memory for the backward pass instead of being made again, with ``padded=False``
+    the delta rule's tiles are as narrow as its heads instead of a width that a card has confirmed.
     """
     inputs = Inputs(*(None if x is None else _contiguous(x) for x in inputs))
     plan = _plan(inputs, feature_map, ones, scale, offsets, chunk, options or {})
@@ -110,7 +112,10 @@ def _plan(
     wide = torch.bfloat16 if q.dtype == torch.bfloat16 else torch.float32
     precision = "tf32x3" if q.dtype == torch.float32 else "tf32"
     kinds = (MAPS[feature_map], gate, beta is not None, wide, precision)
-    return Plan(rows, sizes, count, chunks, chunk, *kinds, scale, options)
+    tiled = dims = (sizes.dim, sizes.value_dim)
+    if beta is not None and options.get("padded", True):
+        tiled = covering(dims, q.dtype) or dims
+    return Plan(rows, sizes, count, chunks, chunk, *kinds, scale, tiled, options)
 
 
 def _contiguous(x: Tensor) -> Tensor:
@@ -129,8 +134,8 @@ def _outputs(plan: Plan, x: Inputs) -> tuple[Tensor, Tensor]:
 
 def _steps(plan: Plan, x: Inputs) -> tuple[Tensor, Tensor]:
     y, final = _outputs(plan, x)
-    keys = max(16, triton.next_power_of_2(plan.sizes.dim))
-    flags = flags_of(plan, keys=keys, values=tile(plan.sizes.value_dim, max(4096 // keys, 16)))
+    keys = max(16, triton.next_power_of_2(plan.tiled[0]))
+    flags = flags_of(plan, keys=keys, values=tile(plan.tiled[1], max(4096 // keys, 16)))
     count = plan.count * plan.sizes.heads * _tiles(plan.sizes.value_dim, flags.BV)
     tensors = *map(strided, (x.q, x.k, x.v, x.log_decay, x.beta)), x.state, strided(y), final
     launch.start(step_kernel, count, (4, 1), flags, *tensors, plan.rows, plan.sizes, plan.scale)
@@ -145,6 +150,16 @@ class _Delta(NamedTuple):
     inverses: Tensor
     w: Tensor
     u: Tensor
+
+
+class _States(NamedTuple):
+    """What the forward pass makes before its reads, and the backward pass needs."""
+
+    inverses: Tensor | None  # of the triangular systems
+    w: Tensor | None
+    h: Tensor  # at the chunks' starts
+    written: Tensor
+    decays: Tensor | None  # log decays of the segments
 
 
 class _Call:
@@ -163,9 +178,10 @@ class _Call:
 
     def flags(self, which: str) -> tuple[Any, tuple[int, int]]:
         tiles = pick(self.plan, which)
-        keys, values = tile(self.sizes.dim, tiles.keys), tile(self.sizes.value_dim, tiles.values)
-        if which == "states" and self.plan.delta:
-            keys = tile(self.sizes.dim, 256)
+        dim, value_dim = self.plan.tiled
+        keys, values = tile(dim, tiles.keys), tile(value_dim, tiles.values)
+        if which in ("states", "state_gradients") and self.plan.delta:
+            keys = tile(dim, 256)
         if self.plan.map == MAPS["taylor"]:
             keys = max(keys, tile(self.sizes.raw, 32))
         flags = flags_of(self.plan, keys=keys, values=values)
@@ -192,8 +208,9 @@ class _Call:
         launch.start(prepare_kernel, plan.chunks * s.heads, shape, flags, *tensors, plan.rows, s)
         return made
 
-    def states(self, delta: _Delta | None) -> tuple[Tensor, Tensor, Tensor, tuple[int, Tensor | None]]:
-        """(states at the chunks' starts, what was written, final state, (segments, their log decays))."""
+    def states(self) -> tuple[_States, Tensor]:
+        """What the reads need, and the final state."""
+        delta = self.prepare() if self.plan.delta else None
         x, s, plan = self.inputs, self.sizes, self.plan
         segments = segments_of(plan)
         s = s._replace(segments=segments)
@@ -207,7 +224,8 @@ class _Call:
         tensors = *leading, h, strided(new_v), final, plan.rows, s
         for first in (True, False)[segments == 1 :]:
             launch.start(states_kernel, count, shape, flags, *tensors, TOTALS=first)
-        return h, v if new_v is None else new_v, final, (segments, decays)
+        inverses = None if delta is None else delta.inverses
+        return _States(inverses, w, h, v if new_v is None else new_v, decays), final
 
     def fused(self, y: Tensor, final: Tensor) -> None:
         """Reads and the final state; of long rows the segments' sums first."""
@@ -257,22 +275,22 @@ class _Call:
         launch.start(value_gradients_kernel, count, shape, flags, *tensors, plan.rows, s, plan.scale)
 
     def state_gradients(
-        self, grad: Tensor, last: Tensor | None, w: Tensor | None, dv: Tensor | None, known: tuple[int, Tensor | None]
+        self, grad: Tensor, last: Tensor | None, states: _States, dv: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         x, s, plan = self.inputs, self.sizes, self.plan
-        segments, decays = known
+        segments = segments_of(plan)
         s = s._replace(segments=segments)
-        flags, shape = self.flags("states")
+        flags, shape = self.flags("state_gradients")
         dh, first_grad = self.states_like(), None if x.state is None else torch.empty_like(x.state)
         count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
         totals = self.segment_sums(segments)[0]
-        leading = *map(strided, (x.q, x.k, w, self.gate, grad)), last, totals, decays
+        leading = *map(strided, (x.q, x.k, states.w, self.gate, grad)), last, totals, states.decays
         tensors = *leading, dh, strided(dv), first_grad, plan.rows, s, plan.scale
         for first in (True, False)[segments == 1 :]:
             launch.start(state_gradients_kernel, count, shape, flags, *tensors, TOTALS=first)
         return dh, first_grad
 
-    def gradients(self, grad: Tensor, written: Tensor, h: Tensor, dh: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def gradients(self, grad: Tensor, states: _States, dh: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x, s, plan = self.inputs, self.sizes, self.plan
         flags, shape = self.flags("gradients")
         dq, dk = torch.empty(x.q.shape, **self.kind()), self.tokens_like(s.raw)
@@ -285,7 +303,8 @@ class _Call:
             dg = self.tokens_like(s.dim, wide=False)
         step = 0 if dg is None else dg.stride(0)
         view = dg[0] if dg is not None and plan.gate == GATES["scalar"] else dg
-        tensors = *map(strided, (x.q, x.k, written, self.gate, grad)), h, dh, strided(dq), strided(dk), strided(view)
+        leading = *map(strided, (x.q, x.k, states.written, self.gate, grad)), states.h, dh
+        tensors = *leading, *map(strided, (dq, dk, view))
         kernel = taylor_gradients_kernel if taylor else gradients_kernel
         launch.start(kernel, plan.chunks * s.heads * tiles, shape, flags, *tensors, step, plan.rows, s, plan.scale)
         return dq, dk, dg.sum(0) if dg is not None and plan.gate == GATES["scalar"] else dg
@@ -294,13 +313,13 @@ class _Call:
         return {"device": self.inputs.q.device, "dtype": self.inputs.q.dtype}
 
     def prepare_gradients(
-        self, delta: _Delta, h: Tensor, du: Tensor, dk: Tensor, dg: Tensor | None
+        self, inverses: Tensor, h: Tensor, du: Tensor, dk: Tensor, dg: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         x, s, plan = self.inputs, self.sizes, self.plan
         flags, shape = self.flags("prepare_gradients")
         dv, dbeta = self.tokens_like(s.value_dim), self.empty(*x.q.shape[:3])
-        tensors = *map(strided, (x.k, x.v, self.gate, x.beta)), delta.inverses, h, strided(du), strided(dk), strided(dv)
-        more = strided(dg), strided(dbeta), torch.empty_like(delta.inverses)
+        tensors = *map(strided, (x.k, x.v, self.gate, x.beta)), inverses, h, strided(du), strided(dk), strided(dv)
+        more = strided(dg), strided(dbeta), torch.empty_like(inverses)
         launch.start(prepare_gradients_kernel, plan.chunks * s.heads, shape, flags, *tensors, *more, plan.rows, s)
         return dv, dbeta
 
@@ -317,8 +336,9 @@ class _Recurrence(torch.autograd.Function):
         state: Tensor | None,
         plan: Plan,
     ) -> tuple[Tensor, Tensor]:
-        y, final = _forward(_Call(plan, Inputs(q, k, v, log_decay, beta, state)))
-        ctx.save_for_backward(q, k, v, log_decay, beta, state)
+        inputs = Inputs(q, k, v, log_decay, beta, state)
+        y, final, states = _forward(_Call(plan, inputs))
+        ctx.save_for_backward(*inputs, *((states or ()) if plan.given.get("keep") else ()))
         ctx.plan = plan
         ctx.set_materialize_grads(False)
         return y, final
@@ -326,42 +346,42 @@ class _Recurrence(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, last: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        inputs, plan = Inputs(*ctx.saved_tensors), ctx.plan
+        inputs, kept, plan = Inputs(*ctx.saved_tensors[:6]), ctx.saved_tensors[6:], ctx.plan
         with launch.on(inputs.q):
-            found = _backward(_Call(plan, inputs), grad, last)
+            found = _backward(_Call(plan, inputs), _States(*kept) if kept else None, grad, last)
         shared = [None if x is None else _shared(x, like) for x, like in zip(found, inputs, strict=True)]
         return *shared, None
 
 
-def _forward(call: _Call) -> tuple[Tensor, Tensor]:
+def _forward(call: _Call) -> tuple[Tensor, Tensor, _States | None]:
     y, final = _outputs(call.plan, call.inputs)
     if fused(call.plan):
         call.fused(y, final)
-        return y, final
-    h, written, final, _ = call.states(call.prepare() if call.plan.delta else None)
-    call.reads(h, written, y)
-    return y, final
+        return y, final, None
+    states, final = call.states()
+    call.reads(states.h, states.written, y)
+    return y, final, states
 
 
-def _backward(call: _Call, grad: Tensor | None, last: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(
+    call: _Call, states: _States | None, grad: Tensor | None, last: Tensor | None
+) -> tuple[Tensor | None, ...]:
     x, s = call.inputs, call.sizes
     if grad is None:
         grad = torch.zeros(*x.q.shape[:3], s.value_dim, **call.kind())
     grad = grad if grad.stride(3) == 1 else grad.contiguous()
     last = None if last is None else last.contiguous()
-    delta = call.prepare() if call.plan.delta else None
-    h, written, _, known = call.states(delta)
-    dv = call.tokens_like(s.value_dim)
-    if delta is None:
-        dh, first = call.state_gradients(grad, last, None, None, known)
+    states = states or call.states()[0]
+    dv, dbeta = call.tokens_like(s.value_dim), None
+    if states.inverses is None:
+        dh, first = call.state_gradients(grad, last, states, None)
         call.value_gradients(grad, dh, dv)
     else:
         call.value_gradients(grad, None, dv)
-        dh, first = call.state_gradients(grad, last, delta.w, dv, known)
-    dq, dk, dg = call.gradients(grad, written, h, dh)
-    dbeta = None
-    if delta is not None:
-        dv, dbeta = call.prepare_gradients(delta, h, dv, dk, dg)
+        dh, first = call.state_gradients(grad, last, states, dv)
+    dq, dk, dg = call.gradients(grad, states, dh)
+    if states.inverses is not None:
+        dv, dbeta = call.prepare_gradients(states.inverses, states.h, dv, dk, dg)
     return dq, dk, dv[..., : s.width], dg, dbeta, first
 
 
