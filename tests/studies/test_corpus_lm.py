@@ -23,7 +23,7 @@ from workbench_datasets import reported
 TINY = {
     "device": "cpu", "tokens": 128, "windows": 64, "books": False, "test_windows": 8, "groups": 4, "gaps": [0],
     "questions": 16, "dim": 32, "heads": 2, "blocks": 1, "batch": 2, "eval_batch": 8, "steps": 20, "least_steps": 20,
-    "timed_steps": 1, "seeds": 2, "train_seconds": 1e-6, "deadline_seconds": 600, "warmup": 2,
+    "timed_steps": 1, "seeds": 2, "train_seconds": 1e6, "deadline_seconds": 600, "warmup": 2,
 }  # fmt: skip
 PARTS = {"LM corpus", "LM size", "LM training", "LM world", "LM recall"}
 
@@ -53,7 +53,7 @@ def test_the_whole_part_runs_small(slug):
     variants = list({"titans": titans.LANGUAGE, "mom": mom.LANGUAGE}[slug])
     assert list(frame[frame["part"] == "LM size"]["variant"].unique()) == variants
     world = frame[(frame["part"] == "LM world") & (frame["x"] == 0)]
-    assert len(world) == len(variants) * 1 * 4, "one seed (the budget holds no step), four groups"
+    assert len(world) == len(variants) * 2 * 4, "two seeds, four groups"
     assert world["value"].between(4, 9).all()
     spans = frame[frame["part"] == "LM world"].groupby("x")["value"].size()
     assert list(spans.index) == [0, 64, 128]
@@ -102,9 +102,13 @@ def test_surprise_and_exact_answers_by_hand():
     sure, unsure = -math.log(math.exp(5) / (math.exp(5) + 7)), -math.log(1 / (math.exp(5) + 7))
     assert lm.nats(Told([3]), ids, 4)[0].tolist() == pytest.approx([sure, sure, unsure, sure, sure], abs=1e-5)
     asked = type("Asked", (), {"ids": ids, "answers": np.array([[False, False, False, True, True, False]])})
-    assert lm.exact(Told(), asked, 4).tolist() == [True]
-    assert lm.exact(Told([4]), asked, 4).tolist() == [False], "every token of an answer counts"
-    assert lm.exact(Told([2]), asked, 4).tolist() == [True], "other tokens do not"
+    right, surprise = lm.answered(Told(), asked, 4)
+    assert right.tolist() == [True]
+    assert surprise.tolist() == pytest.approx([2 * sure], abs=1e-5)
+    right, surprise = lm.answered(Told([4]), asked, 4)
+    assert right.tolist() == [False], "every token of an answer counts"
+    assert surprise.tolist() == pytest.approx([sure + unsure], abs=1e-5)
+    assert lm.answered(Told([2]), asked, 4)[0].tolist() == [True], "other tokens do not"
 
 
 def test_positions_share_the_tokens_out():

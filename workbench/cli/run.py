@@ -30,7 +30,7 @@ def add_to(app: typer.Typer) -> None:
 def run(
     slugs: Annotated[list[str], typer.Argument(help="Papers to run; `workbench papers` lists them.")],
     scale: Annotated[
-        str, typer.Option(help="quick: seconds on two cores; full: the paper's size, often on a GPU.")
+        str, typer.Option(help="quick: seconds on two cores; full: the paper's size, often on a GPU; some have more.")
     ] = "quick",
     seeds: Annotated[int, typer.Option(min=1, help="How many seeds.")] = 1,
     on: Annotated[str, typer.Option(help="process, or ray: every study x seed is a Ray task.")] = "process",

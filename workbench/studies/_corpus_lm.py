@@ -48,7 +48,7 @@ SETTINGS: dict[str, Any] = {
     "heads": 4,
     "blocks": 4,
     "batch": 8,
-    "eval_batch": 16,
+    "eval_batch": 64,
     "lr": 2e-3,
     "warmup": 100,
     "steps": 2_000,
@@ -193,17 +193,20 @@ def nats(model: MixerLM, ids: Any, batch: int) -> torch.Tensor:
 
 
 @torch.no_grad()
-def exact(model: MixerLM, asked: Any, batch: int) -> torch.Tensor:
-    """(N,) bool: every token of the answer is the likeliest one after what stands before it."""
-    right = []
+def answered(model: MixerLM, asked: Any, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,) bool: every token of the answer is the likeliest one; and (N,) its surprise, nats, over all its tokens."""
+    right, surprise = [], []
     for ids, answers in zip(torch.as_tensor(asked.ids).split(batch), torch.as_tensor(asked.answers).split(batch)):
-        found = model(input_ids=ids.to(model.device), use_cache=False).logits[:, :-1].argmax(-1).cpu()
-        right.append(((found == ids[:, 1:]) | ~answers[:, 1:]).all(1))
-    return torch.cat(right)
+        ids, here = ids.to(model.device), answers[:, 1:].to(model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+        told = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
+        right.append(((logits.argmax(-1) == ids[:, 1:]) | ~here).all(1).cpu())
+        surprise.append((told * here).sum(1).cpu())
+    return torch.cat(right), torch.cat(surprise)
 
 
 def read(variant: str, models: Sequence[MixerLM], settings: Mapping[str, Any], data: Corpus) -> Lines:
-    """Mean surprise of held-out text, whole (x = 0) and by position in the window (x = upper end); exact answers.
+    """Mean surprise of held-out text, whole (x = 0) and by position in the window (x = upper end); answers by gap.
 
     One line a model and group of neighbouring windows (or of questions).
     """
@@ -214,9 +217,10 @@ def read(variant: str, models: Sequence[MixerLM], settings: Mapping[str, Any], d
             for group, rows in enumerate(_groups(len(windows), settings["groups"])):
                 yield from _surprise(variant, f"LM {name}", number, group, table[rows], counted[rows])
         for gap, asked in data.asked.items():
-            right = exact(model, asked, settings["eval_batch"])
-            for group, rows in enumerate(_groups(len(right), settings["groups"])):
-                yield line("LM recall", variant, gap, "exact", right[rows].double().mean(), number, group)
+            found = dict(zip(("exact", "nats"), answered(model, asked, settings["eval_batch"])))
+            for group, rows in enumerate(_groups(settings["questions"], settings["groups"])):
+                for metric, values in found.items():
+                    yield line("LM recall", variant, gap, metric, values[rows].double().mean(), number, group)
 
 
 def _groups(count: int, groups: int) -> list[torch.Tensor]:
