@@ -22,7 +22,7 @@ from workbench_datasets import reported
 
 TINY = {
     "device": "cpu", "tokens": 128, "windows": 64, "books": False, "test_windows": 8, "groups": 4, "gaps": [0],
-    "questions": 16, "dim": 32, "heads": 2, "blocks": 1, "batch": 2, "eval_batch": 8, "steps": 20, "least_steps": 20,
+    "questions": 16, "dim": 32, "heads": 2, "blocks": 1, "batch": 2, "eval_batch": 8, "steps": 10, "least_steps": 10,
     "timed_steps": 1, "seeds": 2, "train_seconds": 1e6, "deadline_seconds": 600, "warmup": 2,
 }  # fmt: skip
 PARTS = {"LM corpus", "LM size", "LM training", "LM world", "LM recall"}
