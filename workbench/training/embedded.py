@@ -113,7 +113,7 @@ def prepare_data(folder: Path) -> StreamSpec:
         made = tokenizer.backend_tokenizer.encode_batch(list(texts.values()), add_special_tokens=False)
         encoded = [[*one.ids, tokenizer.eos_token_id] for one in made]
         write_text(prose, "\n".join(books.paragraphs(texts)))
-        temporary = folder / "books.tmp.npy"
+        temporary = folder / f"books.{os.getpid()}.tmp.npy"  # two trainings may lay it out at once
         np.save(temporary, np.concatenate([np.array(ids, np.uint16) for ids in encoded]))
         os.replace(temporary, tokens)
     return StreamSpec(str(source), str(tokens), str(prose))
