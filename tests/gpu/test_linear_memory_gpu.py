@@ -13,7 +13,7 @@ from workbench_kernels import linear_recurrence, neural_memory, prefix_state
 from workbench_kernels.linear_memory import NeuralState
 
 pytest.importorskip("triton")
-from workbench_kernels.linear_memory.portable import configurations
+from workbench_kernels.linear_memory.portable import configurations, recurrence
 
 LOW = (torch.bfloat16, torch.float16)
 DOCUMENTS = (0, 0, 1, 64, 64, 300, 511, 1000)
@@ -26,10 +26,35 @@ def test_every_option(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if "delta" in case.rule])
 def test_delta_rules_at_other_widths_are_refused_and_go_through_torch(name: str) -> None:
+    """Widths that are no multiples of 16."""
     case = CASES[name]
-    with pytest.raises(ValueError, match=r"^beta is given with head dims"):
+    with pytest.raises(ValueError, match=r"^beta is given with head dims .* legal for .* are multiples of 16 within"):
         held(case, torch.bfloat16)
     held(case, torch.bfloat16, run=linear_recurrence)
+
+
+@pytest.mark.parametrize("documents", [None, DOCUMENTS], ids=["rows", "packed"])
+@pytest.mark.parametrize("dims", [(16, 16), (32, 32), (48, 16), (16, 128), (128, 64), (192, 256)])
+@pytest.mark.parametrize("rule", ["delta", "gated-delta"])
+def test_delta_rules_within_the_confirmed_widths(rule: str, dims: tuple[int, int], documents: Any) -> None:
+    case = Case(rule, length=1000 if documents else 263, dims=dims, heads=(4, 2), documents=documents)
+    held(case, torch.bfloat16)
+    if max(dims) <= 128:
+        held(replace(case, length=200, documents=None), torch.float16)
+        held(replace(case, length=200, documents=None), torch.float32)
+
+
+@pytest.mark.parametrize("rule", ["linear", "gated-delta"])
+def test_states_kept_for_the_backward_pass(rule: str) -> None:
+    case = Case(rule, length=1000, dims=(128, 128))
+    drawn, found = case.draw(torch.bfloat16), []
+    for keep in (False, True):
+        leaves = {name: x.clone().requires_grad_() for name, x in drawn.items()}
+        inputs = recurrence.Inputs(*(leaves.get(name) for name in recurrence.Inputs._fields))
+        words: dict[str, Any] = {"feature_map": "identity", "ones": False, "scale": 0.7, "offsets": None}
+        y, final = recurrence.recurrence(inputs, options={"keep": keep}, **words)
+        found.append([y, final, *torch.autograd.grad(y.float().square().sum() + final.sum(), list(leaves.values()))])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 
 
 @pytest.mark.parametrize("dim", [64, 128])
@@ -81,7 +106,8 @@ def test_sums_of_a_prefix() -> None:
 @pytest.mark.parametrize("rule", [*RULES, "taylor"])
 def test_decoding_token_by_token_continues_a_prefill(rule: str) -> None:
     taylor = {"feature_map": "taylor", "normalize": True, "dims": (16, 64)}
-    case = Case("linear", length=105, **taylor) if rule == "taylor" else Case(rule, length=105, dims=(128, 128))
+    dims = (32, 16) if rule == "delta" else (128, 128)
+    case = Case("linear", length=105, **taylor) if rule == "taylor" else Case(rule, length=105, dims=dims)
     drawn, words = case.draw(torch.float32), {**case.words, "impl": "triton"}
     with torch.no_grad():
         whole, last = linear_recurrence(**{n: x.double() for n, x in drawn.items()}, **(words | {"impl": "reference"}))

@@ -16,6 +16,8 @@ from linear_memory_cases import CASES, RULES, Case, held
 
 from workbench_kernels import linear_recurrence, prefix_state
 from workbench_kernels.linear_memory.portable import configurations, launch, recurrence
+from workbench_kernels.linear_memory.portable.delta import prepare_kernel
+from workbench_kernels.linear_memory.portable.states import states_kernel
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +59,38 @@ def test_the_forward_pass_in_one_kernel(case: Case, documents: Any, monkeypatch:
     held(case, torch.float32)
     monkeypatch.setattr(configurations, "PIECE", 1)
     held(case, torch.float32)
+
+
+def with_options(**options: Any) -> Any:
+    def run(q: Any, k: Any, v: Any, log_decay: Any = None, beta: Any = None, state: Any = None, **words: Any) -> Any:
+        words["ones"] = words.pop("normalize")
+        return recurrence.recurrence(recurrence.Inputs(q, k, v, log_decay, beta, state), options=options, **words)
+
+    return run
+
+
+@pytest.mark.parametrize("documents", [None, (0, 0, 1, 30, 30, 70)])
+@pytest.mark.parametrize("rule", ["scalar", "gated-delta"])
+def test_states_kept_for_the_backward_pass(rule: str, documents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(configurations, "PIECE", 1)
+    case, made = Case(rule, documents=documents), []
+    launched = launch.start
+    monkeypatch.setattr(launch, "start", lambda kernel, *x, **y: (made.append(kernel), launched(kernel, *x, **y)))
+    held(case, torch.float32, run=with_options(keep=True))
+    kept = len(made)
+    held(case, torch.float32, run=with_options())
+    again = [kernel for kernel in made[kept:] if kernel in (states_kernel, prepare_kernel)]
+    assert len(made) - 2 * kept == len(again) // 2 > 0  # what makes states is launched once less
+
+
+@pytest.mark.parametrize("dims", [(20, 24), (1, 1), (16, 40)])
+def test_tiles_as_narrow_as_the_heads(dims: tuple[int, int]) -> None:
+    held(Case("gated-delta", dims=dims, length=40), torch.float32, run=with_options(padded=False))
+
+
+def test_other_tiles_of_the_states_and_of_their_gradients() -> None:
+    tiles = {"states": configurations.Tiles(256, 16, 4, 1), "state_gradients": configurations.Tiles(256, 32, 8, 1)}
+    held(Case("gated-delta", dims=(20, 40), length=70), torch.float32, run=with_options(**tiles))
 
 
 @pytest.mark.parametrize("rule", ["linear", "vector", "gated-delta"])
