@@ -130,21 +130,33 @@ def planned(variants: Variants, settings: Mapping[str, Any], data: Corpus, seed:
     """As many steps as ``train_seconds`` hold, in hundreds, at most ``steps``: the rule, fixed before any run.
 
     A step of ``dearest`` is timed with the seeds stacked and in turn, and the better way is taken for all; then a step
-    of every variant. If fewer than ``least_steps`` fit with all ``seeds``, it is tried with one seed less. If one does
-    not fit either, ``least_steps`` are taken, and the deadline leaves the last variants out.
+    of every variant. If fewer than ``least_steps`` fit with all ``seeds``, it is tried with one seed less, for which
+    ``dearest`` alone is timed again and the others are taken to save as much. If one seed does not fit either,
+    ``least_steps`` are taken, and the deadline leaves the last variants out.
     """
+    dearest = variants[settings["dearest"]]
+    stack, top = _better_way(dearest, settings, data, seeds_of(settings, seed, settings["seeds"]))
+    whole = [_seconds(settings, data, seeds_of(settings, seed, settings["seeds"]), mixer, stack)
+             for mixer in variants.values() if mixer is not dearest]  # fmt: skip
+    share = (sum(whole) + top) / top
     for count in range(settings["seeds"], 0, -1):
-        time_of = partial(_seconds, settings, data, seeds_of(settings, seed, count))
-        dearest = variants[settings["dearest"]]
-        tried = (None, False) if count > 1 else (False,)
-        ways: dict[bool | None, float] = {way: time_of(dearest, way) for way in tried}
-        stack = min(ways, key=lambda way: ways[way])
-        total = sum(ways[stack] if mixer is dearest else time_of(mixer, stack) for mixer in variants.values())
-        steps = min(settings["steps"], int(settings["train_seconds"] / total))
+        if count < settings["seeds"]:
+            stack, top = _better_way(dearest, settings, data, seeds_of(settings, seed, count))
+        steps = min(settings["steps"], int(settings["train_seconds"] / (share * top)))
         steps = steps // 100 * 100 if steps >= 100 else steps
         if steps >= settings["least_steps"]:
             return Plan(steps, count, stack)
     return Plan(settings["least_steps"], 1, stack)
+
+
+def _better_way(
+    mixer: Mapping[str, Any], settings: Mapping[str, Any], data: Corpus, seeds: Sequence[int]
+) -> tuple[bool | None, float]:
+    """(whether to stack the seeds, seconds a step)."""
+    tried: tuple[bool | None, ...] = (None, False) if len(seeds) > 1 else (False,)
+    ways = {way: _seconds(settings, data, seeds, mixer, way) for way in tried}
+    best = min(ways, key=lambda way: ways[way])
+    return best, ways[best]
 
 
 def _seconds(
