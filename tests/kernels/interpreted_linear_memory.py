@@ -88,6 +88,12 @@ def test_tiles_as_narrow_as_the_heads(dims: tuple[int, int]) -> None:
     held(Case("gated-delta", dims=dims, length=40), torch.float32, run=with_options(padded=False))
 
 
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("documents", [None, (0, 0, 1, 30, 30, 70)])
+def test_decays_made_before_the_walk(documents: Any, keep: bool) -> None:
+    held(Case("gated-delta", documents=documents), torch.float32, run=with_options(factors=True, keep=keep))
+
+
 def test_other_tiles_of_the_states_and_of_their_gradients() -> None:
     tiles = {"states": configurations.Tiles(256, 16, 4, 1), "state_gradients": configurations.Tiles(256, 32, 8, 1)}
     held(Case("gated-delta", dims=(20, 40), length=70), torch.float32, run=with_options(**tiles))

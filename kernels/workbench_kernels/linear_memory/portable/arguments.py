@@ -79,8 +79,35 @@ class Plan:
     given: Mapping[str, Any]  # tiles and numbers in place of the frozen ones
 
 
+class Systems(NamedTuple):
+    """The delta rule's triangular systems, and what is made with them."""
+
+    inverses: Tensor | None  # None, as w: another rule, u are its values
+    w: Tensor | None
+    u: Tensor
+    grown: Tensor | None  # exp of the running log decay of the chunk, up to a token
+    left: Tensor | None  # from a token to the chunk's end
+
+
+class States(NamedTuple):
+    """What the forward pass makes before its reads, and the backward pass needs."""
+
+    inverses: Tensor | None
+    w: Tensor | None
+    grown: Tensor | None
+    left: Tensor | None
+    h: Tensor  # at the chunks' starts
+    written: Tensor
+    decays: Tensor | None  # log decays of the segments
+
+
 def strided(x: Tensor | None) -> Strided:
     return Strided(None, 0, 0, 0) if x is None else Strided(x, x.stride(0), x.stride(1), x.stride(2))
+
+
+def optional(*tensors: Tensor | None) -> tuple[Strided | None, ...]:
+    """As :func:`strided`, for arguments whose absence is to leave no trace in the compiled code."""
+    return tuple(None if x is None else strided(x) for x in tensors)
 
 
 def rows_of(offsets: Tensor | None, batch: int, length: int, chunk: int) -> tuple[Rows, int, int]:

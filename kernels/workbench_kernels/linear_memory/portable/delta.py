@@ -92,8 +92,8 @@ def inverse(lower, scratch, i, f):
 
 
 @triton.jit
-def prepare_kernel(k, v, g, beta, inverses, w, u, rows, sizes, f):
-    """T (C x C floats a chunk and head), W and U."""
+def prepare_kernel(k, v, g, beta, inverses, w, u, grown, left, rows, sizes, f):
+    """T (C x C floats a chunk and head), W and U; if asked for, the decays up to a token and from it to the end."""
     pid = tl.program_id(0)
     head = pid % sizes.heads
     c = pid // sizes.heads
@@ -104,7 +104,10 @@ def prepare_kernel(k, v, g, beta, inverses, w, u, rows, sizes, f):
     i = tl.arange(0, f.C)
     k_base = base_of(k, batch, token, head // sizes.group)
     rate = tl.load(base_of(beta, batch, token, head) + i * beta.n, mask=i < count, other=0.0).to(tl.float32)
-    G, _total = gate_of(g, batch, token, head, i, count, f)
+    G, total = gate_of(g, batch, token, head, i, count, f)
+    if grown is not None:
+        tl.store(base_of(grown, batch, token, head) + i * grown.n, tl.exp(G), mask=i < count)
+        tl.store(base_of(left, batch, token, head) + i * left.n, tl.exp(total - G), mask=i < count)
     lower = products(k, k_base, i, count, sizes, f) * strict_decay(G, i, f) * rate[:, None]
     scratch = inverses + (tl.cast(c, tl.int64) * sizes.heads + head) * (f.C * f.C)
     made = inverse(lower, scratch, i, f)

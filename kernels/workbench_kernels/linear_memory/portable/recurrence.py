@@ -20,7 +20,10 @@ from workbench_kernels.linear_memory.portable.arguments import (
     MAPS,
     Plan,
     Sizes,
+    States,
+    Systems,
     flags_of,
+    optional,
     rows_of,
     strided,
     tile,
@@ -63,7 +66,8 @@ def recurrence(
 
     ``tokens``: go token by token (no gradients); None decides by length. ``options`` replace frozen tiles; with
     ``keep=True`` the states stay in memory for the backward pass instead of being made again, with ``padded=False``
-    the delta rule's tiles are as narrow as its heads instead of a width that a card has confirmed.
+    the delta rule's tiles are as narrow as its heads instead of a width that a card has confirmed, with
+    ``factors=True`` its walks over the chunks read decays that were made beside each other.
     """
     inputs = Inputs(*(None if x is None else _contiguous(x) for x in inputs))
     plan = _plan(inputs, feature_map, ones, scale, offsets, chunk, options or {})
@@ -146,22 +150,6 @@ def _tiles(size: int, width: Any) -> int:
     return triton.cdiv(size, width.value)
 
 
-class _Delta(NamedTuple):
-    inverses: Tensor
-    w: Tensor
-    u: Tensor
-
-
-class _States(NamedTuple):
-    """What the forward pass makes before its reads, and the backward pass needs."""
-
-    inverses: Tensor | None  # of the triangular systems
-    w: Tensor | None
-    h: Tensor  # at the chunks' starts
-    written: Tensor
-    decays: Tensor | None  # log decays of the segments
-
-
 class _Call:
     """One call's tensors and launches; what forward and backward share."""
 
@@ -196,36 +184,38 @@ class _Call:
     def tokens_like(self, width: int, wide: bool = True) -> Tensor:
         return self.empty(*self.inputs.q.shape[:3], width, wide=wide)
 
-    def prepare(self) -> _Delta:
+    def prepare(self) -> Systems:
         x, s, plan = self.inputs, self.sizes, self.plan
-        made = _Delta(
+        wanted = plan.gate == GATES["scalar"] and plan.given.get("factors")
+        made = Systems(
             self.empty(plan.chunks, s.heads, plan.chunk, plan.chunk),
             self.tokens_like(s.dim),
             self.tokens_like(s.value_dim),
+            *(self.empty(*x.q.shape[:3]) if wanted else None for _ in range(2)),
         )
         flags, shape = self.flags("prepare")
-        tensors = *map(strided, (x.k, x.v, self.gate, x.beta)), made.inverses, strided(made.w), strided(made.u)
-        launch.start(prepare_kernel, plan.chunks * s.heads, shape, flags, *tensors, plan.rows, s)
+        tensors = *map(strided, (x.k, x.v, self.gate, x.beta)), made.inverses, *map(strided, made[1:3])
+        factors = optional(made.grown, made.left)
+        launch.start(prepare_kernel, plan.chunks * s.heads, shape, flags, *tensors, *factors, plan.rows, s)
         return made
 
-    def states(self) -> tuple[_States, Tensor]:
+    def states(self) -> tuple[States, Tensor]:
         """What the reads need, and the final state."""
-        delta = self.prepare() if self.plan.delta else None
         x, s, plan = self.inputs, self.sizes, self.plan
+        made = self.prepare() if plan.delta else Systems(None, None, x.v, None, None)
         segments = segments_of(plan)
         s = s._replace(segments=segments)
         flags, shape = self.flags("states")
         h, final = self.states_like(), self.empty(plan.count, s.heads, s.dim, s.value_dim)
-        v, w = (x.v, None) if delta is None else (delta.u, delta.w)
-        new_v = None if delta is None else self.tokens_like(s.value_dim)
+        new_v = self.tokens_like(s.value_dim) if plan.delta else None
         totals, decays = self.segment_sums(segments)
         count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
-        leading = *map(strided, (x.k, v, w, self.gate)), x.state, totals, decays
-        tensors = *leading, h, strided(new_v), final, plan.rows, s
+        leading = *map(strided, (x.k, made.u, made.w, self.gate)), *optional(made.grown, made.left)
+        tensors = *leading, x.state, totals, decays, h, strided(new_v), final, plan.rows, s
         for first in (True, False)[segments == 1 :]:
             launch.start(states_kernel, count, shape, flags, *tensors, TOTALS=first)
-        inverses = None if delta is None else delta.inverses
-        return _States(inverses, w, h, v if new_v is None else new_v, decays), final
+        kept = made.inverses, made.w, made.grown, made.left
+        return States(*kept, h, made.u if new_v is None else new_v, decays), final
 
     def fused(self, y: Tensor, final: Tensor) -> None:
         """Reads and the final state; of long rows the segments' sums first."""
@@ -248,7 +238,7 @@ class _Call:
             totals, decays = self.empty(plan.count, segments, s.heads, s.dim, s.value_dim), None
         flags, shape = self.flags("states")
         count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
-        leading = *map(strided, (x.k, x.v, None, self.gate)), None, totals, decays
+        leading = *map(strided, (x.k, x.v, None, self.gate)), None, None, None, totals, decays
         launch.start(states_kernel, count, shape, flags, *leading, None, strided(None), None, plan.rows, s, TOTALS=True)
         return totals
 
@@ -275,7 +265,7 @@ class _Call:
         launch.start(value_gradients_kernel, count, shape, flags, *tensors, plan.rows, s, plan.scale)
 
     def state_gradients(
-        self, grad: Tensor, last: Tensor | None, states: _States, dv: Tensor | None
+        self, grad: Tensor, last: Tensor | None, states: States, dv: Tensor | None
     ) -> tuple[Tensor, Tensor | None]:
         x, s, plan = self.inputs, self.sizes, self.plan
         segments = segments_of(plan)
@@ -284,13 +274,13 @@ class _Call:
         dh, first_grad = self.states_like(), None if x.state is None else torch.empty_like(x.state)
         count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
         totals = self.segment_sums(segments)[0]
-        leading = *map(strided, (x.q, x.k, states.w, self.gate, grad)), last, totals, states.decays
-        tensors = *leading, dh, strided(dv), first_grad, plan.rows, s, plan.scale
+        leading = *map(strided, (x.q, x.k, states.w, self.gate, grad)), *optional(states.grown, states.left)
+        tensors = *leading, last, totals, states.decays, dh, strided(dv), first_grad, plan.rows, s, plan.scale
         for first in (True, False)[segments == 1 :]:
             launch.start(state_gradients_kernel, count, shape, flags, *tensors, TOTALS=first)
         return dh, first_grad
 
-    def gradients(self, grad: Tensor, states: _States, dh: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def gradients(self, grad: Tensor, states: States, dh: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
         x, s, plan = self.inputs, self.sizes, self.plan
         flags, shape = self.flags("gradients")
         dq, dk = torch.empty(x.q.shape, **self.kind()), self.tokens_like(s.raw)
@@ -348,12 +338,12 @@ class _Recurrence(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, last: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         inputs, kept, plan = Inputs(*ctx.saved_tensors[:6]), ctx.saved_tensors[6:], ctx.plan
         with launch.on(inputs.q):
-            found = _backward(_Call(plan, inputs), _States(*kept) if kept else None, grad, last)
+            found = _backward(_Call(plan, inputs), States(*kept) if kept else None, grad, last)
         shared = [None if x is None else _shared(x, like) for x, like in zip(found, inputs, strict=True)]
         return *shared, None
 
 
-def _forward(call: _Call) -> tuple[Tensor, Tensor, _States | None]:
+def _forward(call: _Call) -> tuple[Tensor, Tensor, States | None]:
     y, final = _outputs(call.plan, call.inputs)
     if fused(call.plan):
         call.fused(y, final)
@@ -364,7 +354,7 @@ def _forward(call: _Call) -> tuple[Tensor, Tensor, _States | None]:
 
 
 def _backward(
-    call: _Call, states: _States | None, grad: Tensor | None, last: Tensor | None
+    call: _Call, states: States | None, grad: Tensor | None, last: Tensor | None
 ) -> tuple[Tensor | None, ...]:
     x, s = call.inputs, call.sizes
     if grad is None:

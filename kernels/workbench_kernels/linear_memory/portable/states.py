@@ -15,6 +15,7 @@ from workbench_kernels.linear_memory.portable.tiles import (
     chunk_place,
     chunk_tokens,
     dot,
+    factors,
     features,
     matrix,
     plain,
@@ -60,11 +61,12 @@ def before(state, totals, decays, index, low, high, step, d, e, head, sizes, f):
 
 @triton.jit
 def states_kernel(
-    k, v, w, g, start, totals, decays, h, new_v, final, rows, sizes, f, TOTALS: tl.constexpr,
+    k, v, w, g, grown, left, start, totals, decays, h, new_v, final, rows, sizes, f, TOTALS: tl.constexpr,
 ):  # fmt: skip
     """h: the state at every chunk's start; ``final``. With the delta rule v is U, w is W, and new_v = U - W h.
 
-    TOTALS: every segment from zero; its end goes to ``totals``, its log decay to ``decays``.
+    TOTALS: every segment from zero; its end goes to ``totals``, its log decay to ``decays``. ``grown`` and ``left``:
+    exp(G) and exp(total - G) from before, so that no step of the walk has to add up its gates.
     """
     pid = tl.program_id(0)
     across = tl.cdiv(sizes.value_dim, f.BV)
@@ -99,7 +101,10 @@ def states_kernel(
             put(new_v, base_of(new_v, batch, token, head), i, e, count, sizes.value_dim, written)
         else:
             written = values(v, base_of(v, batch, token, head // sizes.group), i, e, count, sizes, f)
-        if f.GATE == 1:
+        if grown is not None:
+            written = written.to(tl.float32) * factors(left, batch, token, head, i, count)[:, None]
+            state *= tl.load(base_of(grown, batch, token, head) + (count - 1) * grown.n)
+        elif f.GATE == 1:
             G, total = scalar_gate(g, base_of(g, batch, token, head), i, count)
             written = written.to(tl.float32) * tl.exp(total - G)[:, None]
             state *= tl.exp(total)
@@ -125,7 +130,7 @@ def states_kernel(
 
 @triton.jit
 def state_gradients_kernel(
-    q, k, w, g, grad, last, totals, decays, dh, dv, first_grad, rows, sizes, scale,
+    q, k, w, g, grad, grown, left, last, totals, decays, dh, dv, first_grad, rows, sizes, scale,
     f, TOTALS: tl.constexpr,
 ):  # fmt: skip
     """dh: the gradient of the state at every chunk's end; ``first_grad`` that of the initial state.
@@ -161,7 +166,9 @@ def state_gradients_kernel(
         qt = features(q, base_of(q, batch, token, head), i, d, count, sizes, f, True)
         out = plain(grad, base_of(grad, batch, token, head), i, e, count, sizes.value_dim, False)
         out = out.to(tl.float32) * scale
-        if f.GATE == 1:
+        if grown is not None:
+            out *= factors(grown, batch, token, head, i, count)[:, None]
+        elif f.GATE == 1:
             G, total = scalar_gate(g, base_of(g, batch, token, head), i, count)
             out *= tl.exp(G)[:, None]
         elif f.GATE == 2:
@@ -171,12 +178,16 @@ def state_gradients_kernel(
         if f.DELTA:
             kk = features(k, base_of(k, batch, token, head // sizes.group), i, d, count, sizes, f, False)
             more = dot(kk, state, f)
-            if f.GATE == 1:
+            if grown is not None:
+                more *= factors(left, batch, token, head, i, count)[:, None]
+            elif f.GATE == 1:
                 more *= tl.exp(total - G)[:, None]
             at = base_of(dv, batch, token, head)
             more += plain(dv, at, i, e, count, sizes.value_dim, False)
             put(dv, at, i, e, count, sizes.value_dim, more)
-        if f.GATE == 1:
+        if grown is not None:
+            state *= tl.load(base_of(grown, batch, token, head) + (count - 1) * grown.n)
+        elif f.GATE == 1:
             state *= tl.exp(total)
         elif f.GATE == 2:
             state *= tl.exp(total_d)[:, None]

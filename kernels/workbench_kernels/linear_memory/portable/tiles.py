@@ -171,6 +171,12 @@ def scalar_gate(g, base, i, count):
 
 
 @triton.jit
+def factors(x, batch, token, head, i, count):
+    """One number a token of the chunk; zeros after its end."""
+    return tl.load(base_of(x, batch, token, head) + i * x.n, mask=i < count, other=0.0)
+
+
+@triton.jit
 def dot(a, b, f):
     return tl.dot(a.to(f.X), b.to(f.X), input_precision=f.PRECISION)
 
