@@ -57,7 +57,7 @@ def descriptors(code: str) -> list[tuple[str, int | None, int | None]]:
                 in_registers = re.match(r"R\d+, R\d+", rest)  # the left factor
                 for at in (first, first + 2)[bool(in_registers) :]:
                     found.append((f"{name} {rest}", registers.of(at + 1), registers.of(at)))
-            elif rest.startswith("UR"):
+            elif re.match(r"UR\d", rest):
                 registers.run(name if not predicate else "unknown", [x.strip() for x in rest.split(",")])
     return found
 
@@ -112,11 +112,9 @@ class Registers:
         if name == "S2UR":
             return 0 if "SR_CgaCtaId" in words else None
         x = [self.value(word) for word in words[:3]]
-        if name == "UMOV":
-            return x[0]
-        if None in x[: 2 if name == "USGXT.U32" else 3]:
-            return None
-        a, b, c = (*(y or 0 for y in x), 0)[:3]
+        if name == "UMOV" or None in x:
+            return x[0] if name == "UMOV" else None
+        a, b, c = (*(y or 0 for y in x), 0, 0)[:3]
         made = {
             "USHF.R.U32.HI": c >> min(b, 32),
             "USGXT.U32": a & ((1 << min(b, 32)) - 1),
