@@ -198,7 +198,7 @@ def test_what_no_card_has_confirmed_is_refused() -> None:
 
     def told(dims: tuple[int, int], dtype: torch.dtype, **words: Any) -> str | None:
         q, v = (torch.zeros(1, 4, 2, d, dtype=dtype) for d in dims)
-        given: dict[str, Any] = {"delta": True, "feature_map": "identity", "chunk": None}
+        given: dict[str, Any] = {"delta": True, "feature_map": "identity", "normalize": False, "chunk": None}
         return launch._unchecked(q, v, **(given | words))
 
     for dims in ((20, 24), (16, 40), (1, 1), (64, 65)):
@@ -210,5 +210,7 @@ def test_what_no_card_has_confirmed_is_refused() -> None:
     assert told((256, 256), torch.float32) is not None
     assert told((32, 16), torch.float32) is None
     assert "feature_map 'elu+1'" in str(told((64, 64), torch.bfloat16, feature_map="elu+1"))
+    assert str(told((64, 64), torch.bfloat16, normalize=True)).startswith("normalize is True and beta is given")
+    assert told((64, 64), torch.bfloat16, normalize=True, delta=False) is None
     assert "chunk is 32" in str(told((64, 64), torch.bfloat16, chunk=32))
     assert told((64, 64), torch.bfloat16, chunk=64) is None

@@ -144,7 +144,7 @@ def linear_recurrence(
         _check_offsets(offsets, q, check_values)
     rows = q.shape[0] if offsets is None else len(offsets) - 1
     _check_state(state, (rows, q.shape[2], features, v.shape[3] + normalize), q)
-    picked = _pick(impl, q, v, log_decay, beta, feature_map, chunk)
+    picked = _pick(impl, q, v, log_decay, beta, feature_map, normalize, chunk)
     if picked == "triton":
         from workbench_kernels.linear_memory.portable.recurrence import Inputs, recurrence
 
@@ -176,6 +176,7 @@ def _pick(
     log_decay: Tensor | None,
     beta: Tensor | None,
     feature_map: str,
+    normalize: bool,
     chunk: int | None,
 ) -> str:
     """The implementation that takes a call; raises ``ValueError`` when the one asked for by name cannot."""
@@ -184,7 +185,7 @@ def _pick(
             return "chunked"
     elif impl != "triton":
         return impl
-    reason = _triton_refuses(q, v, log_decay, beta, feature_map, chunk)
+    reason = _triton_refuses(q, v, log_decay, beta, feature_map, normalize, chunk)
     if reason is None:
         return "triton"
     if impl == "auto":
@@ -197,8 +198,9 @@ def _worth(x: Tensor) -> bool:
 
 
 def _triton_refuses(
-    q: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, feature_map: str, chunk: int | None
-) -> str | None:
+    q: Tensor, v: Tensor, log_decay: Tensor | None, beta: Tensor | None, feature_map: str, normalize: bool,
+    chunk: int | None,
+) -> str | None:  # fmt: skip
     if torch._C._functorch.peek_interpreter_stack() is not None:
         return "torch.func transforms do not go through the Triton kernels"
     try:
@@ -206,7 +208,8 @@ def _triton_refuses(
     except ImportError as missing:
         return f"impl 'triton' cannot be imported here: {missing}"
     vector = log_decay is not None and log_decay.dim() == 4
-    return launch.refusal(q, v, delta=beta is not None, vector=vector, feature_map=feature_map, chunk=chunk)
+    delta = beta is not None
+    return launch.refusal(q, v, delta=delta, vector=vector, feature_map=feature_map, normalize=normalize, chunk=chunk)
 
 
 def _documents(run: Any, inputs: list[Any], state: Tensor, offsets: Tensor | None, chunk: int) -> tuple[Tensor, Tensor]:
@@ -245,7 +248,12 @@ def prefix_state(
     if keep is not None and (keep.shape != k.shape[:2] or keep.dtype != torch.bool):
         raise ValueError(f"keep must be bool of shape {tuple(k.shape[:2])}, got {keep.dtype} {tuple(keep.shape)}")
     trained = torch.is_grad_enabled() and (k.requires_grad or v.requires_grad)
-    if keep is None and not trained and _worth(k) and _triton_refuses(k, v, None, None, feature_map, None) is None:
+    if (
+        keep is None
+        and not trained
+        and _worth(k)
+        and _triton_refuses(k, v, None, None, feature_map, normalize, None) is None
+    ):
         from workbench_kernels.linear_memory.portable.recurrence import summed
 
         return summed(k, v, feature_map=feature_map, ones=normalize)

@@ -38,8 +38,9 @@ def start(kernel: Any, programs: int, shape: tuple[int, int], flags: Flags, *arg
 
 
 def refusal(
-    q: Tensor, v: Tensor, *, delta: bool, vector: bool, feature_map: str, chunk: int | None = None
-) -> str | None:
+    q: Tensor, v: Tensor, *, delta: bool, vector: bool, feature_map: str, normalize: bool = False,
+    chunk: int | None = None,
+) -> str | None:  # fmt: skip
     """Why no kernel of this folder can take the call, beginning with the argument's name; None = it can."""
     if not (q.is_cuda or INTERPRETED):
         return f"q is on {q.device}, Triton kernels need a CUDA device"
@@ -58,10 +59,10 @@ def refusal(
         return "feature_map is taylor, which the Triton kernels combine with a scalar gate at most"
     if chunk not in (None, 16, 32, 64):
         return f"chunk is {chunk}, Triton kernels take 16, 32, 64 or None"
-    return None if INTERPRETED else _unchecked(q, v, delta, feature_map, chunk)
+    return None if INTERPRETED else _unchecked(q, v, delta, feature_map, normalize, chunk)
 
 
-def _unchecked(q: Tensor, v: Tensor, delta: bool, feature_map: str, chunk: int | None) -> str | None:
+def _unchecked(q: Tensor, v: Tensor, delta: bool, feature_map: str, normalize: bool, chunk: int | None) -> str | None:
     """What no card has confirmed is not computed on one."""
     if chunk not in (None, CHUNKS[q.dtype]):
         return f"chunk is {chunk}, on a card the Triton kernels take {CHUNKS[q.dtype]} or None for {q.dtype}"
@@ -73,6 +74,8 @@ def _unchecked(q: Tensor, v: Tensor, delta: bool, feature_map: str, chunk: int |
         )
     if delta and feature_map != "identity":
         return f"beta is given with feature_map {feature_map!r}, which no card has confirmed; legal is 'identity'"
+    if delta and normalize:
+        return "normalize is True and beta is given, which no card has confirmed; legal is normalize=False"
     return None
 
 
