@@ -5,6 +5,7 @@ Trained models are paired by seed and compared over seeds, or over groups of tes
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -55,7 +56,7 @@ def better_than_expanded(frame: pd.DataFrame) -> Outcome:
     rank = {"holds": 2, "inconclusive": 1, "not reproduced": 0}
     best = max(found, key=lambda one: (one.n > 0, rank[one.verdict], one.effect))
     note = "; ".join(f"{one.note} ({one.verdict})" for one in found)
-    return Outcome(best.verdict, best.effect, best.low, best.high, best.n, note)
+    return replace(best, note=note)
 
 
 def shared_helps(frame: pd.DataFrame) -> Outcome:
