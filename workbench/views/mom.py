@@ -125,7 +125,7 @@ def interference_curves(
     return line_with_band(
         means, "facts", "value", low="low", high="high", colour="route", order=order, zero=True,
         x_title="facts a domain (the same keys in 4 domains)", y_title="share recalled", title=title,
-        subtitle=subtitle, width=360,
+        subtitle=subtitle, width=250,
     )  # fmt: skip
 
 
@@ -140,7 +140,7 @@ def recall_curves(
     return line_with_band(
         means, "x", "value", low="low", high="high", colour="variant", order=present,
         zero=True, x_title="pairs told", y_title="share of keys answered right", title=title, subtitle=subtitle,
-        width=330,
+        width=250,
     )  # fmt: skip
 
 
@@ -182,7 +182,7 @@ def decoding_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "")
     found = times.median().to_frame("value").assign(low=times.quantile(0.25), high=times.quantile(0.75))
     return line_with_band(
         found.reset_index(), "x", "value", low="low", high="high", colour="variant", log_x=True, log_y=True,
-        x_title="tokens read before", y_title="ms a step (quartiles)", title=title, subtitle=subtitle, width=330,
+        x_title="tokens read before", y_title="ms a step (quartiles)", title=title, subtitle=subtitle, width=250,
     )  # fmt: skip
 
 
