@@ -13,6 +13,8 @@ from workbench_kernels import checks
 
 READS = ("post", "pre", "prev_chunk")
 DECAY_TARGETS = ("zero", "init")
+#: "auto" is "chunked", torch; "triton" is taken by name alone until a card has confirmed it.
+IMPLEMENTATIONS = ("auto", "chunked", "triton")
 
 
 class NeuralState(NamedTuple):
@@ -134,6 +136,37 @@ def _one(
     return rows, NeuralState(tuple(weights), tuple(momentum), anchor, state.filled + c.k.shape[1])
 
 
+def _in_one_launch(c: _Chunks, state: NeuralState, read: str, clip: float | None) -> tuple[Tensor, NeuralState]:
+    """Whole chunks, all of them, by the Triton kernels."""
+    from workbench_kernels.linear_memory.portable.neural import Mixing, Tokens
+    from workbench_kernels.linear_memory.portable.neural_call import whole_chunks
+
+    reading = c.rows[3], c.mixed, c.kept.squeeze(-1), c.pulled.squeeze(-1)
+    if read == "prev_chunk":  # all of the chunk's start, nothing since
+        scores, mixed, kept, pulled = map(torch.zeros_like, reading)
+        reading = scores, mixed, kept + 1, pulled
+    gates = Mixing(*reading, c.into_weights.squeeze(-1), c.into_momentum.squeeze(-1), torch.cat(c.ends, -1).flatten(2))
+    y, weights, momentum = whole_chunks(Tokens(c.rows[0], c.k, c.v), gates, state.weights, state.momentum, clip)
+    return y.flatten(1, 2), NeuralState(weights, momentum)
+
+
+def _check_impl(impl: str, q: Tensor, v: Tensor, depth: int, chunk: int, decay_to: str) -> None:
+    if checks.choice("impl", impl, IMPLEMENTATIONS) == "triton":
+        reason = _triton_refuses(q, v, depth, chunk, decay_to)
+        if reason is not None:
+            raise ValueError(f"{reason} (impl='triton'); impl='chunked' takes this call")
+
+
+def _triton_refuses(q: Tensor, v: Tensor, depth: int, chunk: int, decay_to: str) -> str | None:
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        return "torch.func transforms do not go through the Triton kernels"
+    try:
+        from workbench_kernels.linear_memory.portable.neural_call import refusal
+    except ImportError as missing:
+        return f"impl 'triton' cannot be imported here: {missing}"
+    return refusal(q, v, depth, chunk, decay_to)
+
+
 def _pieces(length: int, filled: int, chunk: int) -> list[tuple[int, int, int]]:
     """(first token, end, size): what completes an open chunk, whole chunks, what begins another."""
     head = min(length, chunk - filled) if filled else 0
@@ -235,6 +268,7 @@ def neural_memory(
     initial: tuple[Tensor, ...] | None = None,
     clip: float | None = None,
     check_values: bool = True,
+    impl: str = "auto",
 ) -> tuple[Tensor, NeuralState]:
     """A memory trained by gradient steps with momentum and decay while it reads, in the exact chunk form.
 
@@ -253,6 +287,8 @@ def neural_memory(
             steps that are too large for a chunk cannot grow without bound. None is the paper's loss.
         check_values: False leaves out the looks for NaN and for gates out of range, which wait for a GPU's queue and
             cannot be had under ``torch.func.vmap`` or in a CUDA graph.
+        impl: "chunked" is torch, "triton" puts all whole chunks into one launch (CUDA, float32, depth 2, chunk 16, 32
+            or 64, D and Dv up to 128, decay to zero) and is not confirmed on a card yet; "auto" is "chunked".
 
     Returns:
         y (B, S, H, Dv) and the final state; no tokens leave the state as it was.
@@ -279,6 +315,7 @@ def neural_memory(
     _check_gates(q, {"theta": theta, "eta": eta, "alpha": alpha}, check_values)
     _check_state(q, v, state, chunk)
     target = _check_initial(decay_to, initial, state)
+    _check_impl(impl, q, v, len(state.weights), chunk, decay_to)
     if not q.shape[1]:
         return v, state
     lead = (q.shape[0], q.shape[2])
@@ -287,7 +324,12 @@ def neural_memory(
     inputs = [x.transpose(1, 2).flatten(0, 1) for x in (q, k, v, theta, eta, alpha)]
     reads = []
     for begin, end, size in _pieces(q.shape[1], state.filled, chunk):
-        for one in _chunks([x[:, begin:end] for x in inputs], size, read).each():
+        made = _chunks([x[:, begin:end] for x in inputs], size, read)
+        if impl == "triton" and size == chunk:
+            rows, flat = _in_one_launch(made, flat, read, clip)
+            reads.append(rows)
+            continue
+        for one in made.each():
             rows, flat = _one(one, flat, goals, read, clip)
             flat = NeuralState(flat.weights, flat.momentum) if flat.filled == chunk else flat
             reads.append(rows)

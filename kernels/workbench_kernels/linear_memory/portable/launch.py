@@ -10,7 +10,6 @@ import triton
 from torch import Tensor
 
 from workbench_kernels.launching import launch
-from workbench_kernels.linear_memory.portable.arguments import Flags
 from workbench_kernels.linear_memory.portable.configurations import CONFIRMED, covering
 from workbench_kernels.linear_memory.portable.states import states_kernel
 
@@ -26,7 +25,7 @@ def on(x: Tensor) -> AbstractContextManager[Any]:
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
-def start(kernel: Any, programs: int, shape: tuple[int, int], flags: Flags, *arguments: Any, **constants: Any) -> None:
+def start(kernel: Any, programs: int, shape: tuple[int, int], flags: Any, *arguments: Any, **constants: Any) -> None:
     """Run a kernel with that many programs (none: nothing to do); ``shape`` is (warps, stages)."""
     if not programs:
         return
