@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from workbench.errors import BadInput
-from workbench.training.read_twice import read_twice_loss
+from workbench.training.read_twice import hidden_places, read_twice_loss
 from workbench.training.tiny import Pool, Recipe, train
 
 PREFIX, MASK, WORDS = 5, 9, 10
@@ -65,6 +65,27 @@ def test_knowing_the_prefix_ahead_is_worth_nothing():
     value, right = read_twice_loss(PREFIX, MASK, weight=0.0)(Seer(knowing), {"input_ids": tokens, "targets": tokens})
     assert value < 1e-6
     assert right == 1
+
+
+def test_weights_and_masks_that_a_pool_brings():
+    """Next tokens by their weights, answers (above 1) as right ones, masks as they are given."""
+    tokens, generator = ids(), torch.Generator().manual_seed(1)
+    logits = torch.randn(*tokens.shape, WORDS, generator=generator)
+    logits[:, 6] = certain(tokens[:, 7])
+    weights = torch.rand(tokens.shape, generator=generator)
+    weights[:, 7], weights[:, 8] = 4.0, 0.0
+    hidden = torch.from_numpy(hidden_places(tokens, PREFIX, share=0.3, seed=2))
+    batch = {"input_ids": tokens, "targets": tokens, "weights": weights.half(), "hidden": hidden}
+    seer = Seer(logits)
+    value, right = read_twice_loss(PREFIX, MASK)(seer, batch)
+    assert (seer.shown == torch.where(hidden, MASK, tokens)).all()
+    nats = -logits.log_softmax(-1)
+    ahead = nats[:, PREFIX - 1 : -1].gather(2, tokens[:, PREFIX:, None])[..., 0]
+    behind = weights.half().float()[:, PREFIX:]
+    masked = nats[hidden].gather(1, tokens[hidden][:, None]).mean()
+    assert value == pytest.approx(float(((ahead * behind).sum() / behind.sum() + 0.25 * masked) / 1.25), rel=1e-5)
+    assert right == 1, "the answers are known, the rest is not"
+    assert read_twice_loss(PREFIX, MASK)(Seer(logits), batch)[0] == value
 
 
 def test_padding_is_neither_masked_nor_predicted():

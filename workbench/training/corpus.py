@@ -141,19 +141,28 @@ def book_windows(made: StreamSpec, count: int) -> Windows:
 class Asked:
     """Questions as rows of one length: ``ids`` (N, T), ``answers`` (N, T) bool, True at the tokens of the answer.
 
-    ``chance``: mean of one over the number of possible answers.
+    ``chance``: mean of one over the number of possible answers. ``keep`` (N, T) bool, False at padding that a model
+    must leave out; None where there is none.
     """
 
     ids: np.ndarray
     answers: np.ndarray
     chance: float
+    keep: np.ndarray | None = None
 
 
-def asked(made: StreamSpec, count: int, gap: int, seed: int = 0, *, people: int = 3) -> Asked:
+def _by_lines(text: str, question: str) -> str:
+    return f"{text}\n{question}"
+
+
+def asked(
+    made: StreamSpec, count: int, gap: int, seed: int = 0, *, people: int = 3,
+    write: Callable[[str, str], str] = _by_lines,
+) -> Asked:  # fmt: skip
     """Facts about ``people`` who are in no training text, ``gap`` tokens of other text, one question about one of them.
 
-    Rows are filled up on the right, after the answer: causal models never see that. Raises BadInput for a gap that
-    leaves no room in a window.
+    ``write`` makes the prompt of a text and a question, by default one after the other. Rows are filled up on the
+    right, after the answer: causal models never see that. Raises BadInput for a gap that leaves no room in a window.
     """
     from workbench.training.tokenizer import load_tokenizer
     from workbench_datasets.small_world import world
@@ -161,7 +170,8 @@ def asked(made: StreamSpec, count: int, gap: int, seed: int = 0, *, people: int 
     settings: dict[str, Any] = {"split": "unseen", "people": people, "distance": gap, "form": "question"}
     questions = world(made.world_seed).questions("open-book", count, 50_000 + seed, **settings)
     encode = load_tokenizer(made.tokenizer).backend_tokenizer.encode_batch
-    prompts = [one.ids for one in encode([question.prompt for question in questions], add_special_tokens=False)]
+    texts = [write(*question.prompt.split("\n")) for question in questions]
+    prompts = [one.ids for one in encode(texts, add_special_tokens=False)]
     wanted = [one.ids for one in encode([question.answer for question in questions], add_special_tokens=False)]
     longest = max(1 + len(prompt) + len(answer) for prompt, answer in zip(prompts, wanted))
     if longest > made.batch_tokens:
