@@ -1,4 +1,4 @@
-"""Language models of Titans and MoM on the card: their steps as CUDA graphs give the losses of the CPU."""
+"""Language models of the studies of sequence layers on the card: their steps as CUDA graphs give the CPU's losses."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import pytest
 
 from workbench.studies import STUDIES
 from workbench.studies import _corpus_lm as lm
+from workbench.studies import _jrt_language as jrt
 from workbench.studies import _mom_models as mom
 from workbench.studies import _titans_trained as titans
 
@@ -33,4 +34,20 @@ def test_a_graph_of_steps_trains_as_the_cpu_does(slug, variant, data):
     here = lm.trained(mixer, {**settings, "device": "cpu"}, data, plan, 0)
     np.testing.assert_allclose(card.losses["loss"], here.losses["loss"], rtol=2e-3)
     rows = list(lm.read(variant, card.models, {**settings, "device": "cuda"}, data))
+    assert all(np.isfinite(row["value"]) for row in rows)
+
+
+@pytest.mark.parametrize("variant", [jrt.JRT, jrt.BASED])
+def test_both_losses_of_just_read_twice_are_the_same_on_the_card(variant):
+    """Masked places come with the windows, so a graph of steps learns what the CPU learns."""
+    small = {**SMALL, "tokens": 256, "prefix": 128, "positions": [192], "gap": 0, "gaps": [], "blocks": 1, "key_dim": 8}
+    settings = {**STUDIES.get("just-read-twice").scale("lm").settings, **small}
+    data = jrt.corpus({**settings, "device": "cpu"}, 0)
+    mixer = jrt.models(settings, data.vocabulary - 1)[variant]
+    for plan in (lm.Plan(8, 2, False), lm.Plan(8, 2, None)):
+        card = lm.trained(mixer, {**settings, "device": "cuda"}, data, plan, 0)
+        assert "graph" in card.how.split(", "), card.how
+        here = lm.trained(mixer, {**settings, "device": "cpu"}, data, lm.Plan(8, 2, False), 0)
+        np.testing.assert_allclose(card.losses["loss"], here.losses["loss"], rtol=2e-3)
+    rows = list(jrt.read(variant, card.models, {**settings, "device": "cuda"}, data))
     assert all(np.isfinite(row["value"]) for row in rows)

@@ -15,6 +15,7 @@ from workbench.studies import _corpus_lm as lm
 from workbench.studies import _corpus_lm_claims as claims
 from workbench.studies import _mom_models as mom
 from workbench.studies import _titans_trained as titans
+from workbench.training.corpus import Asked
 from workbench.views import language as pictures
 from workbench.views import mom as mom_views
 from workbench.views import titans as titans_views
@@ -90,7 +91,7 @@ class Told:
     def __init__(self, wrong=()):
         self.wrong, self.device = set(wrong), "cpu"
 
-    def __call__(self, input_ids, use_cache):
+    def __call__(self, input_ids, use_cache, attention_mask=None):
         following = input_ids.roll(-1, 1).clone()
         for place in self.wrong:
             following[:, place - 1] = 2
@@ -101,7 +102,7 @@ def test_surprise_and_exact_answers_by_hand():
     ids = np.array([[0, 3, 4, 5, 6, 1]])
     sure, unsure = -math.log(math.exp(5) / (math.exp(5) + 7)), -math.log(1 / (math.exp(5) + 7))
     assert lm.nats(Told([3]), ids, 4)[0].tolist() == pytest.approx([sure, sure, unsure, sure, sure], abs=1e-5)
-    asked = type("Asked", (), {"ids": ids, "answers": np.array([[False, False, False, True, True, False]])})
+    asked = Asked(ids, np.array([[False, False, False, True, True, False]]), 0.5)
     right, surprise = lm.answered(Told(), asked, 4)
     assert right.tolist() == [True]
     assert surprise.tolist() == pytest.approx([2 * sure], abs=1e-5)

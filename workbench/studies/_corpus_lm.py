@@ -1,8 +1,9 @@
 """Small language models on the embedded corpus, for the studies of sequence layers: trained, sized, read, asked.
 
 All variants of a study share width, depth, MLP, tied embedding, data (``workbench.training.corpus``), the order of the
-data, steps, batch and learning rate; what differs is the mixer. So equal means equal training and equal shape around
-the mixer: neither weights nor states are equal, and both are told (parts "LM size").
+data, steps, batch and learning rate; what differs is the mixer, and the loss where a study says so. So equal means
+equal training and equal shape around the mixer: neither weights nor states are equal, and both are told (parts "LM
+size").
 
 The number of steps is the same for all and follows from a rule that was fixed before any run, ``planned``. Models are
 not shipped: their losses, perplexities and answers are the record.
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -28,10 +29,10 @@ if TYPE_CHECKING:
 
     from workbench.models.mixer import MixerLM
     from workbench.training.corpus import Windows
-    from workbench.training.tiny import Pool, Recipe
+    from workbench.training.stream import StreamSpec
+    from workbench.training.tiny import Loss, Pool, Recipe
 
 Lines = Iterator[dict[str, Any]]
-Variants = Mapping[str, Mapping[str, Any]]
 
 #: What both studies share. ``train_seconds`` and ``deadline_seconds`` are each study's own.
 SETTINGS: dict[str, Any] = {
@@ -70,6 +71,18 @@ class Corpus(NamedTuple):
     vocabulary: int
 
 
+class Mixers(NamedTuple):
+    """The mixers of one turn of the blocks, as they are, and the loss (None: next tokens, ``language_loss``)."""
+
+    turn: Sequence[Mapping[str, Any]]
+    loss: Loss | None = None
+
+
+#: One mixer for all blocks (it gets the settings' number of heads), or a turn of several.
+Mixer = Mapping[str, Any] | Mixers
+Variants = Mapping[str, Mixer]
+
+
 class Plan(NamedTuple):
     """Steps of every variant, how many seeds, and whether those are stacked (None: where a layer allows it)."""
 
@@ -87,15 +100,22 @@ def corpus(settings: Mapping[str, Any], seed: int) -> Corpus:
 
     from workbench.training import corpus as data
 
-    folder = Path(settings["folder"]) if settings["folder"] else None
-    spec = data.spec(settings["tokens"], settings["corpus_seed"] + seed, books=settings["books"], folder=folder)
-    made = data.training(spec, settings["windows"], _workers(settings))
-    held_out = {"world": data.world_windows(spec, settings["test_windows"], made.documents)}
+    made_of = spec(settings, seed)
+    made = data.training(made_of, settings["windows"], _workers(settings))
+    held_out = {"world": data.world_windows(made_of, settings["test_windows"], made.documents)}
     if settings["books"]:
-        held_out["books"] = data.book_windows(spec, settings["test_windows"])
-    asked = {gap: data.asked(spec, settings["questions"], gap, seed) for gap in settings["gaps"]}
-    words = Tokenizer.from_file(str(Path(spec.tokenizer) / "tokenizer.json")).get_vocab_size()
+        held_out["books"] = data.book_windows(made_of, settings["test_windows"])
+    asked = {gap: data.asked(made_of, settings["questions"], gap, seed) for gap in settings["gaps"]}
+    words = Tokenizer.from_file(str(Path(made_of.tokenizer) / "tokenizer.json")).get_vocab_size()
     return Corpus(data.pool(made), held_out, asked, words)
+
+
+def spec(settings: Mapping[str, Any], seed: int) -> StreamSpec:
+    """The stream that a run's seed reads."""
+    from workbench.training import corpus as data
+
+    folder = Path(settings["folder"]) if settings["folder"] else None
+    return data.spec(settings["tokens"], settings["corpus_seed"] + seed, books=settings["books"], folder=folder)
 
 
 def _workers(settings: Mapping[str, Any]) -> int:
@@ -106,12 +126,19 @@ def _workers(settings: Mapping[str, Any]) -> int:
 # ---- models and their training ------------------------------------------------------------------------------------
 
 
-def build(mixer: Mapping[str, Any], settings: Mapping[str, Any], vocabulary: int, seed: int = 0) -> MixerLM:
-    """A fresh model; the caller has seeded torch."""
+def build(mixer: Mixer, settings: Mapping[str, Any], vocabulary: int, seed: int = 0) -> MixerLM:
+    """A fresh model of ``blocks`` turns; the caller has seeded torch."""
     from workbench.models.mixer import MixerConfig, MixerLM
 
-    layers = [{"heads": settings["heads"], **mixer}] * settings["blocks"]
+    turn = mixer.turn if isinstance(mixer, Mixers) else [{"heads": settings["heads"], **mixer}]
+    layers = [dict(one) for one in turn] * settings["blocks"]
     return MixerLM(MixerConfig(vocabulary, settings["dim"], layers, max_length=4 * settings["tokens"]))
+
+
+def _loss(mixer: Mixer) -> Loss:
+    from workbench.training.corpus import language_loss
+
+    return mixer.loss if isinstance(mixer, Mixers) and mixer.loss else language_loss
 
 
 def recipe(settings: Mapping[str, Any], steps: int) -> Recipe:
@@ -150,7 +177,7 @@ def planned(variants: Variants, settings: Mapping[str, Any], data: Corpus, seed:
 
 
 def _better_way(
-    mixer: Mapping[str, Any], settings: Mapping[str, Any], data: Corpus, seeds: Sequence[int]
+    mixer: Mixer, settings: Mapping[str, Any], data: Corpus, seeds: Sequence[int]
 ) -> tuple[bool | None, float]:
     """(whether to stack the seeds, seconds a step)."""
     tried: tuple[bool | None, ...] = (None, False) if len(seeds) > 1 else (False,)
@@ -160,26 +187,22 @@ def _better_way(
 
 
 def _seconds(
-    settings: Mapping[str, Any], data: Corpus, seeds: Sequence[int], mixer: Mapping[str, Any], stack: bool | None
+    settings: Mapping[str, Any], data: Corpus, seeds: Sequence[int], mixer: Mixer, stack: bool | None
 ) -> float:
-    from workbench.training.corpus import language_loss
     from workbench.training.tiny import seconds_a_step
 
     make = partial(build, mixer, settings, data.vocabulary)
     how: dict[str, Any] = {"device": settings["device"], "steps": settings["timed_steps"], "stack": stack}
-    return seconds_a_step(make, data.pool, recipe(settings, settings["steps"]), seeds, loss=language_loss, **how)
+    return seconds_a_step(make, data.pool, recipe(settings, settings["steps"]), seeds, loss=_loss(mixer), **how)
 
 
-def trained(
-    mixer: Mapping[str, Any], settings: Mapping[str, Any], data: Corpus, plan: Plan, seed: int, **options: Any
-) -> Any:
+def trained(mixer: Mixer, settings: Mapping[str, Any], data: Corpus, plan: Plan, seed: int, **options: Any) -> Any:
     """``workbench.training.tiny.Trained``: one model a seed."""
-    from workbench.training.corpus import language_loss
     from workbench.training.tiny import train
 
     make, seeds = partial(build, mixer, settings, data.vocabulary), seeds_of(settings, seed, plan.seeds)
     return train(make, data.pool, recipe(settings, plan.steps), seeds, device=settings["device"],
-                 stack=plan.stack, loss=language_loss, **options)  # fmt: skip
+                 stack=plan.stack, loss=_loss(mixer), **options)  # fmt: skip
 
 
 # ---- what is measured ---------------------------------------------------------------------------------------------
@@ -208,43 +231,69 @@ def nats(model: MixerLM, ids: Any, batch: int) -> torch.Tensor:
 def answered(model: MixerLM, asked: Any, batch: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(N,) bool: every token of the answer is the likeliest one; and (N,) its surprise, nats, over all its tokens."""
     right, surprise = [], []
-    for ids, answers in zip(torch.as_tensor(asked.ids).split(batch), torch.as_tensor(asked.answers).split(batch)):
-        ids, here = ids.to(model.device), answers[:, 1:].to(model.device)
-        logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
+    for ids, answers, keep in parts_of(asked, batch, model.device):
+        here = answers[:, 1:]
+        logits = model(input_ids=ids, attention_mask=keep, use_cache=False).logits[:, :-1].float()
         told = torch.nn.functional.cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
         right.append(((logits.argmax(-1) == ids[:, 1:]) | ~here).all(1).cpu())
         surprise.append((told * here).sum(1).cpu())
     return torch.cat(right), torch.cat(surprise)
 
 
-def read(variant: str, models: Sequence[MixerLM], settings: Mapping[str, Any], data: Corpus) -> Lines:
-    """Mean surprise of held-out text, whole (x = 0) and by position in the window (x = upper end); answers by gap.
+def parts_of(asked: Any, batch: int, device: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+    """``batch`` questions at a time: ids, where the answers are, and what is no padding (None: all of it)."""
+    for begin in range(0, len(asked.ids), batch):
+        rows = slice(begin, begin + batch)
+        keep = None if asked.keep is None else torch.as_tensor(asked.keep[rows], device=device)
+        yield torch.as_tensor(asked.ids[rows], device=device), torch.as_tensor(asked.answers[rows], device=device), keep
 
-    One line a model and group of neighbouring windows (or of questions).
+
+def read(variant: str, models: Sequence[MixerLM], settings: Mapping[str, Any], data: Corpus) -> Lines:
+    """Surprise of held-out text and answers by gap."""
+    yield from texts(variant, models, settings, data)
+    for number, model in enumerate(models):
+        for gap, asked in data.asked.items():
+            found = dict(zip(("exact", "nats"), answered(model, asked, settings["eval_batch"])))
+            yield from answers(variant, gap, found, settings, number)
+
+
+def texts(
+    variant: str, models: Sequence[MixerLM], settings: Mapping[str, Any], data: Corpus, first: int = 1,
+    positions: Sequence[int] = POSITIONS,
+) -> Lines:  # fmt: skip
+    """Mean surprise of the tokens from ``first`` on, all (x = 0) and by position in the window (x = upper end).
+
+    One line a model and group of neighbouring windows.
     """
     for number, model in enumerate(models):
         for name, windows in data.held_out.items():
             table = nats(model, windows.ids, settings["eval_batch"])
             counted = torch.as_tensor(windows.weights[:, 1:]) > 0
             for group, rows in enumerate(_groups(len(windows), settings["groups"])):
-                yield from _surprise(variant, f"LM {name}", number, group, table[rows], counted[rows])
-        for gap, asked in data.asked.items():
-            found = dict(zip(("exact", "nats"), answered(model, asked, settings["eval_batch"])))
-            for group, rows in enumerate(_groups(settings["questions"], settings["groups"])):
-                for metric, values in found.items():
-                    yield line("LM recall", variant, gap, metric, values[rows].double().mean(), number, group)
+                made = _surprise(variant, f"LM {name}", number, group, table[rows], counted[rows], first, positions)
+                yield from made
+
+
+def answers(
+    variant: str, x: float, found: Mapping[str, torch.Tensor], settings: Mapping[str, Any], model: int
+) -> Lines:
+    """Means of every metric's numbers (one a question), one line a group of questions."""
+    for group, rows in enumerate(_groups(settings["questions"], settings["groups"])):
+        for metric, values in found.items():
+            yield line("LM recall", variant, x, metric, values[rows].double().mean(), model, group)
 
 
 def _groups(count: int, groups: int) -> list[torch.Tensor]:
     return list(torch.arange(count).chunk(min(groups, count)))
 
 
-def _surprise(variant: str, part: str, model: int, group: int, table: torch.Tensor, counted: torch.Tensor) -> Lines:
+def _surprise(
+    variant: str, part: str, model: int, group: int, table: torch.Tensor, counted: torch.Tensor, first: int = 1,
+    positions: Sequence[int] = POSITIONS,
+) -> Lines:  # fmt: skip
     last = table.shape[1] + 1
-    spans = [
-        (0, 1, last),
-        *((end, begin, end) for begin, end in pairwise((1, *(p for p in POSITIONS if p < last), last))),
-    ]
+    ends = (first, *(place for place in positions if first < place < last), last)
+    spans = [(0, first, last), *((end, begin, end) for begin, end in pairwise(ends))]
     for x, begin, end in spans:
         chosen = counted[:, begin - 1 : end - 1]
         if bool(chosen.any()):
@@ -273,10 +322,16 @@ def learned(variant: str, losses: Any, every: int = 50) -> Lines:
 # ---- the part of a study ------------------------------------------------------------------------------------------
 
 
-def lines(variants: Variants, settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
-    """The whole part: data, plan, then every variant in turn until ``deadline_seconds``; what is left out is said."""
+def lines(
+    variants: Variants, settings: Mapping[str, Any], seed: int, progress: Progress,
+    data_of: Callable[..., Corpus] = corpus, look: Callable[..., Lines] = read,
+) -> Lines:  # fmt: skip
+    """The whole part: data, plan, then every variant in turn until ``deadline_seconds``; what is left out is said.
+
+    A study may bring its own data and its own way to read and ask (arguments as those of ``corpus`` and ``read``).
+    """
     begun = time.monotonic()
-    data = corpus(settings, seed)
+    data = data_of(settings, seed)
     yield from _told(data)
     plan = planned(variants, settings, data, seed)
     yield line("LM training", "all", 0, "steps", plan.steps)
@@ -288,7 +343,7 @@ def lines(variants: Variants, settings: Mapping[str, Any], seed: int, progress: 
             yield line("LM training", variant, plan.steps, "seconds", made.record["seconds"])
             yield from sizes(variant, made.models[0], settings)
             yield from learned(variant, made.losses)
-            yield from read(variant, made.models, settings, data)
+            yield from look(variant, made.models, settings, data)
             progress.say(f"{variant}: {made.record['seconds']:.0f} s, {made.how}")
 
 
@@ -301,7 +356,7 @@ def _told(data: Corpus) -> Lines:
 
 
 def _made(
-    variant: str, mixer: Mapping[str, Any], settings: Mapping[str, Any], data: Corpus, plan: Plan, seed: int,
+    variant: str, mixer: Mixer, settings: Mapping[str, Any], data: Corpus, plan: Plan, seed: int,
     left: float, progress: Progress,
 ) -> Any:  # fmt: skip
     """The trained models of one variant; None, with the reason said, where they cannot be had."""
@@ -321,15 +376,17 @@ def _made(
     return made
 
 
-def shown(slug: str, live: pd.DataFrame | None, recorded: pd.DataFrame | None) -> pd.DataFrame | None:
+def shown(
+    slug: str, live: pd.DataFrame | None, recorded: pd.DataFrame | None, part: str = "part"
+) -> pd.DataFrame | None:
     """Rows of this part for a study's figure: of the live run, else of what is given as recorded, else its record.
 
-    None where there are none, and where no recorded run is to be shown.
+    ``part``: the column that tells the part. None where there are none, and where no recorded run is to be shown.
     """
     from workbench_datasets import recorded as record
 
     for frame in (live, recorded):
-        if frame is not None and len(frame) and (frame["part"] == "LM books").any():
+        if frame is not None and len(frame) and (frame[part] == "LM books").any():
             return frame
     kept = record.load(slug, "lm") if recorded is not None else None
     return kept if kept is not None and len(kept) else None

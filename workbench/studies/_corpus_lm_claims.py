@@ -41,16 +41,18 @@ def all_lower(frame: pd.DataFrame, pairs: Sequence[tuple[str, str]]) -> Outcome:
     return Outcome.weakest([lower(frame, *pair) for pair in pairs])
 
 
-def answers_more(frame: pd.DataFrame, better: str, worse: str, least_gap: float = 0, direction: str = ">") -> Outcome:
-    """Share of exact answers of ``better`` minus ``worse``, over questions at ``least_gap`` tokens and more."""
-    rows = frame[(frame["part"] == "LM recall") & (frame["metric"] == "exact") & (frame["x"] >= least_gap)]
+def answers_more(
+    frame: pd.DataFrame, better: str, worse: str, least_gap: float = 0, direction: str = ">", metric: str = "exact"
+) -> Outcome:
+    """Share of right answers of ``better`` minus ``worse``, over questions at ``least_gap`` tokens and more."""
+    rows = frame[(frame["part"] == "LM recall") & (frame["metric"] == metric) & (frame["x"] >= least_gap)]
     found = trained.paired(trained.wide(rows), better, worse)
     if found is None:
         return Outcome.unmeasured(f"no language models with {better} and {worse} were asked")
     told = f"{better} {found.first:.3f}, {worse} {found.second:.3f}"
     if max(found.first, found.second) < SOMETHING:
         return Outcome.unmeasured(f"neither reads: {told}")
-    return Outcome.of(found.interval, 0.0, direction, f"exact answers: {told}; {found.over}")
+    return Outcome.of(found.interval, 0.0, direction, f"answers ({metric}): {told}; {found.over}")
 
 
 def lower_than(better: str, worse: str, threshold: float = 0.0, direction: str = ">") -> Callable[..., Outcome]:

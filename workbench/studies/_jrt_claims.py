@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from workbench import statistics
 from workbench.statistics import Interval
+from workbench.studies import _corpus_lm_claims as language
 from workbench.studies._trained_seeds import ONE_MODEL, Measured, by_model
 from workbench.studies.base import Claim, Outcome
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 RECURRENT, PREFIX, EMBEDDED = "Based, ours", "JRT-RNN, ours", "embedded (full attention)"
 LINEAR, LINEAR_TWICE, PREFIX_TIME, QUADRATIC = "linear, N", "linear, 2N (JRT-Prompt)", "prefix linear, N", "SDPA, N"
+#: Language models on the embedded corpus; ``FILLED``: the prompt is read again where others are padded.
+BASED, JRT, FILLED = "Based", "JRT-RNN", "JRT-RNN, prefix filled"
 
 #: The mean gap of the causal model must exceed this (card).
 LEAST_GAP = 0.05
@@ -183,6 +186,28 @@ def prefix_beats_causal(frame: pd.DataFrame) -> Outcome:
     return _paired(frame, (PREFIX, 1), (RECURRENT, 1))
 
 
+# ---- language models on the embedded corpus -------------------------------------------------------------------------
+
+
+def again(name: str) -> str:
+    """How a model is called where its prompt stands twice."""
+    return f"{name}, repeated"
+
+
+def shared_names(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the scale ``lm`` with the columns of the shared code: part, variant, x, model, unit, metric, value."""
+    return frame.rename(columns={"experiment": "part", "item": "variant"})
+
+
+def _answers_more(better: str, worse: str) -> Callable[[pd.DataFrame], Outcome]:
+    return lambda frame: language.answers_more(shared_names(frame), better, worse, metric="contains")
+
+
+def behind_the_prefix(frame: pd.DataFrame) -> Outcome:
+    """Nats a token of Based minus those of JRT-RNN, on tokens M to N of held-out books."""
+    return language.lower(shared_names(frame), JRT, BASED, direction=">=")
+
+
 # ---- speed and size -----------------------------------------------------------------------------------------------
 
 
@@ -257,5 +282,13 @@ CLAIMS = (
           prefix_costs_little, ("full",)),
     Claim("C6", "the decode state of prefix linear attention has the size of the causal one, whatever was read",
           f"{PAPER}, equation 4", same_state),
+    Claim("LM-C3", "language models on the embedded corpus: Based answers more when the prompt is repeated",
+          f"{PAPER}, Table 1", _answers_more(again(BASED), BASED), (language.SCALE,)),
+    Claim("LM-C4", "language models: JRT-RNN answers more than Based at equal state, both reading once",
+          f"{PAPER}, Table 2", _answers_more(JRT, BASED), (language.SCALE,)),
+    Claim("LM-FILL", "language models: JRT-RNN answers more when a short prompt is read again than when it is padded",
+          f"{PAPER}, Table 4", _answers_more(FILLED, JRT), (language.SCALE,)),
+    Claim("LM-PPL", "language models: behind the prefix, JRT-RNN's perplexity of held-out books is not above Based's",
+          "card, equal steps and windows; the paper trains longer", behind_the_prefix, (language.SCALE,)),
     Claim("S1", "forty live steps of training lower the loss", CARD, learns_live, ("quick",)),
 )  # fmt: skip

@@ -11,10 +11,12 @@ Fixed before any full run, on data seed 100 and trials of the search with small 
 the embedding, stages. Modes share every setting and the number of steps, which follows from the time of the dearest
 variant by a rule (``_jrt_models.train_sets``). Smaller than the card: a vocabulary of 256 instead of 512; pairs of
 sizes of one length a stage, so that nothing is padded ((4, 76) in place of (4, 128), none beyond the longest stage);
-four mixers, BaseConv and attention in turn; the third state size only if time is left. The language models are trained
-on the answers alone, not with the masked-language loss (``workbench.training.read_twice`` has it). The paper's own
-language models (360 M and 1.3 B weights) and its data sets are not reproduced; Table 1 stands beside our notes only to
-show direction.
+four mixers, BaseConv and attention in turn; the third state size only if time is left. The language models on notes
+are trained on the answers alone, not with the masked-language loss. The paper's own language models (360 M and 1.3 B
+weights) and its data sets are not reproduced; Table 1 stands beside our notes only to show direction.
+
+``lm``, a scale of its own, trains JRT-RNN and Based of six blocks on the embedded models' corpus, JRT-RNN with the
+paper's two losses, and tells what they make of held-out text and of questions read once and twice (``_jrt_language``).
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from workbench.studies._jrt_claims import CLAIMS
+from workbench.studies import _corpus_lm, _jrt_language
+from workbench.studies._jrt_claims import CLAIMS, shared_names
 from workbench.studies.base import STUDIES, Progress, Scale, Study
 
 if TYPE_CHECKING:
@@ -95,7 +98,11 @@ COLUMNS = ["experiment", "item", "first", "second", "x", "unit", "metric", "valu
 class JustReadTwiceStudy(Study):
     slug = "just-read-twice"
     title = "Just read twice: closing the recall gap for recurrent language models"
-    scales = {"quick": Scale("quick", _QUICK, seconds=25), "full": Scale("full", _FULL, 240, ("cuda",))}
+    scales = {
+        "quick": Scale("quick", _QUICK, seconds=25),
+        "full": Scale("full", _FULL, 240, ("cuda",)),
+        "lm": Scale("lm", _jrt_language.SETTINGS, 170, ("cuda", "data:books")),
+    }
     claims = CLAIMS
 
     def run(self, scale: Scale, seed: int, progress: Progress) -> pd.DataFrame:
@@ -103,6 +110,8 @@ class JustReadTwiceStudy(Study):
         import pandas as pd
 
         settings = scale.settings
+        if scale.name == "lm":
+            return _jrt_language.rows(settings, seed, progress)
         rows = list((_full if scale.name == "full" else _quick)(settings, seed, progress))
         return pd.DataFrame(rows).reindex(columns=COLUMNS)
 
@@ -111,7 +120,8 @@ class JustReadTwiceStudy(Study):
     ) -> alt.Chart:
         from workbench.views.just_read_twice import paper_figure
 
-        return paper_figure(live, reported, recorded)
+        made = _corpus_lm.shown(self.slug, live, recorded, part="experiment")
+        return paper_figure(live, reported, recorded, None if made is None else shared_names(made))
 
 
 def _quick(settings: Mapping[str, Any], seed: int, progress: Progress) -> Iterator[Row]:

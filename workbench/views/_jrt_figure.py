@@ -9,7 +9,7 @@ import altair as alt
 
 from workbench.statistics import t_interval
 from workbench.views import theme
-from workbench.views.just_read_twice import PANELS, order_curves, prefill_curves, prompt_gains
+from workbench.views.just_read_twice import PANELS, language_models, order_curves, prefill_curves, prompt_gains
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,8 +22,13 @@ TABLE_1, TABLE_5 = "Table 1: JRT-Prompt, zero-shot", "Table 5: prefill latency (
 TASK, OURS = "paper: average of six tasks", "ours: notes about strangers"
 
 
-def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None) -> alt.Chart:
-    """Figure 2 of the live and the recorded run, prompts beside Table 1, prefill beside Table 5."""
+def paper_figure(
+    live: pd.DataFrame | None,
+    reported: pd.DataFrame | None,
+    recorded: pd.DataFrame | None,
+    language: pd.DataFrame | None = None,
+) -> alt.Chart:
+    """Figure 2 of the live and the recorded run, prompts beside Table 1, prefill beside Table 5, language models."""
     rows: list[Any] = []
     for frame, name in ((recorded, "recorded run"), (live, "live run")):
         orders = _none_or(orders_of, frame)
@@ -37,6 +42,8 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     ]
     if speed:
         rows.append(theme.beside(*speed))
+    if language is not None:
+        rows.append(language_models(language))
     note = [
         "Whiskers: 95 % (over training seeds, else over test sequences). Dashed: chance. The paper's Figure 2 gives no",
         "numbers; its Table 1 is of language models of 0.13 to 2.8 billion weights on other tasks: compare directions.",
@@ -53,6 +60,8 @@ def orders_of(frame: pd.DataFrame) -> pd.DataFrame | None:
     import pandas as pd
 
     rows = frame[(frame["experiment"] == "sets") & (frame["metric"] == "accuracy")].copy()
+    if rows.empty:
+        return None
     rows["small"], rows["large"] = rows[["first", "second"]].min(axis=1), rows[["first", "second"]].max(axis=1)
     rows = rows[rows["large"] >= LARGE]
     if rows.empty:

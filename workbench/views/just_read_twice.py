@@ -31,6 +31,8 @@ CONTENDERS = (
     ("prefix linear, N", "JRT-RNN, CUDA"),
     ("Based, Triton",),
 )
+#: The language models and the ways to ask them, in the order of the picture.
+LANGUAGE = ("Based", "Based, repeated", "JRT-RNN", "JRT-RNN, prefix filled", "JRT-RNN, repeated")
 _LARGEST_MASK = 64
 
 
@@ -237,8 +239,29 @@ def prefill_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") 
     )
 
 
-def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None) -> alt.Chart:
-    """Figure 2 of the live and the recorded run, repeated prompts beside Table 1, prefill times beside Table 5."""
+def language_models(frame: pd.DataFrame, *, title: str = "") -> alt.Chart:
+    """The language models of the study: perplexity behind the prefix, and questions asked once and twice.
+
+    Columns: part, variant, x, model, unit, metric, value (``_jrt_claims.shared_names``).
+    """
+    from workbench.views import language
+
+    read = language.perplexity_dots(frame, LANGUAGE, title="Held-out text, behind the prefix")
+    asked = language.answer_dots(frame, LANGUAGE, title="Questions about strangers, from the text")
+    said = title or "JRT-RNN and Based on the embedded corpus: states of one size"
+    return theme.below(read, asked, title=said)
+
+
+def paper_figure(
+    live: pd.DataFrame | None,
+    reported: pd.DataFrame | None,
+    recorded: pd.DataFrame | None,
+    language: pd.DataFrame | None = None,
+) -> alt.Chart:
+    """Figure 2 of the live and the recorded run, repeated prompts beside Table 1, prefill times beside Table 5.
+
+    ``language``: rows of the language models, drawn below.
+    """
     from workbench.views import _jrt_figure
 
-    return _jrt_figure.paper_figure(live, reported, recorded)
+    return _jrt_figure.paper_figure(live, reported, recorded, language)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
@@ -42,18 +42,42 @@ def perplexity_dots(
     data = frame_for("perplexity_dots", found, numbers=("value", "low", "high"), columns=("variant", "text"))
     present = [name for name in models if name in set(data["variant"])]
     data = data[data["variant"].isin(present)]
-    y = alt.Y("variant:N", title=None, sort=present, axis=alt.Axis(labelLimit=200))
-    colour = alt.Color("variant:N", sort=present, scale=theme.categories(present), legend=None)
-    told_ = ["variant:N", *(alt.Tooltip(f"{name}:Q", format=".2f") for name in ("value", "low", "high"))]
-    charts = []
-    for text in dict.fromkeys(data["text"]):
-        base = alt.Chart(data[data["text"] == text]).encode(y=y, color=colour, tooltip=told_)
-        x = {"title": "perplexity", "scale": alt.Scale(zero=False, padding=12), "axis": alt.Axis(tickCount=4)}
-        rule = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", **x), x2="high:Q")
-        dots = base.mark_point(filled=True, size=70, opacity=1).encode(x=alt.X("value:Q", **x))
-        panel = alt.layer(rule, dots).properties(width=210, height=alt.Step(26))
-        charts.append(theme.themed(panel, text))
+    x = {"title": "perplexity", "scale": alt.Scale(zero=False, padding=12), "axis": alt.Axis(tickCount=4)}
+    charts = [_dots(data[data["text"] == text], present, x, text) for text in dict.fromkeys(data["text"])]
     return theme.beside(*charts, title=title, subtitle=subtitle)
+
+
+def answer_dots(
+    frame: pd.DataFrame, models: Sequence[str], metric: str = "contains", *, title: str = "", subtitle: str = ""
+) -> alt.Chart:
+    """Share of questions answered, a dot and its interval a model (or way to ask one); dashed: a guess."""
+    import pandas as pd
+
+    asked = frame[frame["part"] == "LM recall"]
+    rows = asked[(asked["metric"] == metric) & asked["variant"].isin(models)]
+    found = _intervals(frame_for("answer_dots", rows, numbers=("x", "value"), columns=("variant", "model")))
+    found = found.assign(low=found["low"].clip(0, 1), high=found["high"].clip(0, 1))
+    x = {"title": "share of questions answered", "scale": alt.Scale(domain=[0, 1]), "axis": alt.Axis(tickCount=5)}
+    chart = _dots(found, [name for name in models if name in set(found["variant"])], x)
+    guess = asked[asked["metric"] == "chance"]["value"]
+    if len(guess):
+        line = alt.Chart(pd.DataFrame({"guess": [guess.mean()]})).mark_rule(strokeDash=[4, 3], color=theme.MUTED)
+        chart = alt.layer(line.encode(x="guess:Q"), chart).properties(width=210, height=alt.Step(26))
+    return theme.themed(chart, title, subtitle)
+
+
+def _dots(data: pd.DataFrame, present: Sequence[str], x: dict[str, Any], title: str = "") -> alt.Chart:
+    """Ways to ask one model ("MODEL, how") have one colour."""
+    data = data.assign(family=data["variant"].str.split(", ").str[0])
+    families = list(dict.fromkeys(name.split(", ")[0] for name in present))
+    y = alt.Y("variant:N", title=None, sort=present, axis=alt.Axis(labelLimit=200))
+    colour = alt.Color("family:N", sort=families, scale=theme.categories(families), legend=None)
+    told = ["variant:N", *(alt.Tooltip(f"{name}:Q", format=".2f") for name in ("value", "low", "high"))]
+    base = alt.Chart(data).encode(y=y, color=colour, tooltip=told)
+    rule = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", **x), x2="high:Q")
+    dots = base.mark_point(filled=True, size=70, opacity=1).encode(x=alt.X("value:Q", **x))
+    chart = alt.layer(rule, dots).properties(width=210, height=alt.Step(26))
+    return theme.themed(chart, title) if title else chart
 
 
 def position_curves(
