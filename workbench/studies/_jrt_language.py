@@ -11,10 +11,10 @@ Which tokens are masked is drawn once for each window: in the planned steps a wi
 
 Held-out text is told for the tokens behind the prefix, for both: inside it JRT-RNN sees what it would have to predict.
 Questions are about strangers, behind 48 tokens of text: with two windows of 32 nearly all facts are out of reach of the
-local layers. Based gets the prompt as it is. For JRT-RNN it lies in the prefix: padded on the left, or filled by reading
-it again (the paper's Table 4); of a prompt longer than M the encoder gets the first M tokens. Prompts have about 127
-tokens, so that is the case for nearly half of the repeated ones. Models have 6.0 M (JRT-RNN) and 5.8 M weights, the
-card planned 8 M. No claim is made about JRT-RNN with a repeated prompt; it is told.
+local layers. Based gets the prompt as it is. For JRT-RNN it lies in the prefix: padded on the left, or filled by
+reading it again (the paper's Table 4); of a prompt longer than M the encoder gets the first M tokens. Prompts have
+about 127 tokens, so that is the case for nearly half of the repeated ones. Models have 6.0 M (JRT-RNN) and 5.8 M
+weights, the card planned 8 M. No claim is made about JRT-RNN with a repeated prompt; it is told.
 """
 
 from __future__ import annotations
