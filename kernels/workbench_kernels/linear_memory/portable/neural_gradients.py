@@ -1,8 +1,9 @@
 """Gradients of the two-layer neural memory: the chunks backwards, with the gradients of W1, S1, W2, S2 carried along.
 
 With z = k W1, a = gelu(z), e = a W2 - v, g = e (shortened), u = g W2', delta = u * gelu'(z), and for the read
-zq = kept q W1 + pulled q S1 - P delta, b = gelu(zq), y = kept b W2 + pulled b S2 - ((b a') * L) g. A first walk over
-the hidden units makes all gradients that do not pass through e, a second one, which knows de, the rest and the states'.
+zq = kept q W1 + pulled q S1 - P delta, b = gelu(zq), y = kept b W2 + pulled b S2 - ((b a') * L) g. Three walks over the
+hidden units: the gradients of what was read, of what was written, and, when de is whole, what passes through e and the
+gradients of the states. A walk leaves what the next ones need in scratch; three spill less than two.
 """
 
 from __future__ import annotations
@@ -87,14 +88,8 @@ def neural_backward_kernel(x, gates, states, errors, reads, grad, dstates, scrat
         put(out.scores + c * (f.C * f.C), i, i, f.C, f.C, pairs * mixed)  # read again, then overwritten
         dg = -dot(tl.trans(second * mixed), dy, f)
         dq = tl.zeros([f.C, f.BD], tl.float32)
-        dk = tl.zeros([f.C, f.BD], tl.float32)
         dkept = tl.zeros([f.C], tl.float32)
         dpulled = tl.zeros([f.C], tl.float32)
-        dto_w = tl.zeros([f.C], tl.float32)
-        dto_s = tl.zeros([f.C], tl.float32)
-        dbeta = tl.zeros([], tl.float32)
-        dpull = tl.zeros([], tl.float32)
-        dcarry = tl.zeros([], tl.float32)
         tl.debug_barrier()
         for h0 in range(0, f.HID, f.BH):
             h = h0 + tl.arange(0, f.BH)
@@ -106,7 +101,6 @@ def neural_backward_kernel(x, gates, states, errors, reads, grad, dstates, scrat
             phi = bell(z)
             a = z * cdf
             slope = cdf + z * phi
-            bend = (2.0 - z * z) * phi
             put(a_at, i, h, f.C, f.HID, a)
             put(slope_at, i, h, f.C, f.HID, slope)
             w2 = held(w2_at, h, e, f.HID, f.E)
@@ -114,6 +108,7 @@ def neural_backward_kernel(x, gates, states, errors, reads, grad, dstates, scrat
             u = dot(g, tl.trans(w2), f)
             delta = u * slope
             put(delta_at, i, h, f.C, f.HID, delta)
+            put(du_at, i, h, f.C, f.HID, u * (2.0 - z * z) * phi)
             # the read of the second layer, then of the first
             q = rows_of(x.q, c, i, d, f.D, f)
             zq = kept * dot(q, w1, f) + pulled * dot(q, s1, f) - dot(pairs_of(gates.scores, c, i, f), delta, f)
@@ -136,47 +131,70 @@ def neural_backward_kernel(x, gates, states, errors, reads, grad, dstates, scrat
             dkept += tl.sum(q * from_w, 1)
             dpulled += tl.sum(q * from_s, 1)
             dq += kept * from_w + pulled * from_s
-            # the writes into the first layer
+            dpairs = pairs_of(out.scores, c, i, f)
+            put(dz_at, i, h, f.C, f.HID, dot(tl.trans(dpairs), b, f) * slope)
+        tl.store(out.kept + c * f.C + i, dkept)
+        tl.store(out.pulled + c * f.C + i, dpulled)
+        put(out.q + c * (f.C * f.D), i, d, f.C, f.D, dq)
+
+        # the writes: S1, W1 - (k' ..) delta, S2, W2 - (a' ..) g
+        dk = tl.zeros([f.C, f.BD], tl.float32)
+        dto_w = tl.zeros([f.C], tl.float32)
+        dto_s = tl.zeros([f.C], tl.float32)
+        dbeta = tl.zeros([], tl.float32)
+        dpull = tl.zeros([], tl.float32)
+        dcarry = tl.zeros([], tl.float32)
+        tl.debug_barrier()
+        for h0 in range(0, f.HID, f.BH):
+            h = h0 + tl.arange(0, f.BH)
             dw = held(dw1_at, d, h, f.D, f.HID)
+            w1 = held(w1_at, d, h, f.D, f.HID)
+            s1 = held(s1_at, d, h, f.D, f.HID)
             dbeta += tl.sum(dw * w1)
             dpull += tl.sum(dw * s1)
-            from_w = dot(delta, tl.trans(dw), f)
+            k = rows_of(x.k, c, i, d, f.D, f)
+            ddelta = -dot(k * to_w, dw, f)
+            delta = held(delta_at, i, h, f.C, f.HID)
+            from_state = dot(delta, tl.trans(dw), f)
+            dto_w -= tl.sum(k * from_state, 1)
+            dk -= to_w * from_state
             ds = held(ds1_at, d, h, f.D, f.HID)
             dcarry += tl.sum(ds * s1)
-            from_s = dot(delta, tl.trans(ds), f)
-            k = rows_of(x.k, c, i, d, f.D, f)
-            dto_w -= tl.sum(k * from_w, 1)
-            dto_s -= tl.sum(k * from_s, 1)
-            dk -= to_w * from_w + to_s * from_s
-            ddelta = -dot(tl.trans(pairs_of(gates.scores, c, i, f)), dzq, f)
-            ddelta -= dot(k * to_w, dw, f) + dot(k * to_s, ds, f)
+            ddelta -= dot(k * to_s, ds, f)
+            from_state = dot(delta, tl.trans(ds), f)
+            dto_s -= tl.sum(k * from_state, 1)
+            dk -= to_s * from_state
+            dzq = held(dzq_at, i, h, f.C, f.HID)
+            ddelta -= dot(tl.trans(pairs_of(gates.scores, c, i, f)), dzq, f)
+            slope = held(slope_at, i, h, f.C, f.HID)
             du = ddelta * slope
-            put(du_at, i, h, f.C, f.HID, du)
             w2 = held(w2_at, h, e, f.HID, f.E)
             dg += dot(du, w2, f)
-            # the writes into the second layer
+            dz = held(dz_at, i, h, f.C, f.HID) + ddelta * held(du_at, i, h, f.C, f.HID)
+            tl.debug_barrier()  # du takes the place of u * bend
+            put(du_at, i, h, f.C, f.HID, du)
             dw = held(dw2_at, h, e, f.HID, f.E)
-            ds = held(ds2_at, h, e, f.HID, f.E)
             dbeta += tl.sum(dw * w2)
             s2 = held(s2_at, h, e, f.HID, f.E)
             dpull += tl.sum(dw * s2)
-            dcarry += tl.sum(ds * s2)
+            a = held(a_at, i, h, f.C, f.HID)
             g = rows_of(errors, c, i, e, f.E, f) * short
-            from_w = dot(g, tl.trans(dw), f)
-            from_s = dot(g, tl.trans(ds), f)
-            dto_w -= tl.sum(a * from_w, 1)
-            dto_s -= tl.sum(a * from_s, 1)
-            da = dot(tl.trans(dpairs), b, f) - to_w * from_w - to_s * from_s
-            dg -= dot(a * to_w, dw, f) + dot(a * to_s, ds, f)
-            put(dz_at, i, h, f.C, f.HID, ddelta * u * bend + da * slope)
-        tl.store(out.kept + c * f.C + i, dkept)
-        tl.store(out.pulled + c * f.C + i, dpulled)
+            from_state = dot(g, tl.trans(dw), f)
+            dto_w -= tl.sum(a * from_state, 1)
+            da = to_w * from_state
+            dg -= dot(a * to_w, dw, f)
+            ds = held(ds2_at, h, e, f.HID, f.E)
+            dcarry += tl.sum(ds * s2)
+            from_state = dot(g, tl.trans(ds), f)
+            dto_s -= tl.sum(a * from_state, 1)
+            da += to_s * from_state
+            dg -= dot(a * to_s, ds, f)
+            put(dz_at, i, h, f.C, f.HID, dz - da * slope)
         tl.store(out.into_weights + c * f.C + i, dto_w)
         tl.store(out.into_momentum + c * f.C + i, dto_s)
         tl.store(out.ends + 3 * c, dbeta)
         tl.store(out.ends + 3 * c + 1, dpull)
         tl.store(out.ends + 3 * c + 2, dcarry)
-        put(out.q + c * (f.C * f.D), i, d, f.C, f.D, dq)
         error = rows_of(errors, c, i, e, f.E, f)
         along = tl.sum(error * dg, 1) * inverse
         put(out.v + c * (f.C * f.E), i, e, f.C, f.E, short * (error * along[:, None] - dg))
