@@ -49,11 +49,10 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.mark.parametrize(
     ("case", "spilled"),
     [
-        (Case(chunk=16, dims=(32, 128, 32), length=32), 1024),
-        (Case(chunk=16, dims=(64, 256, 64), length=32), 1024),
-        (Case(chunk=32, dims=(32, 128, 32), length=64), 2048),
+        (Case(chunk=16, dims=(64, 256, 64), heads=1, length=32), 512),
+        (Case(chunk=32, dims=(32, 128, 32), heads=1, length=64), 1280),
     ],
-    ids=["16, 32-128-32", "16, 64-256-64", "32, 32-128-32"],
+    ids=["16, 64-256-64", "32, 32-128-32"],
 )
 def test_they_compile_for_hopper(compiled: Any, case: Case, spilled: int) -> None:
     """Both launches fit the card; what they spill is written down here so that it does not grow unseen."""

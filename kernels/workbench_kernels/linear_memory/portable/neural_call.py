@@ -29,8 +29,8 @@ class Shape:
 
 
 #: By the tokens of a chunk; keys and values wider than 64 take half the hidden units.
-FORWARD = {16: Shape(32, 8), 32: Shape(32, 8), 64: Shape(32, 8)}
-BACKWARD = {16: Shape(32, 8), 32: Shape(32, 8), 64: Shape(32, 8)}
+FORWARD = {16: Shape(32, 8), 32: Shape(32, 4), 64: Shape(32, 4)}
+BACKWARD = {16: Shape(32, 8), 32: Shape(32, 4), 64: Shape(32, 4)}
 
 
 def refusal(q: Tensor, v: Tensor, depth: int, chunk: int, decay_to: str) -> str | None:
