@@ -6,8 +6,16 @@ import json
 import re
 import time
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import nbformat
+from conftest import watched_page
+from playwright.sync_api import expect
+
+#: The cell that opens the app.
+APP = "from workbench.widgets import Workbench\n\nWorkbench()"
 READY = """async () => {
   const session = window.jupyterapp.shell.currentWidget.context.sessionContext;
   await session.ready;
@@ -16,6 +24,14 @@ READY = """async () => {
 
 
 IDLE = "() => window.jupyterapp.shell.currentWidget.context.sessionContext.session.kernel.status === 'idle'"
+
+
+def notebook(lab: Any, name: str, source: str) -> str:
+    """A notebook of one cell in the lab's folder."""
+    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    page.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    nbformat.write(page, lab.folder / name)
+    return name
 
 
 def open_in_lab(page: Any, server: Any, path: str) -> None:
@@ -57,6 +73,9 @@ class App:
 
     def choose(self, label: str, option: str) -> None:
         self.box.get_by_label(label, exact=True).select_option(label=option)
+
+    def press(self, name: str) -> None:
+        self.box.get_by_role("button", name=name, exact=True).locator("visible=true").click()
 
     def tab(self, title: str) -> None:
         self.box.locator(".lm-TabBar-tab", has_text=title).click()
@@ -102,3 +121,15 @@ def dismiss(page: Any) -> None:
     """Close JupyterLab's message that no kernel could be started, and stay without one."""
     page.locator(".jp-Dialog button", has_text="Ok").click()
     page.locator(".jp-Dialog button", has_text="No Kernel").click()
+
+
+@contextmanager
+def app_page(browser: Any, lab: Any, name: str, source: str, **look: Any) -> Iterator[App]:
+    """The app of a notebook with one cell, in a JupyterLab; a crowded machine has a minute for what is expected."""
+    expect.set_options(timeout=60_000)
+    with watched_page(browser) as page:
+        open_in_lab(page, lab, notebook(lab, name, source))
+        run_all(page)
+        assert errors(page) == []
+        yield App(page, **look)
+    expect.set_options(timeout=5_000)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import drive
 import pytest
-from conftest import shoot, watched_page
+from conftest import shoot
 from playwright.sync_api import expect
-from test_store_app import notebook
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
 
@@ -35,13 +34,8 @@ Workbench("mag", text="\\n".join([*facts, "ask key6 answer"]))
 
 @pytest.fixture(scope="module")
 def app(browser, lab):
-    expect.set_options(timeout=60_000)
-    with watched_page(browser) as page:
-        drive.open_in_lab(page, lab, notebook(lab, "layers.ipynb", APP))
-        drive.run_all(page)
-        assert drive.errors(page) == []
-        yield drive.App(page, maps=False)
-    expect.set_options(timeout=5_000)
+    with drive.app_page(browser, lab, "layers.ipynb", APP, maps=False) as opened:
+        yield opened
 
 
 def test_it_opens_on_its_memory_and_shows_every_layers_state(app):

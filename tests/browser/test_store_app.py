@@ -7,7 +7,6 @@ import re
 import time
 
 import drive
-import nbformat
 import pytest
 from conftest import shoot, watched_page
 from playwright.sync_api import expect
@@ -17,7 +16,6 @@ pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("br
 #: Writing some fifty notes with a sentence encoder takes a second or two, on a crowded machine many more.
 PATIENCE_MS = 60_000
 
-APP = "from workbench.widgets import Workbench\n\nWorkbench()"
 VIEW = """
 from workbench.memory.retrieval import HashedTfidf
 from workbench.memory.stores.flat import Flat
@@ -37,17 +35,10 @@ def patient():
     expect.set_options(timeout=5_000)
 
 
-def notebook(lab, name: str, source: str) -> str:
-    page = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    page.metadata.kernelspec = {"display_name": "Python 3", "language": "python", "name": "python3"}
-    nbformat.write(page, lab.folder / name)
-    return name
-
-
 @pytest.fixture(scope="module")
 def app(browser, lab):
     with watched_page(browser) as page:
-        drive.open_in_lab(page, lab, notebook(lab, "stores.ipynb", APP))
+        drive.open_in_lab(page, lab, drive.notebook(lab, "stores.ipynb", drive.APP))
         drive.run_all(page)
         assert drive.errors(page) == []
         yield drive.App(page)
@@ -174,7 +165,7 @@ def test_every_mechanism_can_be_chosen(app):
 
 def test_store_view_alone_with_twenty_thousand_items(browser, lab):
     """By keyboard, with names that a screen reader can say; then reopened without a kernel."""
-    name = notebook(lab, "view.ipynb", VIEW)
+    name = drive.notebook(lab, "view.ipynb", VIEW)
     with watched_page(browser) as page:
         open_alone(page, lab, name)
         drive.run_all(page)

@@ -6,6 +6,8 @@ A layer that differs by its nature says so in an attribute (``noncausal_prefix``
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -129,6 +131,18 @@ def _padding(first: int = 0) -> Tensor:
     return keep
 
 
+def _as_rows_alone(layer: Any, x: Tensor, keep: Tensor, y: Tensor, state: Any) -> None:
+    """Reads of padded rows, and what the state says afterwards, are those of each row without its padding."""
+    assert state is not None
+    more = tokens(4, 3, seed=3)
+    after = layer(more, state)[0]
+    for row in range(4):
+        alone, own = layer(x[row : row + 1, keep[row]])
+        torch.testing.assert_close(y[row, keep[row]], alone[0], rtol=1e-9, atol=1e-10)
+        then = layer(more[row : row + 1], own)[0]
+        torch.testing.assert_close(after[row : row + 1], then, rtol=1e-9, atol=1e-10)
+
+
 @every_layer
 def test_padding_leaves_no_trace(case: Case) -> None:
     layer, x = case.layer(), tokens(4)
@@ -137,13 +151,7 @@ def test_padding_leaves_no_trace(case: Case) -> None:
         with pytest.raises(BadInput, match="padding"):
             layer(x, keep=keep)
         return
-    y, state = layer(x, keep=keep)
-    after = layer(tokens(4, 3, seed=3), state)[0]
-    for row in range(4):
-        alone, own = layer(x[row : row + 1, keep[row]])
-        torch.testing.assert_close(y[row, keep[row]], alone[0], rtol=1e-9, atol=1e-10)
-        then = layer(tokens(4, 3, seed=3)[row : row + 1], own)[0]
-        torch.testing.assert_close(after[row : row + 1], then, rtol=1e-9, atol=1e-10)
+    _as_rows_alone(layer, x, keep, *layer(x, keep=keep))
 
 
 @every_layer
@@ -157,13 +165,7 @@ def test_padding_in_a_stream_leaves_no_trace(case: Case) -> None:
     for part, mask in zip(*(whole.split(pieces(layer, [2, 4, 1, 6]), 1) for whole in (x, keep))):
         y, state = layer(part, state, keep=mask)
         reads.append(y)
-    assert state is not None
-    y, after = torch.cat(reads, 1), layer(tokens(4, 3, seed=3), state)[0]
-    for row in range(4):
-        alone, own = layer(x[row : row + 1, keep[row]])
-        torch.testing.assert_close(y[row, keep[row]], alone[0], rtol=1e-9, atol=1e-10)
-        then = layer(tokens(4, 3, seed=3)[row : row + 1], own)[0]
-        torch.testing.assert_close(after[row : row + 1], then, rtol=1e-9, atol=1e-10)
+    _as_rows_alone(layer, x, keep, torch.cat(reads, 1), state)
 
 
 @every_layer
