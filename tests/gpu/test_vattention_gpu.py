@@ -169,8 +169,9 @@ def test_an_exhausted_pool_is_a_typed_error_that_changes_nothing() -> None:
         assert kv.pool == before[1]
 
 
+@pytest.mark.whole_card
 def test_the_card_has_its_memory_back_after_close() -> None:
-    """The driver counts for the whole card: a neighbour's allocation may spoil a try, not all three."""
+    """The driver counts for the whole card: another program's allocation may spoil a try, not all three."""
     fill(memory(), [10])  # whatever torch and the driver keep for themselves is there before the first look
     tries = [_held_and_lost() for _ in range(3)]
     page_a_buffer = 2 * LAYERS * 2 * MIB
@@ -191,7 +192,9 @@ def _held_and_lost() -> tuple[int, int]:
     return held, free - torch.cuda.mem_get_info()[0]
 
 
+@pytest.mark.whole_card
 def test_creating_more_than_the_card_has_is_refused_and_given_back() -> None:
+    """Neighbours would count into what is free, and be left without memory themselves."""
     with memory(mib=8) as kv:
         free, created = torch.cuda.mem_get_info()[0], kv.created
         with pytest.raises(OutOfKVMemory, match="page groups"):
