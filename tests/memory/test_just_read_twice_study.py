@@ -47,10 +47,10 @@ def own_folder(tmp_path, monkeypatch):
     parts._bundle.cache_clear()
 
 
-def run(scale: str, **settings: Any) -> pd.DataFrame:
+def run(scale: str, seed: int = 0, **settings: Any) -> pd.DataFrame:
     study = STUDIES.get(SLUG)
     chosen = study.scale(scale)
-    return study.run(replace(chosen, settings={**chosen.settings, **TINY, **settings}), 0, QUIET)
+    return study.run(replace(chosen, settings={**chosen.settings, **TINY, **settings}), seed, QUIET)
 
 
 @pytest.mark.slow
@@ -75,6 +75,20 @@ def test_a_full_run_trains_asks_and_ships_and_a_quick_one_asks_what_was_shipped(
         outcomes = STUDIES.get(SLUG).judge(frame, scale)
         assert outcomes["C6"].verdict == HOLDS
         assert outcomes["E1a"].verdict == HOLDS
+
+
+@pytest.mark.slow
+def test_another_study_seed_trains_other_models_and_ships_none(own_folder):
+    few = {"states": [[16, 2]], "notes_steps": 2, "notes_short_steps": 1, "items": 2, "embedded_items": 0}
+    first, second = (run("full", seed, **few) for seed in (0, 1))
+    shipped = bundle_target(SLUG).read_bytes()
+    asked = [frame[(frame["experiment"] == "sets")]["unit"] for frame in (first, second)]
+    assert [sorted(set(units)) for units in asked] == [["0", "1"], ["1000", "1001"]]
+    run("full", 1, **few)
+    assert bundle_target(SLUG).read_bytes() == shipped
+    both = pd.concat([first.assign(seed=0), second.assign(seed=1)])
+    found = STUDIES.get(SLUG).judge(both, "full")
+    assert found["C1a"].n == 4, "a model of every training seed counts for itself"
 
 
 def test_models_that_the_time_cuts_are_told_and_not_judged():

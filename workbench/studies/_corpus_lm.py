@@ -119,8 +119,11 @@ def spec(settings: Mapping[str, Any], seed: int) -> StreamSpec:
 
 
 def _workers(settings: Mapping[str, Any]) -> int:
-    """Processes that write windows; where no GPU waits for them, none."""
-    return max(1, (os.cpu_count() or 2) - 2) if str(settings["device"]).startswith("cuda") else 0
+    """Processes that write windows; where no GPU waits for them, none.
+
+    At most 12: each imports what it needs for seconds, and several studies may run beside each other.
+    """
+    return max(1, min(12, (os.cpu_count() or 2) - 2)) if str(settings["device"]).startswith("cuda") else 0
 
 
 # ---- models and their training ------------------------------------------------------------------------------------

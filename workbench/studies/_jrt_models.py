@@ -83,6 +83,11 @@ def notes_stages(settings: Mapping[str, Any]) -> Callable[[int], Any]:
 # ---- training -----------------------------------------------------------------------------------------------------
 
 
+def seeds_of(settings: Mapping[str, Any], seed: int) -> list[int]:
+    """Training seeds of a study seed: no two study seeds share one."""
+    return [1_000 * seed + own for own in settings["train_seeds"]]
+
+
 @dataclass(frozen=True)
 class Made:
     """The models of one variant, one a seed; ``losses``: seed, step, loss; ``record``: what fixed the training."""

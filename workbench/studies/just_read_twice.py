@@ -139,11 +139,16 @@ def _quick(settings: Mapping[str, Any], seed: int, progress: Progress) -> Iterat
 
 
 def _full(settings: Mapping[str, Any], seed: int, progress: Progress) -> Iterator[Row]:
-    """Prefill while the card is free, then what the claims need; a part that fails or no longer fits says so."""
+    """Prefill while the card is free, then what the claims need; a part that fails or no longer fits says so.
+
+    Models of study seed 0 ship; those of other seeds only widen the record.
+    """
     from workbench.studies import _attention_race as racing
     from workbench.studies import _jrt_gpu as gpu
+    from workbench.studies import _jrt_models as models
     from workbench.studies import _jrt_parts as parts
 
+    settings = {**settings, "train_seeds": models.seeds_of(settings, seed)}
     clock, made = racing.Clock(settings["deadline_s"]), list[Any]()
     yield from racing.parts(
         clock,
@@ -156,7 +161,8 @@ def _full(settings: Mapping[str, Any], seed: int, progress: Progress) -> Iterato
             ("by hand", 0, lambda: parts.by_hand(settings, seed)),
         ],
     )
-    _save(made, settings)
+    if seed == 0:
+        _save(made, settings)
 
 
 def _trained_sets(
