@@ -13,7 +13,7 @@ from workbench_kernels import checks
 
 READS = ("post", "pre", "prev_chunk")
 DECAY_TARGETS = ("zero", "init")
-#: "auto" is "chunked", torch; "triton" is taken by name alone until a card has confirmed it.
+#: "auto" is "triton" where its kernels take the call, else "chunked", torch.
 IMPLEMENTATIONS = ("auto", "chunked", "triton")
 
 
@@ -63,6 +63,13 @@ def _shortened(error: Tensor, clip: float | None) -> Tensor:
     return error * (clip / length).clamp_max(1.0)
 
 
+def _product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b of gates and scores, which rounding to TF32 would spoil, whatever torch is told about float32 products."""
+    if a.is_cuda and a.dtype == torch.float32 and torch.backends.cuda.matmul.fp32_precision == "tf32":
+        return (a.double() @ b.double()).to(a.dtype)
+    return a @ b
+
+
 def _between(log_gate: Tensor) -> Tensor:
     """prod_{l=i+1..j} of a gate, lower triangular (..., C, C)."""
     total = log_gate.cumsum(-1)
@@ -77,15 +84,15 @@ def _chunks(inputs: list[Tensor], size: int, read: str) -> _Chunks:
     log_eta, log_keep = eta.clamp_min(tiny).log(), (1 - alpha).clamp_min(tiny).log()
     e_between, d_between = _between(log_eta), _between(log_keep)
     kept, carried = (x.cumsum(-1).exp()[..., None] for x in (log_keep, log_eta))
-    pulled = d_between @ carried  # c = D e
+    pulled = _product(d_between, carried)  # c = D e
     step = 2 * theta
-    mixed = (d_between @ e_between) * step[..., None, :]
+    mixed = _product(d_between, e_between) * step[..., None, :]
     into_weights, into_momentum = mixed[..., -1, :, None], (e_between[..., -1, :] * step)[..., None]
     ends = kept[..., -1:, :], pulled[..., -1:, :], carried[..., -1:, :]
     if read == "pre":  # one token back, nothing of this chunk for the first
         kept = torch.cat([torch.ones_like(kept[..., :1, :]), kept[..., :-1, :]], -2)
         pulled, mixed = (torch.cat([torch.zeros_like(x[..., :1, :]), x[..., :-1, :]], -2) for x in (pulled, mixed))
-    rows = q, kept * q, pulled * q, (q @ k.mT) * mixed
+    rows = q, kept * q, pulled * q, _product(q, k.mT) * mixed
     writes = k * into_weights, k * into_momentum
     return _Chunks(k, v, rows, writes, kept, pulled, mixed, into_weights, into_momentum, ends)
 
@@ -150,11 +157,14 @@ def _in_one_launch(c: _Chunks, state: NeuralState, read: str, clip: float | None
     return y.flatten(1, 2), NeuralState(weights, momentum)
 
 
-def _check_impl(impl: str, q: Tensor, v: Tensor, depth: int, chunk: int, decay_to: str) -> None:
-    if checks.choice("impl", impl, IMPLEMENTATIONS) == "triton":
-        reason = _triton_refuses(q, v, depth, chunk, decay_to)
-        if reason is not None:
-            raise ValueError(f"{reason} (impl='triton'); impl='chunked' takes this call")
+def _chosen(impl: str, q: Tensor, v: Tensor, depth: int, chunk: int, decay_to: str) -> str:
+    """ "triton" or "chunked"; asked for by name, Triton says why it cannot take a call."""
+    if checks.choice("impl", impl, IMPLEMENTATIONS) == "chunked" or (impl == "auto" and not q.is_cuda):
+        return "chunked"
+    reason = _triton_refuses(q, v, depth, chunk, decay_to)
+    if reason is not None and impl == "triton":
+        raise ValueError(f"{reason} (impl='triton'); impl='chunked' takes this call")
+    return "chunked" if reason else "triton"
 
 
 def _triton_refuses(q: Tensor, v: Tensor, depth: int, chunk: int, decay_to: str) -> str | None:
@@ -288,7 +298,9 @@ def neural_memory(
         check_values: False leaves out the looks for NaN and for gates out of range, which wait for a GPU's queue and
             cannot be had under ``torch.func.vmap`` or in a CUDA graph.
         impl: "chunked" is torch, "triton" puts all whole chunks into one launch (CUDA, float32, depth 2, chunk 16, 32
-            or 64, D and Dv up to 128, decay to zero) and is not confirmed on a card yet; "auto" is "chunked".
+            or 64, D and Dv up to 128, decay to zero, no torch.func transform; gradients once) and refuses other
+            calls; "auto" is "triton" for the calls it takes on a card, else "chunked". The first call of a shape
+            compiles, up to 20 s.
 
     Returns:
         y (B, S, H, Dv) and the final state; no tokens leave the state as it was.
@@ -315,7 +327,7 @@ def neural_memory(
     _check_gates(q, {"theta": theta, "eta": eta, "alpha": alpha}, check_values)
     _check_state(q, v, state, chunk)
     target = _check_initial(decay_to, initial, state)
-    _check_impl(impl, q, v, len(state.weights), chunk, decay_to)
+    impl = _chosen(impl, q, v, len(state.weights), chunk, decay_to)
     if not q.shape[1]:
         return v, state
     lead = (q.shape[0], q.shape[2])

@@ -12,6 +12,7 @@ from workbench.errors import BadInput
 from workbench.memory import MEMORIES
 from workbench.memory.layers._titans_attention import SegmentAttention, WindowAttention, segment_mask, window_mask
 from workbench.memory.layers.base import build_layer, nbytes
+from workbench.models.mixer import MixerConfig, MixerLM
 from workbench_kernels.linear_memory import linear_recurrence
 
 NAMES = ("titans", "titans-mac", "titans-mag", "titans-mal")
@@ -268,6 +269,21 @@ def test_a_pair_that_was_written_is_recalled():
     assert pairs["rank"].iloc[-1] == 0
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_the_implementation_goes_to_the_kernel_and_into_a_model_s_config(name, tmp_path):
+    x = torch.randn(1, 5, 8)
+    by_default, by_torch = (build_layer(name, 8, heads=2, chunk=16, **words) for words in ({}, {"impl": "chunked"}))
+    by_torch.load_state_dict(by_default.state_dict())
+    assert torch.equal(by_default(x)[0], by_torch(x)[0])  # "auto" is torch on a CPU
+    layer = build_layer(name, 8, heads=2, chunk=16, persistent=0, impl="triton")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match=r"impl.*triton"):
+            layer(x)
+    MixerLM(MixerConfig(8, 8, [{"mixer": name, "heads": 2, "impl": "triton"}])).save_pretrained(tmp_path)
+    assert MixerConfig.from_pretrained(tmp_path).mixers[0]["impl"] == "triton"
+    assert MixerLM.from_pretrained(tmp_path).blocks[0].mixer.core.impl == "triton"
+
+
 # -- bad input --------------------------------------------------------------------------------------------------------
 
 BAD = [
@@ -283,6 +299,7 @@ BAD = [
     ("titans", {"persistent": -1}, "persistent must be"),
     ("titans", {"expansion": 0}, "expansion must be"),
     ("titans", {"clip": 0.0}, "clip must be"),
+    ("titans", {"impl": "cuda"}, "impl must be one of"),
     ("titans", {"size": 3}, "no argument 'size'"),
     ("titans-mac", {"segment": 0}, "segment must be"),
     ("titans-mac", {"gate": "max"}, "gate must be one of"),

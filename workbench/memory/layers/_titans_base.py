@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 MEMORY: dict[str, Any] = {
     "depth": 2, "expansion": 4, "chunk": 32, "conv": 4, "theta_max": 0.5, "momentum": True, "decay": True,
     "decay_to": "zero", "read": "post", "objective": "l2", "unit_keys": True, "clip": None,
+    "impl": "auto",
 }  # fmt: skip
 
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from workbench_kernels.linear_memory import NeuralState
 
 OBJECTIVES, READS, TARGETS = ("l2", "inner product"), ("post", "pre", "prev_chunk"), ("zero", "init")
+IMPLEMENTATIONS = ("auto", "chunked", "triton")
 #: sigmoid(-3) = .047 of the largest step, sigmoid(.5) = .62 of the momentum; sigmoid(-5) = .007: at first almost
 #: nothing is forgotten.
 FIRST_BIAS = {"theta": -3.0, "eta": 0.5, "alpha": -5.0}
@@ -67,10 +68,12 @@ class NeuralCore(nn.Module):
         objective: str,
         unit_keys: bool,
         clip: float | None,
+        impl: str = "auto",
     ):
         super().__init__()
         for name, value, legal in (
-            ("read", read, READS), ("decay_to", decay_to, TARGETS), ("objective", objective, OBJECTIVES)
+            ("read", read, READS), ("decay_to", decay_to, TARGETS), ("objective", objective, OBJECTIVES),
+            ("impl", impl, IMPLEMENTATIONS),
         ):  # fmt: skip
             if value not in legal:
                 raise BadInput(f"{name} must be one of {', '.join(map(repr, legal))}, got {value!r}")
@@ -87,6 +90,7 @@ class NeuralCore(nn.Module):
         self.conv, self.theta_max = whole("conv", conv, 0), float(theta_max)
         self.momentum, self.decay, self.decay_to = bool(momentum), bool(decay), decay_to
         self.read, self.objective, self.unit_keys, self.clip = read, objective, bool(unit_keys), clip
+        self.impl = impl
         wide = whole("expansion", expansion) * self.head_dim
         self.sizes = [self.head_dim, *[wide] * (depth - 1), self.head_dim]
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -185,7 +189,7 @@ class NeuralCore(nn.Module):
         y, after = neural_memory(
             q.contiguous(), k.contiguous(), v.contiguous(), **gates._asdict(), state=self._unpack(state),
             chunk=self.chunk, read=self.read, decay_to=self.decay_to, initial=target, clip=self.clip,
-            check_values=False,
+            check_values=False, impl=self.impl,
         )  # fmt: skip
         return y, self._pack(after)
 
@@ -199,8 +203,9 @@ class NeuralCore(nn.Module):
         forget = torch.log1p(-gates.alpha) if self.decay else None
         written = (v * gates.theta[..., None]).contiguous()
         y, memory = linear_recurrence(
-            q.contiguous(), k.contiguous(), written, log_decay=forget, state=state["weights0"], check_values=False
-        )
+            q.contiguous(), k.contiguous(), written, log_decay=forget, state=state["weights0"], check_values=False,
+            impl=self.impl,
+        )  # fmt: skip
         return y, {"weights0": memory, "filled": 0}
 
     @contextmanager

@@ -40,6 +40,7 @@ class Titans(TitansLayer):
         unit_keys: keys and queries of length one (4.4).
         clip: longest error that a step is taken for (Huber's loss instead of the square): a memory whose steps are too
             large for its chunk then swings, but does not grow without bound. None is the paper's loss.
+        impl: of the memory, see ``workbench_kernels.linear_memory.neural_memory``: "auto", "chunked" or "triton".
 
     With ``depth=1, momentum=False, decay=False, chunk=1`` it is DeltaNet (beta = 2 theta); with chunk > 1 it is TTT.
 
