@@ -17,20 +17,29 @@ from workbench_kernels.linear_memory.portable import configurations, recurrence
 
 LOW = (torch.bfloat16, torch.float16)
 DOCUMENTS = (0, 0, 1, 64, 64, 300, 511, 1000)
+MAPPED = "elu+1, gated delta"
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "delta" not in case.rule])
+@pytest.mark.parametrize("name", [name for name in CASES if name != MAPPED])
 def test_every_option(name: str) -> None:
+    """Delta rules too, at widths that are no multiples of 16: (1, 1), (16, 40), (20, 24)."""
     held(CASES[name], torch.bfloat16)
 
 
-@pytest.mark.parametrize("name", [name for name, case in CASES.items() if "delta" in case.rule])
-def test_delta_rules_at_other_widths_are_refused_and_go_through_torch(name: str) -> None:
-    """Widths that are no multiples of 16."""
-    case = CASES[name]
-    with pytest.raises(ValueError, match=r"^beta is given with head dims .* legal for .* are multiples of 16 within"):
-        held(case, torch.bfloat16)
-    held(case, torch.bfloat16, run=linear_recurrence)
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [
+        (CASES[MAPPED], torch.bfloat16),
+        (Case("gated-delta", dims=(100, 100)), torch.bfloat16),
+        (Case("delta"), torch.float16),
+        (Case("delta"), torch.float32),
+    ],
+    ids=["feature map", "width 100", "float16", "float32"],
+)
+def test_delta_rules_that_no_card_has_run_are_refused_and_go_through_torch(case: Case, dtype: torch.dtype) -> None:
+    with pytest.raises(ValueError, match=r"^beta is given with .* legal"):
+        held(case, dtype)
+    held(case, dtype, run=linear_recurrence)
 
 
 @pytest.mark.parametrize("documents", [None, DOCUMENTS], ids=["rows", "packed"])

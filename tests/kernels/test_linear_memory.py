@@ -100,6 +100,7 @@ def test_taylor_products() -> None:
 
 BAD = [
     ("chunk must be", {"chunk": 0}),
+    ("keep must be", {"keep": "yes"}),
     ("log_decay must lie in", {"log_decay": torch.ones(1, 8, 2)}),
     ("log_decay must have shape", {"log_decay": torch.zeros(1, 8, 3)}),
     ("beta must lie in", {"beta": torch.full((1, 8, 2), 1.5)}),

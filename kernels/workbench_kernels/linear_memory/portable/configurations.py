@@ -55,14 +55,24 @@ OTHER: dict[tuple[int, str, str], Tiles] = {
     (4, "reads", "vector"): Tiles(32, 32, 8, 1),
     (4, "values", "vector"): Tiles(32, 32, 8, 1),
 }
+#: bfloat16 delta rules, (launch, narrowest D, widest D that tiles are made for): what an H200 ran faster than the
+#: tiles above. A walk of 16 value components a program fills 128 multiprocessors with 16 heads of 128.
+MEASURED = {
+    ("states", 128, 128): Tiles(256, 16, 4, 3),
+    ("prepare_gradients", 128, 256): Tiles(128, 64, 8, 1),
+}
 #: (D, Dv) at which the delta rules agree with float64 on a Hopper card, by the dtype of q, narrowest first. Tiles are
 #: made for one of these: ptxas 12.8 (Triton 3.6) builds wrong addresses of shared memory in ``prepare_kernel`` where a
-#: bfloat16 tile is narrower than 64 (kernels/notes/linear-memory.md).
+#: bfloat16 tile is narrower than 64. Which of today's tiles ran where: kernels/notes/linear-memory.md.
 CONFIRMED = {
     torch.bfloat16: ((64, 64), (64, 128), (128, 128), (256, 256)),
     torch.float16: ((64, 64), (128, 128)),
     torch.float32: ((32, 32), (64, 64), (128, 128)),
 }
+#: Those at whose tiles widths that are no multiples of 16 ran right too: they are loaded in smaller pieces.
+CONFIRMED_UNEVEN = {torch.bfloat16: ((64, 64),)}
+#: Of a card's memory, the share that a call may hold on to for its backward pass without being asked.
+KEPT_SHARE = 1 / 16
 #: Programs that keep a card busy; rows are cut until there are so many, into pieces of at least ``PIECE`` chunks.
 BUSY, PIECE, MOST_PIECES = 264, 8, 16
 
@@ -71,6 +81,15 @@ def covering(dims: tuple[int, int], dtype: torch.dtype) -> tuple[int, int] | Non
     """The narrowest confirmed (D, Dv) that holds heads of these widths; None = there is none."""
     wide_enough = (pair for pair in CONFIRMED[dtype] if pair[0] >= dims[0] and pair[1] >= dims[1])
     return next(wide_enough, None)
+
+
+def confirmed(dims: tuple[int, int], dtype: torch.dtype) -> bool:
+    """Whether a card has run the delta rules right with the code that heads of these widths are compiled to.
+
+    Tiles are those of the covering pair; beside them code depends on which sizes are multiples of 16.
+    """
+    pair = covering(dims, dtype)
+    return pair is not None and (all(d % 16 == 0 for d in dims) or pair in CONFIRMED_UNEVEN.get(dtype, ()))
 
 
 def rule_of(plan: Plan) -> str:
@@ -87,6 +106,10 @@ def pick(plan: Plan, which: str) -> Tiles:
     if which == "state_gradients":
         return pick(plan, "states")
     table = LOW if plan.wide == torch.bfloat16 else FULL
+    if plan.delta and plan.wide == torch.bfloat16:
+        for (name, narrowest, widest), tiles in MEASURED.items():
+            if which == name and narrowest <= plan.tiled[0] <= widest:
+                return tiles
     return OTHER.get((plan.wide.itemsize, which, rule_of(plan)), table[which])
 
 
@@ -97,6 +120,26 @@ def fused(plan: Plan) -> bool:
     """
     simple = rule_of(plan) in ("none", "scalar") and plan.sizes.dim <= LOW["fused"].keys
     return simple and bool(plan.given.get("fused", plan.wide == torch.bfloat16))
+
+
+def keeps(plan: Plan, device: torch.device) -> bool:
+    """Whether the states stay in memory for the backward pass: what the caller said, else by their size.
+
+    The size of the card decides, not what is free on it: the same call always does the same.
+    """
+    said = plan.given.get("keep")
+    if said is not None:
+        return bool(said)
+    if not plan.delta or device.type != "cuda":
+        return plan.delta
+    return kept_bytes(plan) <= KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory
+
+
+def kept_bytes(plan: Plan) -> int:
+    """Of a delta rule's states: h, T; W, new_v and two decays of every token (of whole chunks)."""
+    s, wide = plan.sizes, plan.wide.itemsize
+    of_token = 4 * plan.chunk + wide * (s.dim + s.value_dim) + 8
+    return plan.chunks * s.heads * (wide * s.dim * s.value_dim + plan.chunk * of_token)
 
 
 def segments_of(plan: Plan, which: str = "states") -> int:

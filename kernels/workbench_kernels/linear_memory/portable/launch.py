@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from workbench_kernels.launching import launch
-from workbench_kernels.linear_memory.portable.configurations import CONFIRMED, covering
+from workbench_kernels.linear_memory.portable.configurations import CONFIRMED, CONFIRMED_UNEVEN, confirmed
 from workbench_kernels.linear_memory.portable.states import states_kernel
 
 #: With TRITON_INTERPRET=1 the kernels run on the CPU, one program at a time: for tests and for looking inside.
@@ -65,22 +65,15 @@ def _unchecked(q: Tensor, v: Tensor, delta: bool, feature_map: str, normalize: b
     """What no card has confirmed is not computed on one."""
     if chunk not in (None, CHUNKS[q.dtype]):
         return f"chunk is {chunk}, on a card the Triton kernels take {CHUNKS[q.dtype]} or None for {q.dtype}"
-    if delta and not _confirmed(dims := (q.shape[3], v.shape[3]), q.dtype):
-        legal = " or ".join(map(str, CONFIRMED[q.dtype]))
+    if delta and not confirmed(dims := (q.shape[3], v.shape[3]), q.dtype):
+        uneven = " or ".join(map(str, CONFIRMED_UNEVEN.get(q.dtype, ())))
+        legal = f"any within {uneven} and multiples of 16" if uneven else "multiples of 16"
         return (
-            f"beta is given with head dims {dims}; legal for {q.dtype} are multiples of 16 within {legal}, because "
-            "they run the very code that a card has confirmed"
+            f"beta is given with head dims {dims}; legal for {q.dtype} are {legal} within "
+            f"{' or '.join(map(str, CONFIRMED[q.dtype]))}, because a card has run their code"
         )
     if delta and feature_map != "identity":
         return f"beta is given with feature_map {feature_map!r}, which no card has confirmed; legal is 'identity'"
     if delta and normalize:
         return "normalize is True and beta is given, which no card has confirmed; legal is normalize=False"
     return None
-
-
-def _confirmed(dims: tuple[int, int], dtype: torch.dtype) -> bool:
-    """Whether the delta rules at these widths are compiled to the same code as at widths that a card has confirmed.
-
-    Tiles are the confirmed ones at any width; beside them code depends on which sizes are multiples of 16.
-    """
-    return covering(dims, dtype) is not None and all(d % 16 == 0 for d in dims)

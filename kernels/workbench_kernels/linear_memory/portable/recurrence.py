@@ -1,8 +1,8 @@
 """``impl="triton"``: the linear recurrence chunk by chunk on a GPU, any rule, forward and backward.
 
 Three launches a pass (five with the delta rule): the states at the chunks' starts, one row after the other; then all
-chunks at once. The forward pass keeps nothing but its inputs; triangular systems and states are made again in the
-backward pass, unless ``options={"keep": True}``.
+chunks at once. The plain rules keep nothing but their inputs and make the states again in the backward pass; the delta
+rules, whose states are a long walk, keep them and their triangular systems where that is a small part of the card.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from workbench_kernels.linear_memory.portable.arguments import (
     strided,
     tile,
 )
-from workbench_kernels.linear_memory.portable.configurations import covering, fused, pick, segments_of
+from workbench_kernels.linear_memory.portable.configurations import covering, fused, keeps, pick, segments_of
 from workbench_kernels.linear_memory.portable.delta import prepare_gradients_kernel, prepare_kernel
 from workbench_kernels.linear_memory.portable.fused import forward_kernel
 from workbench_kernels.linear_memory.portable.reads import gradients_kernel, reads_kernel, value_gradients_kernel
@@ -64,12 +64,17 @@ def recurrence(
 ) -> tuple[Tensor, Tensor]:
     """(y, final state): y in float32 with the column of ``ones``, else in the dtype of q.
 
-    ``tokens``: go token by token (no gradients); None decides by length. ``options`` replace frozen tiles; with
-    ``keep=True`` the states stay in memory for the backward pass instead of being made again, with ``padded=False``
-    the delta rule's tiles are as narrow as its heads instead of a width that a card has confirmed, with
-    ``factors=True`` its walks over the chunks read decays that were made beside each other.
+    ``tokens``: go token by token (no gradients); None decides by length. ``options`` replace frozen tiles and say
+
+    - ``keep``: whether the states stay in memory for the backward pass (True) or are made again there (False), with
+      the same numbers. Left out, the delta rules keep them where they take at most 1/16 of the card's memory (a chunk
+      and head of D = Dv = 128 in bfloat16 takes 82 kB: 16 heads and 32k tokens .67 GB), the other rules never.
+    - ``factors=False``: the gated delta rule's walks over the chunks add up the gates of each chunk themselves
+      instead of reading decays that were made beside each other.
+    - ``padded=False``: the delta rule's tiles are as narrow as its heads instead of a width that a card has confirmed.
     """
-    inputs = Inputs(*(None if x is None else _contiguous(x) for x in inputs))
+    ready = _contiguous if inputs.beta is None else _aligned
+    inputs = Inputs(*(None if x is None else ready(x) for x in inputs))
     plan = _plan(inputs, feature_map, ones, scale, offsets, chunk, options or {})
     if tokens is None:
         trained = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
@@ -126,6 +131,17 @@ def _contiguous(x: Tensor) -> Tensor:
     """Last dimension contiguous (a gate's: heads), and a chunk of it within 32-bit offsets."""
     last = x.stride(-1) if x.dim() == 4 else 1
     return x if last == 1 and abs(x.stride(1)) < 1 << 23 else x.contiguous()
+
+
+def _aligned(x: Tensor) -> Tensor:
+    """For the delta rules: where a width is a multiple of 16, strides and address are too.
+
+    Anything else is compiled to other code, of which no card has run all.
+    """
+    x = _contiguous(x)
+    if x.dim() != 4 or x.shape[3] % 16 or not (any(step % 16 for step in x.stride()[:3]) or x.data_ptr() % 16):
+        return x
+    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _outputs(plan: Plan, x: Inputs) -> tuple[Tensor, Tensor]:
@@ -186,7 +202,7 @@ class _Call:
 
     def prepare(self) -> Systems:
         x, s, plan = self.inputs, self.sizes, self.plan
-        wanted = plan.gate == GATES["scalar"] and plan.given.get("factors")
+        wanted = plan.gate == GATES["scalar"] and plan.given.get("factors", True)
         made = Systems(
             self.empty(plan.chunks, s.heads, plan.chunk, plan.chunk),
             self.tokens_like(s.dim),
@@ -328,7 +344,7 @@ class _Recurrence(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         inputs = Inputs(q, k, v, log_decay, beta, state)
         y, final, states = _forward(_Call(plan, inputs))
-        ctx.save_for_backward(*inputs, *((states or ()) if plan.given.get("keep") else ()))
+        ctx.save_for_backward(*inputs, *((states or ()) if keeps(plan, q.device) else ()))
         ctx.plan = plan
         ctx.set_materialize_grads(False)
         return y, final
@@ -360,6 +376,7 @@ def _backward(
     if grad is None:
         grad = torch.zeros(*x.q.shape[:3], s.value_dim, **call.kind())
     grad = grad if grad.stride(3) == 1 else grad.contiguous()
+    grad = grad if x.beta is None else _aligned(grad)
     last = None if last is None else last.contiguous()
     states = states or call.states()[0]
     dv, dbeta = call.tokens_like(s.value_dim), None
