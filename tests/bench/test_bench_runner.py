@@ -110,6 +110,17 @@ def test_what_was_measured_is_recorded_whatever_happens_next(toy: Path, monkeypa
     assert len(pd.read_csv(toy / "bench-toy.csv")) == 4
 
 
+def test_minutes_replace_the_table_s_own_limit(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert len(bench.run("toy", device="cpu", minutes=1e-9, progress=QUIET)) == 4  # the case that was begun is finished
+    assert len(bench.run("toy", device="cpu", minutes=5, progress=QUIET)) == 8
+    monkeypatch.setattr(Toy, "limit_s", 30.0)
+    limits = [_runner._limit_s(Toy(), *asked) for asked in (("cpu", None), ("cuda", None), ("cuda", 4), ("cpu", 0.5))]
+    assert limits == [math.inf, 30.0, 240.0, 30.0]
+    for wrong in (0, -1.0, math.nan):
+        with pytest.raises(BadInput, match="minutes must be a number above 0"):
+            bench.run("toy", device="cpu", minutes=wrong, progress=QUIET)
+
+
 def test_a_gpu_run_is_a_scale_of_its_own() -> None:
     names = {_runner.scale_name(device, quick) for device in ("cpu", "cuda:0") for quick in (True, False)}
     assert names == {"quick cpu", "full cpu", "quick", "full"}

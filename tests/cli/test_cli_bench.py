@@ -51,3 +51,6 @@ def test_called_wrongly(cli: Callable[..., Any]) -> None:
     assert misspelt.exit_code == 2
     assert "attention" in misspelt.stderr
     assert cli("bench", "attention", "--device", "tpu").exit_code == 2
+    short = cli("bench", "attention", "--device", "cpu", "--minutes", "0")
+    assert short.exit_code == 2
+    assert "minutes must be a number above 0" in short.stderr

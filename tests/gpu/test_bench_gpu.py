@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from workbench.bench import _runner, attention, decode, self_test
+from workbench.bench import _graphs, _runner, attention, decode, layers, self_test
 from workbench.systems import timing
 
 
@@ -54,3 +54,38 @@ def test_the_self_test_passes_our_kernels(kernel: str, dtype: torch.dtype) -> No
     table = self_test(kernel, queries=300, keys=500, heads=8, kv_heads=2, head_dim=64, dtype=dtype, launches=3)
     assert table.ok, table
     assert "cuda" in repr(table)
+
+
+def test_a_recorded_call_works_on_what_is_in_memory_now() -> None:
+    a = torch.randn(64, 64, device="cuda", requires_grad=True)
+
+    def step() -> tuple[torch.Tensor, ...]:
+        y = (a @ a).sin()
+        return y.detach(), *torch.autograd.grad(y.sum(), [a])
+
+    call, how = _graphs.fairly(step, "cuda")
+    assert how == _graphs.GRAPH
+    with torch.no_grad():
+        a.mul_(0.5)
+    for one, plain in zip(call(), step(), strict=True):
+        torch.testing.assert_close(one, plain)
+
+
+def test_a_call_that_waits_for_the_card_is_launched_and_its_neighbours_are_recorded() -> None:
+    a = torch.randn(64, 64, device="cuda")
+    call, how = _graphs.fairly(lambda: a * a.sum().item(), "cuda")
+    assert how == _graphs.LAUNCHED
+    assert call().shape == a.shape
+    with pytest.raises(RuntimeError):
+        _graphs.recorded(lambda: a * a.sum().item())
+    assert _graphs.fairly(lambda: a * 2, "cuda")[1] == _graphs.GRAPH
+
+
+@pytest.mark.parametrize("which", layers.PASSES)
+def test_every_way_of_our_neural_memory_is_right(which: str) -> None:
+    limits = {"matmul_tflops": 1.0, "copy_tb_s": 1.0, "sm_mhz": 0.0}
+    case = layers.neural_case(layers.NeuralPoint(256, which, batch=2, dim=64, heads=2, chunk=32), "cuda")
+    ours = [row for row in _runner._case(case, "cuda", limits) if row["ours"]]
+    assert len(ours) == 4
+    assert all(row["launches"] for row in ours), [row["failure"] for row in ours]
+    assert all(row["error"] < 1e-4 for row in ours), [(row["item"], row["error"]) for row in ours]

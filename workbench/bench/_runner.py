@@ -31,6 +31,7 @@ def run(
     device: str | None = None,
     quick: bool = False,
     record: bool = False,
+    minutes: float | None = None,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
     """Race every case of the table ``name`` and return one row a case and contender.
@@ -40,6 +41,7 @@ def run(
         device: "cpu", "cuda", "cuda:1"; the GPU if there is one.
         quick: few points, about 20 s on a GPU.
         record: write the rows with their provenance to ``datasets/recorded/bench-<name>.csv``.
+        minutes: no case is begun after so many of them, on any device; None leaves it to the table (``limit_s``).
         progress: bars; on stderr by default.
 
     Returns:
@@ -48,7 +50,8 @@ def run(
         ceiling, sm_mhz = clock while the ceiling was measured (NaN without nvidia-smi).
 
     Raises:
-        UnknownName: no such table. BadInput: a device that is not there. StorageError: nothing could be recorded.
+        UnknownName: no such table. BadInput: a device that is not there, minutes that are not above 0. StorageError:
+            nothing could be recorded.
     """
     import pandas as pd
 
@@ -57,6 +60,7 @@ def run(
 
     table = BENCHES.get(name)
     device = _device(device)
+    limit_s = _limit_s(table, device, minutes)
     if record:
         recording.check()
     progress = progress or Progress(f"bench {name}")
@@ -68,10 +72,18 @@ def run(
         seconds = time.perf_counter() - start
         if record:  # after every case: what was measured stays, whatever happens to the next one
             write(table, pd.DataFrame(rows), device, quick, seconds)
-        if device != "cpu" and seconds > table.limit_s:
+        if seconds > limit_s:
             progress.say(f"stopped after {seconds:.0f} s; {len(rows)} rows")
             break
     return pd.DataFrame(rows)
+
+
+def _limit_s(table: Bench, device: str, minutes: float | None) -> float:
+    if minutes is None:
+        return math.inf if device == "cpu" else table.limit_s
+    if not minutes > 0:
+        raise BadInput(f"minutes must be a number above 0, got {minutes!r}; leave it out for the table's own limit")
+    return 60 * minutes
 
 
 def _device(asked: str | None) -> str:

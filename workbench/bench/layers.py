@@ -9,18 +9,23 @@ Rules and crossover are rated in bytes that must move whatever a kernel really d
 neural memory in operations of its chunk form. Errors of a rule are against its recurrence in float64, first batch and
 head (beyond 2k tokens: against the float64 chunk form, which the tests hold to the recurrence within 1e-9).
 ``extra_gb`` is the most memory that one call of ours takes beyond its inputs, results included.
+
+On a card a rule's contenders, ours and peers, are timed as CUDA graphs, so that a busy host costs none of them
+anything; ``version`` says so, or that one could not be recorded. The neural memory is raced both ways, and ``item``
+says which; its error is that of the reads of the first row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.bench import _layer_peers, _peers
+from workbench.bench import _graphs, _layer_peers, _peers
 from workbench.bench._layer_peers import FLA, Rule
 from workbench.bench.base import BENCHES, Bench, Case, Contender, relative_error
 from workbench.bench.maps import peak_bytes
@@ -28,6 +33,8 @@ from workbench_kernels import linear_recurrence
 
 TOKENS = 32768
 PASSES = ("forward", "forward + backward")
+#: Tokens of a chunk of the neural memory.
+CHUNKS = (64, 32)
 #: Longest rows that torch's chunk form joins on a GPU, and that the specification itself judges.
 LONGEST_TORCH, LONGEST_NAIVE = 2048, 2048
 
@@ -78,18 +85,12 @@ class LayersBench(Bench):
 
     def cases(self, device: str, quick: bool) -> Iterator[Case]:
         """The goals first: a card that compiles for the first time does not get through all of them."""
-        first, others = points(device, quick)
+        linear, others = points(device, quick)
         near, far = neural_points(device, quick)
         race, more = crossover(device, quick)
-        goals, by_length = [*first, *race[:2]], race[2:]
-        for point in goals:
-            yield rule_case(point, device)
-        for place in near:
-            yield neural_case(place, device)
-        for point in (*by_length, *others, *more):
-            yield rule_case(point, device)
-        for place in far:
-            yield neural_case(place, device)
+        rules: list[Point | NeuralPoint] = [*linear, *race[:2]]
+        for point in (*rules, *near, *race[2:], *far, *others, *more):
+            yield rule_case(point, device) if isinstance(point, Point) else neural_case(point, device)
 
 
 BENCHES.register("layers")(LayersBench())
@@ -131,10 +132,15 @@ def rule_case(point: Point, device: str) -> Case:
     inputs, grad = draw(point, device)
     calls = {name: _call(kernel, inputs, grad, point) for name, kernel in contenders(point, device).items()}
     ours = next(name for name in calls if name.startswith("ours"))
-    raced = {name: Contender(call, name.startswith("ours"), _version(name)) for name, call in calls.items()}
     extra = peak_bytes(calls[ours], device)
+    raced = {name: _contender(name, call, device) for name, call in calls.items()}
     check = _Exact(inputs, grad, point).error
     return Case(point.place(extra), raced, point.bytes_moved, "TB/s", check, **_effort(device))
+
+
+def _contender(name: str, call: Callable[[], Any], device: str) -> Contender:
+    timed, how = _graphs.fairly(call, device)
+    return Contender(timed, name.startswith("ours"), ", ".join(filter(None, (_version(name), how))))
 
 
 def _effort(device: str) -> dict[str, Any]:
@@ -260,48 +266,61 @@ class NeuralPoint:
 def neural_points(device: str, quick: bool) -> tuple[list[NeuralPoint], list[NeuralPoint]]:
     if device == "cpu":
         return [NeuralPoint(128, which, batch=1, dim=64, heads=2, chunk=32) for which in PASSES], []
-    near, far = ([NeuralPoint(n, which) for which in PASSES] for n in (2048, 8192))
-    return near, [] if quick else far
+    near, far = ([NeuralPoint(n, which, chunk=chunk) for chunk in CHUNKS for which in PASSES] for n in (2048, 8192))
+    return near[: len(PASSES)] if quick else near, [] if quick else far
 
 
 def neural_case(point: NeuralPoint, device: str) -> Case:
+    """Ours and titans-pytorch, each launched one by one and, on a card, as a CUDA graph."""
     x = torch.randn(point.batch, point.length, point.dim, device=device)
-    ours = _layer_call(lambda: _ours_layer(point, device), x, point)
-    raced = {"ours": Contender(ours, True)}
-    if device != "cpu":
-        raced["ours, CUDA graph"] = Contender(_layer_call(lambda: _graphed(point, x), x, point), True)
     version = _layer_peers.version("titans-pytorch")
+    raced: dict[str, Contender] = {}
+    for name, make in neural_makers(point, device).items():
+        mine = name.startswith("ours")
+        call = _layer_call(make, x, point)
+        raced[name] = Contender(call, mine, "" if mine else version)
+        if device != "cpu":
+            raced[f"{name}, CUDA graph"] = replace(raced[name], run=_graphs.later(call))
+    extra = peak_bytes(next(iter(raced.values())).run, device)
+    check = partial(_reads_error, x, point, [])
+    effort = _effort(device) | ({} if device == "cpu" else {"budget_s": 1.0})  # eight of them, some take half a second
+    return Case(point.place(extra), raced, point.flops, "TFLOP/s", check, **effort)
+
+
+@torch.no_grad()
+def _reads_error(x: Tensor, point: NeuralPoint, held: list[Tensor], found: Any) -> float:
+    """Against our layer in float64, read once into ``held``. NaN for another library's, which has other weights."""
+    if not held:
+        exact = _ours_layer(point, str(x.device), "chunked").double()
+        for norm in (m for m in exact.modules() if isinstance(m, torch.nn.RMSNorm)):
+            norm.eps = torch.finfo(torch.float32).eps  # by default that of the type
+        held.append(exact(x[:1].double())[0])
+    error = relative_error((found if point.which == "forward" else found[0])[:1], held[0])
+    return error if error < 0.5 else float("nan")
+
+
+def neural_makers(point: NeuralPoint, device: str) -> dict[str, Callable[[], torch.nn.Module]]:
+    """What makes each contender's layer. "one gradient point", titans-pytorch's default, computes something else: all
+    gradients of a row at the weights of its start."""
+    ours = ("chunked",) if device == "cpu" else ("triton", "chunked")
+    made: dict[str, Callable[[], torch.nn.Module]] = {}
+    for impl in ours:
+        made["ours, triton" if impl == "triton" else "ours, torch"] = partial(_ours_layer, point, device, impl)
     for name, moving in (("titans-pytorch", True), ("titans-pytorch, one gradient point", False)):
-        make = _layer_peers.titans_pytorch(point.dim, point.heads, point.chunk, moving=moving, device=device)
-        raced[name] = Contender(_layer_call(make, x, point), False, version)
-    return Case(point.place(peak_bytes(ours, device)), raced, point.flops, "TFLOP/s", None, **_effort(device))
-
-
-def _ours_layer(point: NeuralPoint, device: str) -> torch.nn.Module:
-    from workbench.memory.layers.titans import Titans
-
-    torch.manual_seed(0)
-    layer: torch.nn.Module = Titans(point.dim, point.heads, chunk=point.chunk, persistent=0, conv=0)
-    return layer.to(device)
-
-
-class _Reads(torch.nn.Module):
-    def __init__(self, layer: torch.nn.Module):
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, x: Tensor) -> tuple[Tensor]:
-        return (self.layer(x)[0],)
-
-
-def _graphed(point: NeuralPoint, x: Tensor) -> torch.nn.Module:
-    """The layer's passes recorded as CUDA graphs: it is bound by its launches."""
-    made: torch.nn.Module = torch.cuda.make_graphed_callables(_Reads(_ours_layer(point, str(x.device))), (x,))
+        made[name] = _layer_peers.titans_pytorch(point.dim, point.heads, point.chunk, moving=moving, device=device)
     return made
 
 
+def _ours_layer(point: NeuralPoint, device: str, impl: str) -> torch.nn.Module:
+    from workbench.memory.layers.titans import Titans
+
+    torch.manual_seed(0)
+    layer: torch.nn.Module = Titans(point.dim, point.heads, chunk=point.chunk, persistent=0, conv=0, impl=impl)
+    return layer.to(device)
+
+
 def _layer_call(make: Callable[[], torch.nn.Module], x: Tensor, point: NeuralPoint) -> Callable[[], Any]:
-    """The layer's reads, or the gradient of their sum for every parameter; made at the first call."""
+    """The layer's reads, or these and the gradient of their sum for every parameter; made at the first call."""
     made: list[torch.nn.Module] = []
     trained = point.which != "forward"
 
@@ -310,8 +329,8 @@ def _layer_call(make: Callable[[], torch.nn.Module], x: Tensor, point: NeuralPoi
             made.append(make())
         with torch.set_grad_enabled(trained):
             y = made[0](x)[0]
-        if trained:
-            torch.autograd.grad(y.sum(), list(made[0].parameters()), allow_unused=True)
-        return y
+        if not trained:
+            return y
+        return y, *torch.autograd.grad(y.sum(), list(made[0].parameters()), allow_unused=True)
 
     return run

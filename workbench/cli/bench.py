@@ -23,7 +23,7 @@ _WIDE = 240
 def add_to(app: typer.Typer) -> None:
     app.command(
         epilog=examples(
-            "workbench bench attention", "workbench bench decode --json", "workbench bench attention --record"
+            "workbench bench attention", "workbench bench decode --json", "workbench bench layers --minutes 4 --record"
         )
     )(bench)
 
@@ -33,6 +33,10 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Few points: about 20 s on a GPU.")] = False,
     device: Annotated[
         str | None, typer.Option(help="Where to compute: cpu, cuda, cuda:1.", show_default="the GPU if there is one")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(help="Begin no case after so many minutes.", show_default="the table's own limit, on a GPU"),
     ] = None,
     record: Annotated[bool, typer.Option("--record", help="Write the rows to datasets/recorded.")] = False,
     json: Annotated[bool, typer.Option("--json", help="A JSON object on stdout; progress stays on stderr.")] = False,
@@ -47,7 +51,7 @@ def bench(
     from workbench_datasets import recorded
 
     table = tables.BENCHES.get(name)
-    frame = tables.run(name, device=device, quick=quick, record=record)
+    frame = tables.run(name, device=device, quick=quick, record=record, minutes=minutes)
     if json:
         emit({"bench": name, "title": table.title, "provenance": provenance.libraries(), "rows": _rows(frame)})
     else:
