@@ -16,7 +16,7 @@ def similar(scores: np.ndarray, lengths: np.ndarray, budget: int) -> np.ndarray:
 def filled(order: np.ndarray, lengths: np.ndarray, budget: int) -> np.ndarray:
     """The head of ``order`` that fills ``budget`` tokens, as :func:`similar` has it."""
     used = lengths[order].cumsum()
-    n = int(np.searchsorted(used, budget, side="right"))
+    n = int(used.searchsorted(budget, side="right"))
     if n < len(order) and used[n] - budget <= budget - (used[n - 1] if n else 0):
         n += 1
     return order[:n]
@@ -27,10 +27,12 @@ def neighbours(chosen: np.ndarray, queue: np.ndarray, lengths: np.ndarray, budge
 
     ``queue`` is the buffer of the pass before, newest first; the result is newest first and holds <= budget tokens.
     """
-    around = np.stack([chosen + 1, chosen - 1], axis=1).ravel()
-    wanted = np.concatenate([around[(around >= 0) & (around < len(lengths))], queue])
-    first = np.full(len(lengths), len(wanted))
-    first[wanted[::-1]] = np.arange(len(wanted))[::-1]  # the last one written stays: where it is named first
-    first[chosen] = -1
-    wanted = wanted[first[wanted] == np.arange(len(wanted))]
-    return wanted[: np.searchsorted(lengths[wanted].cumsum(), budget, side="right")]
+    n = len(chosen)
+    wanted = np.empty(2 * n + len(queue), dtype=np.int64)
+    wanted[: 2 * n : 2], wanted[1 : 2 * n : 2], wanted[2 * n :] = chosen + 1, chosen - 1, queue
+    order = np.arange(len(wanted))
+    first = np.empty(len(lengths) + 1, dtype=np.int64)  # read only where written; its last place stands for -1 too
+    first[wanted[::-1]] = order[::-1]  # the last one written stays: where it is named first
+    first[chosen] = first[-1] = -1
+    wanted = wanted[first[wanted] == order]
+    return wanted[: lengths[wanted].cumsum().searchsorted(budget, side="right")]

@@ -92,11 +92,21 @@ class EventPool:
 
     def gather(self, layer: int, events: np.ndarray) -> tuple[Tensor, Tensor]:
         """Keys and values (H_kv, m, D) of one layer, the events after each other in the given order."""
-        held = self._layers[layer].filled
-        lengths = self._edges[events + 1] - self._edges[events]
+        return self._parted(self._layers[layer].filled.index_select(0, self._index(layer, events)))
+
+    def gather_into(self, layer: int, events: np.ndarray, rows: Tensor) -> int:
+        """:meth:`gather` into the last of ``rows`` (n, H_kv, D + D_v), which have room for them; how many they were."""
+        index = self._index(layer, events)
+        torch.index_select(self._layers[layer].filled, 0, index, out=rows[len(rows) - len(index) :])
+        return len(index)
+
+    def _index(self, layer: int, events: np.ndarray) -> Tensor:
+        stops = self._edges[events + 1]
+        lengths = stops - self._edges[events]
         ends = lengths.cumsum()
-        index = np.arange(ends[-1]) + (self._edges[events] - ends + lengths).repeat(lengths)
-        return self._parted(held.index_select(0, torch.from_numpy(index).to(held.device, non_blocking=True)))
+        index = (stops - ends).repeat(lengths)
+        index += np.arange(len(index))
+        return torch.from_numpy(index).to(self._layers[layer].filled.device, non_blocking=True)
 
     def place(self, event: int) -> str:
         return "device"

@@ -82,17 +82,30 @@ def attend(
         m = events[0].shape[1]
         scores = torch.cat([(far_q @ events[0].transpose(-1, -2)).view(*shape, m), scores], dim=-1)
         values = torch.cat([events[1], values], dim=1)
+    out, weights = mixed(scores, values, scaling=scaling, softcap=softcap, sinks=sinks, visible=sight.visible)
+    drawn = weights[..., m:] if sight.near is None else weights[..., m:] * sight.near
+    return out.view(*query.shape[:2], -1), drawn.sum(2).flatten(0, 1)
+
+
+def mixed(
+    scores: Tensor, values: Tensor, *,
+    scaling: float, softcap: float | None, sinks: Tensor | None, visible: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Mixed values (H_kv, G q, D) and the softmax weights (H_kv, G, q, n), in float32, of scores (H_kv, G, q, n).
+
+    ``visible`` (q, n'): what may be seen of the last n' tokens; all before them may.
+    """
+    n_kv, _, n_q, n = scores.shape
     scores = scores.float() * scaling
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap
-    if sight.visible is not None:
-        scores[..., m:] = scores[..., m:].masked_fill(~sight.visible, -torch.inf)
+    if visible is not None:
+        seen = scores[..., n - visible.shape[1] :]
+        seen.masked_fill_(~visible, -torch.inf)
     if sinks is not None:
         scores = torch.cat([scores, grouped(sinks.float()[:, None, None].expand(-1, n_q, 1), n_kv)], dim=-1)
-    weights = torch.softmax(scores, dim=-1)[..., : m + n]
-    out = weights.to(values.dtype).flatten(1, 2) @ values  # h_kv (G q) D
-    drawn = weights[..., m:] if sight.near is None else weights[..., m:] * sight.near
-    return out.view(*query.shape[:2], -1), drawn.sum(2).flatten(0, 1)
+    weights = torch.softmax(scores, dim=-1)[..., :n]
+    return weights.to(values.dtype).flatten(1, 2) @ values, weights
 
 
 def _socket(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Any, **kwargs: Any) -> Any:

@@ -6,7 +6,7 @@ fetched is noted when the pass has ended, so a pass that dies leaves no trace.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,31 @@ from workbench.memory.cache._event_store import Blocks, EventStore
 from workbench.memory.cache._memory_attention import grouped
 
 Chosen = tuple[np.ndarray, np.ndarray]  # similarity buffer, contiguity buffer
+Asked = tuple[np.ndarray | Tensor, Callable[[], np.ndarray]]  # scores of all events, their order when it is there
 _NONE = np.zeros(0, dtype=np.int64)
+
+
+class Courier:
+    """Brings small tensors to the host without making it wait before it asks for them."""
+
+    def __init__(self) -> None:
+        self._page: Tensor | None = None
+
+    def send(self, indices: Tensor) -> Callable[[], np.ndarray]:
+        """Send (n,) off; the call returned waits for it. It must be asked for before the next is sent."""
+        if indices.device.type != "cuda":
+            return lambda: indices.cpu().numpy()
+        if self._page is None or len(self._page) < len(indices):
+            self._page = torch.empty(2 * len(indices), dtype=indices.dtype, pin_memory=True)
+        page, there = self._page[: len(indices)], torch.cuda.Event()
+        page.copy_(indices, non_blocking=True)
+        there.record(torch.cuda.current_stream(indices.device))
+
+        def wait() -> np.ndarray:
+            there.synchronize()
+            return page.numpy().copy()
+
+        return wait
 
 
 @dataclass(frozen=True)
@@ -55,7 +79,8 @@ class Retriever:
         self.scores: dict[int, np.ndarray | Tensor] = {}
         self._stand_ins = [Growing() for _ in range(n_layers)]
         self._joined: dict[int, tuple[np.ndarray, tuple[Tensor, Tensor]]] = {}
-        self._found: dict[int, tuple[Chosen, np.ndarray | Tensor]] = {}
+        self._found: dict[int, tuple[Chosen, np.ndarray | Tensor, np.ndarray]] = {}
+        self._courier = Courier()
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -84,26 +109,54 @@ class Retriever:
     # ------------------------------------------------------------------ a pass
     def fetch(self, layer: int, far_query: Tensor, n_kv: int, passes: int) -> tuple[Tensor, Tensor]:
         """Keys and values (H_kv, m, D) of the events that match queries (H, q, D), in the order of the stream."""
-        scores: np.ndarray | Tensor
-        if self.rule.retrieval == "random":
-            scores = np.random.default_rng((self.rule.seed, passes, layer)).random(len(self))
-            order = np.argsort(-scores, kind="stable")
-        else:
-            scores = self.score(layer, far_query, n_kv)
-            most = min(len(self), self.rule.n_mem // self.rule.min_block + 2)  # no more of them can fit
-            order = scores.topk(most).indices.cpu().numpy()
-        chosen = self._choose(layer, order)
-        self._found[layer] = (chosen, scores)
-        events = np.sort(np.concatenate(chosen))
+        mean = far_query[:, 0] if far_query.shape[1] == 1 else far_query.mean(1)
+        events = self.answer(layer, self.ask(layer, grouped(mean, n_kv), passes))
+        return self._gathered(layer, events)
+
+    def _gathered(self, layer: int, events: np.ndarray) -> tuple[Tensor, Tensor]:
         if layer not in self._joined or not np.array_equal(self._joined[layer][0], events):
             self._joined[layer] = (events, self.archive.gather(layer, events))
         return self._joined[layer][1]
 
-    def score(self, layer: int, far_query: Tensor, n_kv: int) -> Tensor:
+    def place(self, layer: int, events: np.ndarray, rows: Tensor) -> int:
+        """Keys and values of events into the last of ``rows`` (n, H_kv, D + D_v); returns how many tokens they have."""
+        if isinstance(self.archive, EventPool):
+            self._joined.pop(layer, None)
+            return self.archive.gather_into(layer, events, rows)
+        if not len(events):
+            return 0
+        # from here and there: what was put together is kept, so that no event counts as used again for it
+        both = torch.cat(self._gathered(layer, events), dim=-1).transpose(0, 1)
+        rows[len(rows) - len(both) :] = both
+        return len(both)
+
+    def ask(self, layer: int, query: Tensor, passes: int) -> Asked:
+        """Score all events for a mean query (H_kv, G, D). The answer travels while the caller goes on working."""
+        if self.rule.retrieval == "random":
+            drawn = np.random.default_rng((self.rule.seed, passes, layer)).random(len(self))
+            return drawn, lambda: np.argsort(-drawn, kind="stable")
+        scores = self.score(layer, query)
+        most = min(len(self), self.rule.n_mem // self.rule.min_block + 2)  # no more of them can fit
+        return scores, self._courier.send(scores.topk(most).indices)
+
+    def answer(self, layer: int, asked: Asked) -> np.ndarray:
+        """The events that a layer fetches, in the order of the stream."""
+        scores, order = asked
+        chosen = self._choose(layer, order())
+        events = np.concatenate(chosen)
+        events.sort()
+        self._found[layer] = (chosen, scores, events)
+        return events
+
+    @property
+    def longest(self) -> int:
+        """Most tokens that one pass can fetch: the event that crosses the budget does so by half of it at most."""
+        return self.rule.n_mem + int(self.lengths.max(initial=0)) // 2
+
+    def score(self, layer: int, query: Tensor) -> Tensor:
         """Match (n_events,) of every event: mean query, heads concatenated, times its representative key."""
-        mean = far_query[:, 0] if far_query.shape[1] == 1 else far_query.mean(1)
         stand_ins = self._stand_ins[layer].filled
-        return stand_ins @ grouped(mean, n_kv).sum(1).flatten().to(stand_ins.dtype)
+        return stand_ins @ query.sum(1).flatten().to(stand_ins.dtype)
 
     def _choose(self, layer: int, order: np.ndarray) -> Chosen:
         share, n_mem = self.rule.share, self.rule.n_mem
@@ -123,8 +176,7 @@ class Retriever:
     def commit(self, passes: int) -> dict[int, np.ndarray]:
         """Note what was fetched; returns it for the layers that fetched something else than before."""
         told: dict[int, np.ndarray] = {}
-        for layer, (chosen, scores) in self._found.items():
-            events = self._joined[layer][0]
+        for layer, (chosen, scores, events) in self._found.items():
             self.retrieved[layer, events] += 1
             self.last_used[layer, events] = passes
             if layer not in self.last or not all(map(np.array_equal, chosen, self.last[layer])):

@@ -9,6 +9,7 @@ chunk's queries (similarity buffer) and the neighbours of those (contiguity buff
 from __future__ import annotations
 
 import warnings
+import weakref
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -23,6 +24,7 @@ from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import MEMORIES
 from workbench.memory.cache import _events, _memory_attention
 from workbench.memory.cache._em_checks import check
+from workbench.memory.cache._em_decode import DecodeRoom, EpisodicLayer, decodes, next_surprise
 from workbench.memory.cache._event_pool import EventPool
 from workbench.memory.cache._event_store import EventStore, Stored
 from workbench.memory.cache._events_frame import events_frame
@@ -97,6 +99,8 @@ class EMLLM(TokenCache):
         self._mass: dict[int, Tensor] = {}
         self._pending: dict[int, Tensor] = {}
         self._laid: dict[Any, Any] = {}  # what layers of one pass share
+        self._roomy: DecodeRoom | None = None  # laid out by the last token that was decoded
+        self.decoding: DecodeRoom | None = None  # the same while such a pass is under way
 
     @property
     def _folder(self) -> Path | None:
@@ -121,6 +125,7 @@ class EMLLM(TokenCache):
         if self.refine_from_layer >= depth:
             raise BadInput(f"refine_from_layer={self.refine_from_layer} but {type(model).__name__} has {depth} layers")
         super().bind(model)
+        self.layers = [EpisodicLayer(weakref.ref(self), index) for index in range(len(self.layers))]
         self._handles += _memory_attention.install(self, model)
         self._windows = _windows(model, len(self.layers))
         return self
@@ -138,9 +143,36 @@ class EMLLM(TokenCache):
             raise MemoryError_(
                 f"em-llm reads one stream without padding; got {len(valid)} rows. Give one text a memory"
             )
-        super().before_forward(n_new, valid)
+        if n_new > 1 or not self.fed or self._room is not None or not self._decode():
+            self.decoding = self._roomy = None
+            super().before_forward(n_new, valid)
         if not self._dirty():
             self._forget_pass()
+
+    def _decode(self) -> bool:
+        """Lay out the pass of one token in a room, where that can be."""
+        if self._pass is not None and self.decoding is not None and not self._dirty():
+            return True  # the same pass, asked for again
+        self._roll_back()
+        self._make_room(np.ones(1, dtype=np.int64))
+        if self._roomy is None or not self._roomy.serves(self.layers, self._mass):
+            self._roomy = None
+            if not decodes(self.bound_rotary, self._windows, self.layers):
+                return False
+            most = self.retriever.longest if self._fetches else 0
+            self._roomy = DecodeRoom(self.layers, self._mass, self.bound_rotary, reach=self.n_local, most=most)
+            self._mass = self._roomy.masses
+        self.decoding = self._roomy
+        self._pass = self.decoding.open()
+        return True
+
+    @property
+    def _fetches(self) -> bool:
+        return bool(self.stored) and self.retrieval != "none"
+
+    def room_of(self, layer: EpisodicLayer) -> DecodeRoom | None:
+        """The room that a layer's tensors are views of."""
+        return self._roomy if self._roomy is not None and self._roomy.holds(layer) else None
 
     def _forget_pass(self) -> None:
         self._pending, self._laid = {}, {}
@@ -200,6 +232,10 @@ class EMLLM(TokenCache):
     # ------------------------------------------------------------------ attention with memory
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """Output (1, H, q, D) of one layer for the chunk's queries; the attention socket calls it."""
+        how = {"softcap": options.get("softcap"), "sinks": options.get("s_aux")}
+        how["scaling"] = options.get("scaling") or query.shape[-1] ** -0.5
+        if self.decoding is not None:
+            return self._attend_to_room(self.decoding, layer, query, how)
         window, raw = self._windows[layer], self.layers[layer].keys
         assert raw is not None
         reach = min(self.n_local, window or self.n_local)
@@ -207,11 +243,17 @@ class EMLLM(TokenCache):
         assert self.current_pass.width + query.shape[2] == key.shape[2]
         out, self._pending[layer] = _memory_attention.attend(
             query[0], far, Held(key[0], raw[0], value[0]), self._retrieved(layer, far),
-            self._sight(query.shape[2], key.shape[2], reach, window, key.device),
-            scaling=options.get("scaling") or query.shape[-1] ** -0.5,
-            softcap=options.get("softcap"), sinks=options.get("s_aux"),
+            self._sight(query.shape[2], key.shape[2], reach, window, key.device), **how,
         )  # fmt: skip
         return out[None]
+
+    def _attend_to_room(self, room: DecodeRoom, layer: int, query: Tensor, how: dict[str, Any]) -> Tensor:
+        far, m = room.far_query(query), 0
+        asked = self.retriever.ask(layer, far, self.passes) if self._fetches else None
+        near = room.near_scores(layer, query)  # while the answer travels
+        if asked is not None:
+            m = room.place(layer, self.retriever.answer(layer, asked), self.retriever)
+        return room.attend(layer, far, near, m, **how)
 
     def _sight(self, n_q: int, n: int, reach: int, window: int | None, device: torch.device) -> Sight:
         key = ("sight", window, device)
@@ -237,7 +279,7 @@ class EMLLM(TokenCache):
         return self._windows[layer] is None or all(self._windows)
 
     def _retrieved(self, layer: int, far_query: Tensor) -> tuple[Tensor, Tensor] | None:
-        if not self.stored or self.retrieval == "none" or not self.reads_events(layer):
+        if not self._fetches or not self.reads_events(layer):
             return None
         return self.retriever.fetch(layer, far_query, _tensors(self.layers[layer])[0].shape[1], self.passes)
 
@@ -249,6 +291,9 @@ class EMLLM(TokenCache):
         super().after_forward(input_ids, logits)
 
     def _commit(self) -> None:
+        if self.decoding is not None:
+            self.decoding.commit(self.layers)
+            self._mass, self.decoding = self.decoding.masses, None
         for layer, mass in self._pending.items():
             old = self._mass.get(layer)
             if old is not None:
@@ -261,6 +306,13 @@ class EMLLM(TokenCache):
             self.rows[0].log.append("read", self._starts(events), why, retrieved=fetched)
         self.passes += 1
         self._forget_pass()
+
+    def _raw(self, ids: np.ndarray, valid: np.ndarray, logits: Tensor | None) -> list[np.ndarray]:
+        if valid.shape != (1, 1) or logits is None or self._last is None or self._last.tokens[0] < 0:
+            return super()._raw(ids, valid, logits)
+        target = int(self.targets(ids, self._last.tokens[:, None])[0, 0])
+        raw, self._last = next_surprise(ids, target, logits, self._last)
+        return raw
 
     def _starts(self, events: np.ndarray) -> list[int]:
         """First stream positions; events follow each other, the first begins behind the first tokens."""
