@@ -204,7 +204,7 @@ def _call(kernel: Rule, inputs: dict[str, Tensor], grad: Tensor, point: Point) -
             y = kernel(leaves["q"], leaves["k"], leaves["v"], leaves.get("log_decay"), leaves.get("beta"))
         if not point.trained:
             return y
-        return y, *torch.autograd.grad(y, list(leaves.values()), grad, allow_unused=True)
+        return y.detach(), *torch.autograd.grad(y, list(leaves.values()), grad, allow_unused=True)
 
     return run
 
@@ -331,6 +331,6 @@ def _layer_call(make: Callable[[], torch.nn.Module], x: Tensor, point: NeuralPoi
             y = made[0](x)[0]
         if not trained:
             return y
-        return y, *torch.autograd.grad(y.sum(), list(made[0].parameters()), allow_unused=True)
+        return y.detach(), *torch.autograd.grad(y.sum(), list(made[0].parameters()), allow_unused=True)
 
     return run
