@@ -10,7 +10,7 @@ from conftest import FAMILIES, REFUSED, build, tokens
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory import MEMORIES, Memory
 from workbench.memory.cache import _events
-from workbench.memory.cache._event_choice import neighbours, similar
+from workbench.memory.cache._event_choice import filled, neighbours
 from workbench.memory.cache._event_pool import EventPool, Growing
 from workbench.memory.cache._event_store import EventStore
 from workbench.memory.cache._retriever import representatives
@@ -234,41 +234,38 @@ def test_budget_and_neighbours(llama, share):
 
 
 def test_choosing_by_hand():
-    lengths, one, three = np.array([10, 10, 10, 10]), np.array([1]), np.array([3])
-    scores = np.array([1.0, 4.0, 3.0, 2.0])
-    assert similar(scores, lengths, 20).tolist() == [1, 2]
-    assert similar(scores, lengths, 25).tolist() == [1, 2, 3]  # half over is as near as half under
-    assert similar(scores, lengths, 24).tolist() == [1, 2]
-    assert similar(scores, lengths, 40).tolist() == [1, 2, 3, 0]
-    assert neighbours(one, three, lengths, 20).tolist() == [2, 0]
-    assert neighbours(one, three, lengths, 30).tolist() == [2, 0, 3]
-    assert neighbours(one, three, lengths, 9).tolist() == []
+    lengths, order = [10, 10, 10, 10], [1, 2, 3, 0]
+    assert filled(order, lengths, 20) == [1, 2]
+    assert filled(order, lengths, 25) == [1, 2, 3]  # half over is as near as half under
+    assert filled(order, lengths, 24) == [1, 2]
+    assert filled(order, lengths, 40) == [1, 2, 3, 0]
+    assert filled(order, lengths, 4) == []
+    assert filled(order, lengths, 0) == []
+    assert neighbours([1], [3], lengths, 20) == [2, 0]
+    assert neighbours([1], [3], lengths, 30) == [2, 0, 3]
+    assert neighbours([1], [3], lengths, 9) == []
 
 
-def one_after_the_other(chosen, queue, lengths, budget):
-    """The contiguity buffer as the paper tells it: a queue that neighbours enter one by one."""
-    taken, used, result = set(chosen), 0, []
-    fresh = [index for b in chosen for index in (b + 1, b - 1) if 0 <= index < len(lengths)]
-    for index in [*fresh, *queue]:
-        if index not in taken:
-            used += lengths[index]
-            if used > budget:
-                break
-            taken.add(index)
-            result.append(index)
-    return result
+def by_arrays(chosen, queue, lengths, budget):
+    """The contiguity buffer without a loop: every event where it is named first, as far as the budget goes."""
+    around = np.stack([np.add(chosen, 1), np.subtract(chosen, 1)], axis=1).ravel()
+    wanted = np.concatenate([around[(around >= 0) & (around < len(lengths))], np.array(queue, dtype=int)])
+    _, first = np.unique(wanted, return_index=True)
+    wanted = wanted[np.sort(first)]
+    wanted = wanted[~np.isin(wanted, chosen)]
+    return wanted[np.cumsum(np.array(lengths)[wanted]) <= budget].tolist()
 
 
 @pytest.mark.parametrize("seed", range(20))
 def test_the_buffer_of_neighbours_equals_a_queue(seed):
     rng = np.random.default_rng(seed)
     n = int(rng.integers(2, 60))
-    lengths, queue = rng.integers(1, 30, n), np.zeros(0, dtype=np.int64)
+    lengths, queue = rng.integers(1, 30, n).tolist(), []
     for _ in range(5):
-        chosen = rng.permutation(n)[: rng.integers(1, n)]
-        budget = int(rng.integers(0, lengths.sum()))
+        chosen = rng.permutation(n)[: rng.integers(1, n)].tolist()
+        budget = int(rng.integers(0, sum(lengths)))
         found = neighbours(chosen, queue, lengths, budget)
-        assert found.tolist() == one_after_the_other(chosen.tolist(), queue.tolist(), lengths.tolist(), budget)
+        assert found == by_arrays(chosen, queue, lengths, budget)
         queue = found
 
 

@@ -168,7 +168,7 @@ class DecodeRoom:
     def place(self, layer: int, events: np.ndarray, retriever: Retriever) -> int:
         """Put events before the held tokens, unless they lie there already; returns how many tokens they have."""
         known, m = self._fetched[layer]
-        if known is None or not np.array_equal(known, events):
+        if known is None or known.tobytes() != events.tobytes():
             self._fetched[layer] = (None, 0)  # while rows are being written
             m = retriever.place(layer, events, self._events[layer])
             self._fetched[layer] = (events, m)

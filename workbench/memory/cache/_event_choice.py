@@ -1,38 +1,42 @@
 """Which events a layer fetches: the similarity buffer and the contiguity buffer (arXiv 2407.09450, section 3.3).
 
-Every layer asks this for every token it decodes, so nothing here loops over events.
+Every layer asks this for every token it decodes. The buffers hold some hundred events at most, so a loop that stops
+when a budget is used is quicker than whole arrays; nothing here loops over all events.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Sequence
+from itertools import chain
 
 
-def similar(scores: np.ndarray, lengths: np.ndarray, budget: int) -> np.ndarray:
-    """Events in falling score until ``budget`` tokens are used; the one that crosses it stays if that is nearer."""
-    return filled(np.argsort(-scores, kind="stable"), lengths, budget)
+def filled(order: Sequence[int], lengths: Sequence[int], budget: int) -> list[int]:
+    """The head of ``order`` that fills ``budget`` tokens; the event that crosses it stays if that is nearer.
+
+    Args:
+        order: events in falling score, as many as can fit. lengths: tokens of every event.
+    """
+    used = 0
+    for n, event in enumerate(order):
+        then = used + lengths[event]
+        if then > budget:
+            return list(order[: n + (then - budget <= budget - used)])
+        used = then
+    return list(order)
 
 
-def filled(order: np.ndarray, lengths: np.ndarray, budget: int) -> np.ndarray:
-    """The head of ``order`` that fills ``budget`` tokens, as :func:`similar` has it."""
-    used = lengths[order].cumsum()
-    n = int(used.searchsorted(budget, side="right"))
-    if n < len(order) and used[n] - budget <= budget - (used[n - 1] if n else 0):
-        n += 1
-    return order[:n]
-
-
-def neighbours(chosen: np.ndarray, queue: np.ndarray, lengths: np.ndarray, budget: int) -> np.ndarray:
+def neighbours(chosen: Sequence[int], queue: Sequence[int], lengths: Sequence[int], budget: int) -> list[int]:
     """The contiguity buffer: b+1 then b-1 of every chosen event in score order, then what it held before.
 
     ``queue`` is the buffer of the pass before, newest first; the result is newest first and holds <= budget tokens.
     """
-    n = len(chosen)
-    wanted = np.empty(2 * n + len(queue), dtype=np.int64)
-    wanted[: 2 * n : 2], wanted[1 : 2 * n : 2], wanted[2 * n :] = chosen + 1, chosen - 1, queue
-    order = np.arange(len(wanted))
-    first = np.empty(len(lengths) + 1, dtype=np.int64)  # read only where written; its last place stands for -1 too
-    first[wanted[::-1]] = order[::-1]  # the last one written stays: where it is named first
-    first[chosen] = first[-1] = -1
-    wanted = wanted[first[wanted] == order]
-    return wanted[: lengths[wanted].cumsum().searchsorted(budget, side="right")]
+    taken, found, used, n = set(chosen), [], 0, len(lengths)
+    around = (event for middle in chosen for event in (middle + 1, middle - 1))
+    for event in chain(around, queue):
+        if 0 <= event < n and event not in taken:
+            used += lengths[event]
+            if used > budget:
+                break
+            taken.add(event)
+            found.append(event)
+    return found

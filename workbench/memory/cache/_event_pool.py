@@ -63,6 +63,7 @@ class EventPool:
         self._layers: list[Growing] = []  # rows (H_kv, D + D_v)
         self._width = 0  # D
         self._edges = np.zeros(1, dtype=np.int64)  # event e is [edges[e], edges[e + 1])
+        self._lengths = np.diff(self._edges)
 
     def __len__(self) -> int:
         return len(self._edges) - 1
@@ -77,6 +78,7 @@ class EventPool:
         for held, pair in zip(self._layers, parts):
             held.append(torch.cat(pair, dim=-1).transpose(0, 1))
         self._edges = np.concatenate([self._edges, self._edges[-1] + np.cumsum(lengths)])
+        self._lengths = np.diff(self._edges)
         return [[] for _ in lengths]
 
     def get(self, event: int) -> Blocks:
@@ -101,12 +103,11 @@ class EventPool:
         return len(index)
 
     def _index(self, layer: int, events: np.ndarray) -> Tensor:
-        stops = self._edges[events + 1]
-        lengths = stops - self._edges[events]
-        ends = lengths.cumsum()
-        index = (stops - ends).repeat(lengths)
+        lengths = self._lengths[events]
+        index = (self._edges[1:][events] - lengths.cumsum()).repeat(lengths)
         index += np.arange(len(index))
-        return torch.from_numpy(index).to(self._layers[layer].filled.device, non_blocking=True)
+        rows, device = torch.from_numpy(index), self._layers[layer].filled.device
+        return rows if device.type == "cpu" else rows.to(device, non_blocking=True)
 
     def place(self, event: int) -> str:
         return "device"
@@ -116,5 +117,6 @@ class EventPool:
 
     def copy(self) -> EventPool:
         twin = EventPool()
-        twin._layers, twin._edges, twin._width = [held.copy() for held in self._layers], self._edges, self._width
+        twin._layers, twin._width = [held.copy() for held in self._layers], self._width
+        twin._edges, twin._lengths = self._edges, self._lengths
         return twin

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import torch
@@ -18,9 +19,8 @@ from workbench.memory.cache._event_pool import EventPool, Growing
 from workbench.memory.cache._event_store import Blocks, EventStore
 from workbench.memory.cache._memory_attention import grouped
 
-Chosen = tuple[np.ndarray, np.ndarray]  # similarity buffer, contiguity buffer
-Asked = tuple[np.ndarray | Tensor, Callable[[], np.ndarray]]  # scores of all events, their order when it is there
-_NONE = np.zeros(0, dtype=np.int64)
+Chosen = tuple[list[int], list[int]]  # similarity buffer, contiguity buffer
+Asked = tuple[np.ndarray | Tensor, Callable[[], list[int]]]  # scores of all events, their order when it is there
 
 
 class Courier:
@@ -29,19 +29,19 @@ class Courier:
     def __init__(self) -> None:
         self._page: Tensor | None = None
 
-    def send(self, indices: Tensor) -> Callable[[], np.ndarray]:
+    def send(self, indices: Tensor) -> Callable[[], list[int]]:
         """Send (n,) off; the call returned waits for it. It must be asked for before the next is sent."""
         if indices.device.type != "cuda":
-            return lambda: indices.cpu().numpy()
+            return indices.tolist
         if self._page is None or len(self._page) < len(indices):
             self._page = torch.empty(2 * len(indices), dtype=indices.dtype, pin_memory=True)
         page, there = self._page[: len(indices)], torch.cuda.Event()
         page.copy_(indices, non_blocking=True)
         there.record(torch.cuda.current_stream(indices.device))
 
-        def wait() -> np.ndarray:
+        def wait() -> list[int]:
             there.synchronize()
-            return page.numpy().copy()
+            return page.tolist()  # type: ignore[no-any-return]
 
         return wait
 
@@ -72,7 +72,10 @@ class Retriever:
 
     def __init__(self, rule: Rule, archive: EventPool | EventStore, n_layers: int):
         self.rule, self.archive = rule, archive
-        self.lengths = np.zeros(0, dtype=np.int64)
+        self.lengths: list[int] = []
+        self.edges = np.zeros(
+            1, dtype=np.int64
+        )  # event e has the tokens [edges[e], edges[e + 1]) behind the first ones
         self.retrieved = np.zeros((n_layers, 0), dtype=np.int64)
         self.last_used = np.zeros((n_layers, 0), dtype=np.int64)
         self.last: dict[int, Chosen] = {}
@@ -102,7 +105,8 @@ class Retriever:
         gone = self.archive.add(len(self), lengths, parts)
         more = ((0, 0), (0, len(lengths)))
         self.retrieved, self.last_used = np.pad(self.retrieved, more), np.pad(self.last_used, more, constant_values=-1)
-        self.lengths = np.concatenate([self.lengths, np.asarray(lengths, dtype=np.int64)])
+        self.lengths.extend(map(int, lengths))
+        self.edges = np.concatenate([self.edges, self.edges[-1] + np.cumsum(lengths)])
         sizes = [min(self.rule.repr_topk, length) for length in lengths]
         return gone, [tuple((p[e, :, :k], s[e, :, :k]) for p, s in layers) for e, k in enumerate(sizes)]
 
@@ -134,7 +138,7 @@ class Retriever:
         """Score all events for a mean query (H_kv, G, D). The answer travels while the caller goes on working."""
         if self.rule.retrieval == "random":
             drawn = np.random.default_rng((self.rule.seed, passes, layer)).random(len(self))
-            return drawn, lambda: np.argsort(-drawn, kind="stable")
+            return drawn, lambda: np.argsort(-drawn, kind="stable").tolist()
         scores = self.score(layer, query)
         most = min(len(self), self.rule.n_mem // self.rule.min_block + 2)  # no more of them can fit
         return scores, self._courier.send(scores.topk(most).indices)
@@ -143,32 +147,31 @@ class Retriever:
         """The events that a layer fetches, in the order of the stream."""
         scores, order = asked
         chosen = self._choose(layer, order())
-        events = np.concatenate(chosen)
-        events.sort()
+        events = np.array(sorted(chain(*chosen)), dtype=np.int64)
         self._found[layer] = (chosen, scores, events)
         return events
 
     @property
     def longest(self) -> int:
         """Most tokens that one pass can fetch: the event that crosses the budget does so by half of it at most."""
-        return self.rule.n_mem + int(self.lengths.max(initial=0)) // 2
+        return self.rule.n_mem + max(self.lengths, default=0) // 2
 
     def score(self, layer: int, query: Tensor) -> Tensor:
         """Match (n_events,) of every event: mean query, heads concatenated, times its representative key."""
         stand_ins = self._stand_ins[layer].filled
-        return stand_ins @ query.sum(1).flatten().to(stand_ins.dtype)
+        return torch.mv(stand_ins, query.sum(1).view(-1))
 
-    def _choose(self, layer: int, order: np.ndarray) -> Chosen:
+    def _choose(self, layer: int, order: list[int]) -> Chosen:
         share, n_mem = self.rule.share, self.rule.n_mem
         if not share or self._everything_fits:
-            return filled(order, self.lengths, n_mem), _NONE
-        best, before = filled(order, self.lengths, n_mem - share), self.last.get(layer, (_NONE, _NONE))[1]
+            return filled(order, self.lengths, n_mem), []
+        best, before = filled(order, self.lengths, n_mem - share), self.last.get(layer, ([], []))[1]
         return best, neighbours(best, before, self.lengths, share)
 
     @property
     def _everything_fits(self) -> bool:
         # every event has at least min_block tokens, so most of the time their number is answer enough
-        return len(self) * self.rule.min_block <= self.rule.n_mem and int(self.lengths.sum()) <= self.rule.n_mem
+        return len(self) * self.rule.min_block <= self.rule.n_mem and int(self.edges[-1]) <= self.rule.n_mem
 
     def forget_pass(self) -> None:
         self._found = {}
@@ -176,10 +179,13 @@ class Retriever:
     def commit(self, passes: int) -> dict[int, np.ndarray]:
         """Note what was fetched; returns it for the layers that fetched something else than before."""
         told: dict[int, np.ndarray] = {}
+        if self._found:
+            every = [events for _, _, events in self._found.values()]
+            where = np.repeat(list(self._found), [len(events) for events in every]), np.concatenate(every)
+            self.retrieved[where] += 1
+            self.last_used[where] = passes
         for layer, (chosen, scores, events) in self._found.items():
-            self.retrieved[layer, events] += 1
-            self.last_used[layer, events] = passes
-            if layer not in self.last or not all(map(np.array_equal, chosen, self.last[layer])):
+            if self.last.get(layer) != chosen:
                 told[layer] = events
             self.last[layer], self.scores[layer] = chosen, scores
         self._found = {}
@@ -187,7 +193,8 @@ class Retriever:
 
     def copy(self) -> Retriever:
         twin = Retriever(self.rule, self.archive.copy(), len(self._stand_ins))
-        twin.lengths, twin.retrieved, twin.last_used = self.lengths, self.retrieved.copy(), self.last_used.copy()
+        twin.lengths, twin.edges = list(self.lengths), self.edges
+        twin.retrieved, twin.last_used = self.retrieved.copy(), self.last_used.copy()
         twin.last, twin.scores, twin._joined = dict(self.last), dict(self.scores), dict(self._joined)
         twin._stand_ins = [stand_in.copy() for stand_in in self._stand_ins]
         return twin

@@ -114,7 +114,7 @@ class EMLLM(TokenCache):
     @property
     def last_retrieved(self) -> dict[int, tuple[list[int], list[int]]]:
         """Events that each layer fetched in the last pass: similarity buffer, contiguity buffer."""
-        return {layer: (best.tolist(), near.tolist()) for layer, (best, near) in self.retriever.last.items()}
+        return {layer: (list(best), list(near)) for layer, (best, near) in self.retriever.last.items()}
 
     def bind(self, model: PreTrainedModel) -> EMLLM:
         """Attach to ``model``. Raises MemoryError_ without rotary positions, BadInput when ``refine_from_layer`` is not
@@ -316,8 +316,7 @@ class EMLLM(TokenCache):
 
     def _starts(self, events: np.ndarray) -> list[int]:
         """First stream positions; events follow each other, the first begins behind the first tokens."""
-        lengths = self.retriever.lengths
-        starts: list[int] = (self.n_init + lengths.cumsum()[events] - lengths[events]).tolist()
+        starts: list[int] = (self.n_init + self.retriever.edges[events]).tolist()
         return starts
 
     def on_written(self, row: Row, n_new: int) -> None:
