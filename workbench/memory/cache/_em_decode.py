@@ -97,29 +97,33 @@ class DecodeRoom:
         self, layers: Sequence[EpisodicLayer], masses: dict[int, Tensor], rotary: Rotary, *, reach: int, most: int
     ):
         keys, values = torch.cat([_held(x)[0] for x in layers]), torch.cat([_held(x)[1] for x in layers])
-        self.layers, self.heads, self.n, self.dim = *keys.shape[:3], keys.shape[3]
-        self.start, self.reach, self._rotary, self._first = most, reach, rotary, self.n
-        size = self.n + AHEAD
-        # token after token: an event is fetched with one gather of whole rows
-        self._both = keys.new_empty(self.layers, most + size, self.heads, self.dim + values.shape[3])
-        self._keys, self._values = (
-            self._both[..., : self.dim].transpose(1, 2),
-            self._both[..., self.dim :].transpose(1, 2),
-        )
-        self._keys[:, :, most : most + self.n], self._values[:, :, most : most + self.n] = keys, values
-        self._positions = torch.arange(size, device=keys.device)[None]
-        self._tables = rotary.tables(self._positions, torch.empty((), dtype=keys.dtype, device=keys.device))
-        self._back = inverse(self._tables, _work(keys.dtype))
-        self._near = keys.new_empty(self.layers, self.heads, size, self.dim)
-        self._near[:, :, : self.n] = rotary.rotate(0, keys, _cut(self._tables, 0, self.n))
-        self._mass = torch.zeros(self.layers, *_stacked(masses, self.layers).shape[1:2], size, device=keys.device)
-        self._mass[..., : self.n] = _stacked(masses, self.layers)
-        self._turn = self._turns(keys)
-        self._keys_of, self._values_of = self._keys.transpose(2, 3).unbind(0), self._values.unbind(0)
-        self._events = self._both[:, :most].unbind(0)
+        self.layers, self.heads, self.dim = len(layers), keys.shape[1], keys.shape[3]
+        self.n = self._first = keys.shape[2]
+        self.start, self.reach, self._rotary = most, reach, rotary
+        self._lay_out_positions(keys)
+        self._lay_out_tokens(keys, values)
+        drawn = torch.stack([masses[layer] for layer in range(self.layers)])
+        self._mass = torch.cat([drawn, drawn.new_zeros(*drawn.shape[:2], AHEAD)], dim=-1)
         self._fetched: list[tuple[np.ndarray | None, int]] = [(None, 0)] * self.layers
         self._drawn: list[Tensor | None] = [None] * self.layers
         self._settle(layers)
+
+    def _lay_out_positions(self, keys: Tensor) -> None:
+        self._positions = torch.arange(self.n + AHEAD, device=keys.device)[None]
+        self._tables = self._rotary.tables(self._positions, torch.empty((), dtype=keys.dtype, device=keys.device))
+        self._back = inverse(self._tables, _work(keys.dtype))
+        self._turn = self._turns(keys)
+
+    def _lay_out_tokens(self, keys: Tensor, values: Tensor) -> None:
+        size, stop = self.n + AHEAD, self.start + self.n
+        # token after token: an event is fetched with one gather of whole rows
+        self._both = keys.new_empty(self.layers, self.start + size, self.heads, self.dim + values.shape[3])
+        self._keys, self._values = self._both.transpose(1, 2).split([self.dim, values.shape[3]], dim=-1)
+        self._keys[:, :, self.start : stop], self._values[:, :, self.start : stop] = keys, values
+        self._near = keys.new_empty(self.layers, self.heads, size, self.dim)
+        self._near[:, :, : self.n] = self._rotary.rotate(0, keys, _cut(self._tables, 0, self.n))
+        self._keys_of, self._values_of = self._keys.transpose(2, 3).unbind(0), self._values.unbind(0)
+        self._events = self._both[:, : self.start].unbind(0)
 
     def _turns(self, keys: Tensor) -> Tensor:
         """(AHEAD, D, D): ``query @ turn`` undoes the rotation at a coming position and rotates to ``reach - 1``.
@@ -204,10 +208,10 @@ class DecodeRoom:
 
     def _settle(self, layers: Sequence[EpisodicLayer]) -> None:
         part = slice(self.start, self.start + self.n)
-        self._held_keys = self._keys[:, None, :, part].unbind(0)
+        self._held_keys: tuple[Tensor, ...] = self._keys[:, None, :, part].unbind(0)
         for layer, keys, values in zip(layers, self._held_keys, self._values[:, None, :, part].unbind(0)):
             layer.settle(keys, values)
-        self.masses = dict(enumerate(self._mass[..., : self.n].unbind(0)))
+        self.masses: dict[int, Tensor] = dict(enumerate(self._mass[..., : self.n].unbind(0)))
 
     def holds(self, layer: SlotLayer) -> bool:
         return layer.keys is self._held_keys[layer.index]
@@ -228,10 +232,6 @@ def _held(layer: SlotLayer) -> tuple[Tensor, Tensor]:
     if layer.keys is None or layer.values is None:
         raise MemoryError_("this memory is empty: there is nothing to read")
     return layer.keys, layer.values
-
-
-def _stacked(masses: dict[int, Tensor], n_layers: int) -> Tensor:
-    return torch.stack([masses[layer] for layer in range(n_layers)])
 
 
 def _cut(tables: Tables, start: int, stop: int) -> Tables:

@@ -111,11 +111,12 @@ class Retriever:
         return gone, [tuple((p[e, :, :k], s[e, :, :k]) for p, s in layers) for e, k in enumerate(sizes)]
 
     # ------------------------------------------------------------------ a pass
-    def fetch(self, layer: int, far_query: Tensor, n_kv: int, passes: int) -> tuple[Tensor, Tensor]:
-        """Keys and values (H_kv, m, D) of the events that match queries (H, q, D), in the order of the stream."""
+    def fetch(self, layer: int, far_query: Tensor, n_kv: int, passes: int) -> tuple[Tensor, Tensor] | None:
+        """Keys and values (H_kv, m, D) of the events that match queries (H, q, D), in the order of the stream; None
+        where the budget holds no event."""
         mean = far_query[:, 0] if far_query.shape[1] == 1 else far_query.mean(1)
         events = self.answer(layer, self.ask(layer, grouped(mean, n_kv), passes))
-        return self._gathered(layer, events)
+        return self._gathered(layer, events) if len(events) else None
 
     def _gathered(self, layer: int, events: np.ndarray) -> tuple[Tensor, Tensor]:
         if layer not in self._joined or not np.array_equal(self._joined[layer][0], events):

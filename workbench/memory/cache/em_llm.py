@@ -24,7 +24,8 @@ from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import MEMORIES
 from workbench.memory.cache import _events, _memory_attention
 from workbench.memory.cache._em_checks import check
-from workbench.memory.cache._em_decode import DecodeRoom, EpisodicLayer, decodes, next_surprise
+from workbench.memory.cache._em_decode import DecodeRoom, EpisodicLayer
+from workbench.memory.cache._em_step import DecodesInRoom
 from workbench.memory.cache._event_pool import EventPool
 from workbench.memory.cache._event_store import EventStore, Stored
 from workbench.memory.cache._events_frame import events_frame
@@ -33,7 +34,6 @@ from workbench.memory.cache._pass import Snapshot
 from workbench.memory.cache._retriever import Retriever, Rule
 from workbench.memory.cache._rotary import Tables
 from workbench.memory.cache._rows import Choice, Row
-from workbench.memory.cache.base import TokenCache
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +47,7 @@ class EpisodicMoment(Snapshot):
 
 
 @MEMORIES.register("em-llm")
-class EMLLM(TokenCache):
+class EMLLM(DecodesInRoom):
     """Episodic memory of a rotary decoder; one stream (batch size 1).
 
     Args:
@@ -143,36 +143,11 @@ class EMLLM(TokenCache):
             raise MemoryError_(
                 f"em-llm reads one stream without padding; got {len(valid)} rows. Give one text a memory"
             )
-        if n_new > 1 or not self.fed or self._room is not None or not self._decode():
+        if n_new > 1 or not self.fed or self._room is not None or not self._laid_out():
             self.decoding = self._roomy = None
             super().before_forward(n_new, valid)
         if not self._dirty():
             self._forget_pass()
-
-    def _decode(self) -> bool:
-        """Lay out the pass of one token in a room, where that can be."""
-        if self._pass is not None and self.decoding is not None and not self._dirty():
-            return True  # the same pass, asked for again
-        self._roll_back()
-        self._make_room(np.ones(1, dtype=np.int64))
-        if self._roomy is None or not self._roomy.serves(self.layers, self._mass):
-            self._roomy = None
-            if not decodes(self.bound_rotary, self._windows, self.layers):
-                return False
-            most = self.retriever.longest if self._fetches else 0
-            self._roomy = DecodeRoom(self.layers, self._mass, self.bound_rotary, reach=self.n_local, most=most)
-            self._mass = self._roomy.masses
-        self.decoding = self._roomy
-        self._pass = self.decoding.open()
-        return True
-
-    @property
-    def _fetches(self) -> bool:
-        return bool(self.stored) and self.retrieval != "none"
-
-    def room_of(self, layer: EpisodicLayer) -> DecodeRoom | None:
-        """The room that a layer's tensors are views of."""
-        return self._roomy if self._roomy is not None and self._roomy.holds(layer) else None
 
     def _forget_pass(self) -> None:
         self._pending, self._laid = {}, {}
@@ -232,10 +207,10 @@ class EMLLM(TokenCache):
     # ------------------------------------------------------------------ attention with memory
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Tensor:
         """Output (1, H, q, D) of one layer for the chunk's queries; the attention socket calls it."""
-        how = {"softcap": options.get("softcap"), "sinks": options.get("s_aux")}
+        how: dict[str, Any] = {"softcap": options.get("softcap"), "sinks": options.get("s_aux")}
         how["scaling"] = options.get("scaling") or query.shape[-1] ** -0.5
         if self.decoding is not None:
-            return self._attend_to_room(self.decoding, layer, query, how)
+            return self._attend_in_room(self.decoding, layer, query, how)
         window, raw = self._windows[layer], self.layers[layer].keys
         assert raw is not None
         reach = min(self.n_local, window or self.n_local)
@@ -246,14 +221,6 @@ class EMLLM(TokenCache):
             self._sight(query.shape[2], key.shape[2], reach, window, key.device), **how,
         )  # fmt: skip
         return out[None]
-
-    def _attend_to_room(self, room: DecodeRoom, layer: int, query: Tensor, how: dict[str, Any]) -> Tensor:
-        far, m = room.far_query(query), 0
-        asked = self.retriever.ask(layer, far, self.passes) if self._fetches else None
-        near = room.near_scores(layer, query)  # while the answer travels
-        if asked is not None:
-            m = room.place(layer, self.retriever.answer(layer, asked), self.retriever)
-        return room.attend(layer, far, near, m, **how)
 
     def _sight(self, n_q: int, n: int, reach: int, window: int | None, device: torch.device) -> Sight:
         key = ("sight", window, device)
@@ -291,9 +258,7 @@ class EMLLM(TokenCache):
         super().after_forward(input_ids, logits)
 
     def _commit(self) -> None:
-        if self.decoding is not None:
-            self.decoding.commit(self.layers)
-            self._mass, self.decoding = self.decoding.masses, None
+        self._commit_room()
         for layer, mass in self._pending.items():
             old = self._mass.get(layer)
             if old is not None:
@@ -306,13 +271,6 @@ class EMLLM(TokenCache):
             self.rows[0].log.append("read", self._starts(events), why, retrieved=fetched)
         self.passes += 1
         self._forget_pass()
-
-    def _raw(self, ids: np.ndarray, valid: np.ndarray, logits: Tensor | None) -> list[np.ndarray]:
-        if valid.shape != (1, 1) or logits is None or self._last is None or self._last.tokens[0] < 0:
-            return super()._raw(ids, valid, logits)
-        target = int(self.targets(ids, self._last.tokens[:, None])[0, 0])
-        raw, self._last = next_surprise(ids, target, logits, self._last)
-        return raw
 
     def _starts(self, events: np.ndarray) -> list[int]:
         """First stream positions; events follow each other, the first begins behind the first tokens."""

@@ -1,0 +1,179 @@
+"""EM-LLM one token at a time: the room that decoding goes on in changes nothing but the time a step takes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import FAMILIES, tokens
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from workbench.memory.cache._em_decode import AHEAD
+from workbench.memory.cache._em_step import DecodesInRoom
+from workbench.memory.cache.em_llm import EMLLM
+
+SMALL = {"n_local": 16, "n_mem": 24, "n_init": 2, "chunk": 8, "min_block": 3, "max_block": 10, "repr_topk": 2}
+ROOMY = {"llama", "llama-yarn", "qwen3", "gpt-neox", "phi3", "olmo2"}
+SETTINGS = [
+    {}, {"contiguity": 0.3}, {"retrieval": "none"}, {"retrieval": "random"}, {"refine": "none"}, {"n_mem": 0},
+    {"n_mem": 0, "max_cached": 3},
+    {"contiguity": 0.3, "max_cached": 3}, {"segmentation": "fixed"}, {"n_local": 300},
+]  # fmt: skip
+
+
+def small(**changed) -> EMLLM:
+    return EMLLM(**{**SMALL, "tau": 16, "gamma": 0.5, "contiguity": 0.3, **changed})
+
+
+def decoded(memory: EMLLM, ids: torch.Tensor) -> torch.Tensor:
+    return torch.cat([memory.write(ids[:, i : i + 1]) for i in range(ids.shape[1])], dim=1)
+
+
+def story(model, settings, ids) -> tuple[EMLLM, torch.Tensor]:
+    """A stream that is read, decoded, read on in the middle of an event, and decoded again."""
+    memory = small(**settings).bind(model)
+    memory.feed(ids[:, :72])
+    first = decoded(memory, ids[:, 72:112])
+    middle = memory.write(ids[:, 112:117])
+    logits = torch.cat([first, middle, decoded(memory, ids[:, 117:150])], dim=1)
+    memory.unbind()
+    return memory, logits
+
+
+def without_numbers(log) -> list[tuple]:
+    """All that a log says save what was measured."""
+    return [
+        (event.step, event.kind, event.items, event.why, {k: v for k, v in event.detail.items() if "mean" not in k})
+        for event in log
+    ]
+
+
+def agree(model, settings, ids, monkeypatch) -> EMLLM:
+    roomy, logits = story(model, settings, ids)
+    with monkeypatch.context() as patch:
+        patch.setattr(DecodesInRoom, "_laid_out", lambda self: False)
+        plain, expected = story(model, settings, ids)
+    assert plain._roomy is None
+    assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert without_numbers(roomy.events()) == without_numbers(plain.events())
+    mine, other = roomy.contents(), plain.contents()
+    numbers = ["last_score", "peak_surprise", "representative_scores"]
+    assert mine.drop(columns=numbers).equals(other.drop(columns=numbers))
+    assert mine["last_score"].fillna(0).to_numpy() == pytest.approx(other["last_score"].fillna(0).to_numpy(), abs=1e-4)
+    for layer in range(len(roomy.layers)):
+        torch.testing.assert_close(roomy._mass[layer], plain._mass[layer], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(roomy.layers[layer].keys, plain.layers[layer].keys, atol=1e-5, rtol=1e-5)
+    return roomy
+
+
+@pytest.mark.parametrize("name", list(FAMILIES))
+def test_a_room_changes_nothing_in_any_family(family, name, monkeypatch):
+    memory = agree(family(name), {}, tokens(1, 150, seed=3), monkeypatch)
+    assert (memory._roomy is not None) == (name in ROOMY)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_a_room_changes_nothing_under_any_setting(llama, settings, monkeypatch):
+    agree(llama, settings, tokens(1, 150, seed=4), monkeypatch)
+
+
+def test_a_room_that_is_full_is_laid_out_anew(llama):
+    ids, settings = tokens(1, 12 + AHEAD + 8, seed=5), {"n_local": 200}  # nothing leaves: only the room ends
+    memory = small(**settings).bind(llama)
+    memory.feed(ids[:, :12])
+    assert memory._roomy is None
+    rooms, logits = [], []
+    for i in range(12, ids.shape[1]):
+        logits.append(memory.write(ids[:, i : i + 1]))
+        rooms.append(memory._roomy)
+    memory.unbind()
+    assert [room is rooms[0] for room in rooms] == [True] * AHEAD + [False] * 8
+    assert len(set(rooms)) == 2
+    with torch.no_grad():
+        plain = llama(ids).logits[:, 12:]
+    assert (torch.cat(logits, 1) - plain).abs().max() < 1e-4
+
+
+def test_a_moment_is_gone_back_to_exactly(llama):
+    memory, ids = small().bind(llama), tokens(1, 150, seed=6)
+    memory.feed(ids[:, :72])
+    decoded(memory, ids[:, 72:90])
+    moment = memory.snapshot()
+    held = [layer.keys.clone() for layer in memory.layers]
+    once = decoded(memory, ids[:, 90:130])
+    state = str(memory.contents().to_dict("list"))
+    for _ in range(2):
+        memory.restore(moment)
+        assert all(torch.equal(layer.keys, keys) for layer, keys in zip(memory.layers, held))
+        assert torch.equal(decoded(memory, ids[:, 90:130]), once)
+        assert str(memory.contents().to_dict("list")) == state
+    memory.unbind()
+
+
+def test_a_token_that_dies_leaves_no_trace(llama):
+    memory, ids = small().bind(llama), tokens(1, 120, seed=7)
+    memory.feed(ids[:, :72])
+    first = decoded(memory, ids[:, 72:80])
+    table, width = memory.contents(), memory.layers[0].width
+    handle = llama.model.layers[1].register_forward_hook(lambda *_: 1 / 0)
+    for _ in range(2):
+        with pytest.raises(ZeroDivisionError):
+            memory.write(ids[:, 99:100])
+    handle.remove()
+    then = decoded(memory, ids[:, 80:110])
+    memory.reset()
+    memory.feed(ids[:, :72])
+    assert torch.equal(decoded(memory, ids[:, 72:80]), first)
+    assert memory.layers[0].width == width
+    assert memory.contents().equals(table)
+    assert torch.equal(decoded(memory, ids[:, 80:110]), then)
+    memory.unbind()
+
+
+def test_bytes_of_a_room_are_counted_once(llama):
+    memory, ids = small().bind(llama), tokens(1, 90, seed=8)
+    memory.feed(ids[:, :72])
+    decoded(memory, ids[:, 72:80])
+    room = memory._roomy
+    assert sum(layer.nbytes() for layer in memory.layers) == room.nbytes()
+    assert memory.nbytes() == room.nbytes() + memory.archive.nbytes()
+    memory.write(ids[:, 80:88])
+    assert sum(layer.nbytes() for layer in memory.layers) < room.nbytes()
+    memory.unbind()
+
+
+class Ops(TorchDispatchMode):
+    """Names of the operations that run."""
+
+    def __init__(self):
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.names.append(func.__name__.split(".")[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_token_asks_for_the_events_once_a_layer_and_joins_no_tensors(llama):
+    """What decoding costs beside the model itself: per layer one score, one top-k, one gather, at any length."""
+    counts = []
+    for settings in ({"retrieval": "none"}, {}):
+        memory, ids = small(**settings, n_local=32).bind(llama), tokens(1, 200, seed=9)
+        memory.feed(ids[:, :160])
+        steps = []
+        for i in range(160, 200):
+            room = memory._roomy
+            with Ops() as ops:
+                memory.write(ids[:, i : i + 1])
+            if room is not None and room is memory._roomy:
+                steps.append(ops.names)
+        memory.unbind()
+        counts.append(steps)
+    window, fetching = ([{n: step.count(n) for n in set(step)} for step in steps] for steps in counts)
+    depth = llama.config.num_hidden_layers
+    assert window
+    assert fetching
+    assert all(step["bmm"] == 3 * depth for step in window + fetching)
+    for step in fetching:
+        assert step["mv"] == step["topk"] == depth
+        assert step.get("index_select", 0) <= depth  # none where the events are those of the step before
+    assert max(step["cat"] for step in fetching) <= max(step["cat"] for step in window)
