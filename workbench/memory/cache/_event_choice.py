@@ -30,12 +30,12 @@ def neighbours(chosen: Sequence[int], queue: Sequence[int], lengths: Sequence[in
 
     ``queue`` is the buffer of the pass before, newest first; the result is newest first and holds <= budget tokens.
     """
-    taken, found, used, n = set(chosen), [], 0, len(lengths)
-    around = (event for middle in chosen for event in (middle + 1, middle - 1))
+    taken, found, left = {-1, len(lengths), *chosen}, [], budget
+    around = chain.from_iterable((middle + 1, middle - 1) for middle in chosen)
     for event in chain(around, queue):
-        if 0 <= event < n and event not in taken:
-            used += lengths[event]
-            if used > budget:
+        if event not in taken:
+            left -= lengths[event]
+            if left < 0:
                 break
             taken.add(event)
             found.append(event)

@@ -94,19 +94,22 @@ class EventPool:
 
     def gather(self, layer: int, events: np.ndarray) -> tuple[Tensor, Tensor]:
         """Keys and values (H_kv, m, D) of one layer, the events after each other in the given order."""
-        return self._parted(self._layers[layer].filled.index_select(0, self._index(layer, events)))
+        held = self._layers[layer].filled
+        return self._parted(held.index_select(0, self._index(events, held.device)))
 
     def gather_into(self, layer: int, events: np.ndarray, rows: Tensor) -> int:
         """:meth:`gather` into the last of ``rows`` (n, H_kv, D + D_v), which have room for them; how many they were."""
-        index = self._index(layer, events)
-        torch.index_select(self._layers[layer].filled, 0, index, out=rows[len(rows) - len(index) :])
-        return len(index)
+        held = self._layers[layer].filled
+        index = self._index(events, held.device)
+        n = index.shape[0]
+        torch.index_select(held, 0, index, out=rows.narrow(0, rows.shape[0] - n, n))
+        return n
 
-    def _index(self, layer: int, events: np.ndarray) -> Tensor:
+    def _index(self, events: np.ndarray, device: torch.device) -> Tensor:
         lengths = self._lengths[events]
         index = (self._edges[1:][events] - lengths.cumsum()).repeat(lengths)
         index += np.arange(len(index))
-        rows, device = torch.from_numpy(index), self._layers[layer].filled.device
+        rows = torch.from_numpy(index)
         return rows if device.type == "cpu" else rows.to(device, non_blocking=True)
 
     def place(self, event: int) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 import torch
@@ -148,7 +147,8 @@ class Retriever:
         """The events that a layer fetches, in the order of the stream."""
         scores, order = asked
         chosen = self._choose(layer, order())
-        events = np.array(sorted(chain(*chosen)), dtype=np.int64)
+        events = np.array([*chosen[0], *chosen[1]], dtype=np.int64)
+        events.sort()
         self._found[layer] = (chosen, scores, events)
         return events
 

@@ -265,7 +265,7 @@ class EMLLM(DecodesInRoom):
                 mass[:, : old.shape[1]] += old
             self._mass[layer] = mass
         if told := self.retriever.commit(self.passes):
-            events = np.unique(np.concatenate(list(told.values())))
+            events = np.flatnonzero(np.bincount(np.concatenate(list(told.values()))))
             why = f"{len(events)} events retrieved by {len(told)} layers"
             fetched = {layer: chosen.tolist() for layer, chosen in told.items()}
             self.rows[0].log.append("read", self._starts(events), why, retrieved=fetched)
