@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 MEMORY: dict[str, Any] = {
     "depth": 2, "expansion": 4, "chunk": 32, "conv": 4, "theta_max": 0.5, "momentum": True, "decay": True,
     "decay_to": "zero", "read": "post", "objective": "l2", "unit_keys": True, "clip": None,
-    "impl": "auto",
+    "impl": "auto", "gates_per": "token",
 }  # fmt: skip
 
 
@@ -36,7 +37,9 @@ class TitansLayer(MemoryLayer):
         super().__init__(dim)
         unknown = sorted(set(memory) - set(MEMORY))
         if unknown:
-            raise TypeError(f"{type(self).__name__} has no argument {unknown[0]!r}; it has {', '.join(MEMORY)}")
+            near = get_close_matches(unknown[0], MEMORY, n=1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(MEMORY)}"
+            raise TypeError(f"{type(self).__name__} has no argument {unknown[0]!r}; {hint}")
         self.core = NeuralCore(dim, heads, **{**MEMORY, **memory})
         self.heads, self.persistent_tokens = heads, whole("persistent", persistent, 0)
         self.persistent = nn.Parameter(torch.randn(persistent, dim) * dim**-0.5)

@@ -12,7 +12,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from workbench.errors import BadInput
+from workbench.errors import BadInput, UnknownName
+from workbench.memory.layers._chunk_means import chunk_means
 from workbench.memory.layers._conv import ShortConv
 from workbench.memory.layers.base import Slot, State, divides, whole
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 OBJECTIVES, READS, TARGETS = ("l2", "inner product"), ("post", "pre", "prev_chunk"), ("zero", "init")
 IMPLEMENTATIONS = ("auto", "chunked", "triton")
+GATES_PER = ("token", "chunk")
 #: sigmoid(-3) = .047 of the largest step, sigmoid(.5) = .62 of the momentum; sigmoid(-5) = .007: at first almost
 #: nothing is forgotten.
 FIRST_BIAS = {"theta": -3.0, "eta": 0.5, "alpha": -5.0}
@@ -49,7 +51,8 @@ class NeuralCore(nn.Module):
 
     The arguments are those of :class:`workbench.memory.layers.titans.Titans`. The state's keys are ``weights0``,
     ``momentum0``, ``anchor0`` (the weights at which this chunk's gradients are taken), ... one (B, H, in, out) a layer
-    of the memory, ``filled`` (tokens of the unfinished chunk, a whole number) and ``conv``.
+    of the memory, ``filled`` (tokens of the unfinished chunk, a whole number), ``conv``, and with gates per chunk
+    (B, dim) each, ``gate_mean``, the mean x of the last whole chunk, and ``gate_sum``, of the unfinished one's x.
     """
 
     def __init__(
@@ -69,6 +72,7 @@ class NeuralCore(nn.Module):
         unit_keys: bool,
         clip: float | None,
         impl: str = "auto",
+        gates_per: str = "token",
     ):
         super().__init__()
         for name, value, legal in (
@@ -77,6 +81,8 @@ class NeuralCore(nn.Module):
         ):  # fmt: skip
             if value not in legal:
                 raise BadInput(f"{name} must be one of {', '.join(map(repr, legal))}, got {value!r}")
+        if gates_per not in GATES_PER:
+            raise UnknownName("choice of gates_per", str(gates_per), GATES_PER)
         if not isinstance(theta_max, int | float) or not 0 < theta_max < float("inf"):
             raise BadInput(f"theta_max must be a finite number > 0, got {theta_max!r}")
         if clip is not None and not (isinstance(clip, int | float) and 0 < clip < float("inf")):
@@ -90,7 +96,7 @@ class NeuralCore(nn.Module):
         self.conv, self.theta_max = whole("conv", conv, 0), float(theta_max)
         self.momentum, self.decay, self.decay_to = bool(momentum), bool(decay), decay_to
         self.read, self.objective, self.unit_keys, self.clip = read, objective, bool(unit_keys), clip
-        self.impl = impl
+        self.impl, self.gates_per, self.dim = impl, gates_per, dim
         wide = whole("expansion", expansion) * self.head_dim
         self.sizes = [self.head_dim, *[wide] * (depth - 1), self.head_dim]
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
@@ -114,6 +120,10 @@ class NeuralCore(nn.Module):
         anchored = self.chunk > 1 and self.objective == "l2"
         return ["weights", *["momentum"] * self.momentum, *["anchor"] * anchored]
 
+    @property
+    def _sums(self) -> list[str]:
+        return ["gate_mean", "gate_sum"] if self.gates_per == "chunk" else []
+
     def layout(self, batch: int) -> dict[str, Slot]:
         shapes = list(itertools.pairwise(self.sizes))
         slots = {
@@ -121,6 +131,7 @@ class NeuralCore(nn.Module):
         }
         if self.short is not None:
             slots["conv"] = Slot(self.short.shape(batch))
+        slots |= {name: Slot((batch, self.dim)) for name in self._sums}
         return {**slots, "filled": Slot(())}
 
     def start(self, batch: int, device: Any, dtype: torch.dtype) -> State:
@@ -131,7 +142,7 @@ class NeuralCore(nn.Module):
             state |= {f"{kind}{i}": torch.zeros_like(row) if kind == "momentum" else row for kind in self._kinds}
         if self.short is not None:
             state["conv"] = torch.zeros(self.short.shape(batch), device=device, dtype=dtype)
-        return state
+        return state | {name: torch.zeros(batch, self.dim, device=device, dtype=dtype) for name in self._sums}
 
     def weights(self, state: State, kind: str = "weights") -> tuple[Tensor, ...]:
         return tuple(state[f"{kind}{i}"] for i in range(self.depth))
@@ -158,6 +169,16 @@ class NeuralCore(nn.Module):
         off = torch.zeros_like(theta)
         return Gates(self.theta_max * theta, eta if self.momentum else off, alpha if self.decay else off)
 
+    def _gates_in(self, x: Tensor, state: State) -> tuple[Gates, State]:
+        """Each token's gates, and what the state keeps for those of the next chunk."""
+        if self.gates_per == "token":
+            return self.gates(x), {}
+        mean, total, filled = state["gate_mean"], state["gate_sum"], state["filled"]
+        means, total = chunk_means(x.to(total.dtype), mean, total, filled, self.chunk)
+        own = slice(filled, filled + x.shape[1])
+        spread = (gate.repeat_interleave(self.chunk, 1)[:, own] for gate in self.gates(means.to(x.dtype)))
+        return Gates(*spread), {"gate_mean": means[:, -1], "gate_sum": total}
+
     def project(self, x: Tensor, conv: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
         """q, k, v (B, T, H, D) in the memory's type, and the convolution's new state."""
         mixed = self.to_qkv(x)
@@ -171,8 +192,9 @@ class NeuralCore(nn.Module):
     def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         """y (B, T, dim) of every token's read, heads side by side, and the new state."""
         q, k, v, conv = self.project(x, state.get("conv"))
-        gates = self.gates(x)
+        gates, sums = self._gates_in(x, state)
         y, after = self._write(q, k, v, gates, state)
+        after |= sums
         if self._watchers is not None:
             self._watchers.append(Watched(k, v, gates, state, after))
         if conv is not None:
@@ -206,7 +228,8 @@ class NeuralCore(nn.Module):
             q.contiguous(), k.contiguous(), written, log_decay=forget, state=state["weights0"], check_values=False,
             impl=self.impl,
         )  # fmt: skip
-        return y, {"weights0": memory, "filled": 0}
+        counted = (state["filled"] + k.shape[1]) % self.chunk if self.gates_per == "chunk" else 0
+        return y, {"weights0": memory, "filled": counted}
 
     @contextmanager
     def watching(self) -> Iterator[list[Watched]]:

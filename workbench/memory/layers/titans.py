@@ -40,6 +40,10 @@ class Titans(TitansLayer):
         unit_keys: keys and queries of length one (4.4).
         clip: longest error that a step is taken for (Huber's loss instead of the square): a memory whose steps are too
             large for its chunk then swings, but does not grow without bound. None is the paper's loss.
+        gates_per: "token", theta, eta and alpha of every token (the paper's models), or "chunk", one of each a chunk,
+            made from the mean x of the chunk before (end of 3.2): the mean of its own tokens would tell a token of
+            later ones. A stream's first chunk, which persistent tokens begin, has the learned biases alone. It saves
+            next to nothing here, since the chunk form is made of products that do not get smaller.
         impl: of the memory, see ``workbench_kernels.linear_memory.neural_memory``: "auto", "chunked" or "triton".
 
     With ``depth=1, momentum=False, decay=False, chunk=1`` it is DeltaNet (beta = 2 theta); with chunk > 1 it is TTT.
@@ -62,6 +66,7 @@ class Titans(TitansLayer):
         {"heads": 1, "chunk": 3, "depth": 3, "expansion": 1, "read": "pre", "decay_to": "init", "persistent": 1},
         {"heads": 2, "chunk": 4, "read": "prev_chunk", "momentum": False, "clip": 0.5},
         {"heads": 2, "depth": 1, "objective": "inner product", "momentum": False},
+        {"heads": 2, "chunk": 4, "persistent": 2, "gates_per": "chunk"},
     )
 
     def __init__(self, dim: int, heads: int = 4, *, persistent: int = 4, **memory: Any):

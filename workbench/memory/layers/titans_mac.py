@@ -36,6 +36,7 @@ class TitansMAC(TitansLayer):
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2, "chunk": 4, "segment": 3, "persistent": 2},
         {"heads": 1, "chunk": 2, "depth": 1, "segment": 4, "persistent": 0, "gate": "sum", "conv": 0},
+        {"heads": 2, "chunk": 3, "segment": 5, "persistent": 1, "gates_per": "chunk"},
     )
 
     def __init__(

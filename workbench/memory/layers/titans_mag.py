@@ -37,6 +37,7 @@ class TitansMAG(WindowedTitans):
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2, "chunk": 4, "window": 3, "persistent": 2},
         {"heads": 1, "chunk": 2, "depth": 1, "window": 1, "persistent": 0, "gate": "sum", "conv": 0},
+        {"heads": 2, "chunk": 3, "window": 3, "persistent": 1, "gates_per": "chunk"},
     )
 
     def __init__(

@@ -27,6 +27,7 @@ class TitansMAL(WindowedTitans):
     examples: ClassVar[tuple[dict[str, Any], ...]] = (
         {"heads": 2, "chunk": 4, "window": 3, "persistent": 2},
         {"heads": 1, "chunk": 2, "depth": 1, "window": 1, "persistent": 0, "conv": 0},
+        {"heads": 2, "chunk": 3, "window": 3, "persistent": 1, "gates_per": "chunk"},
     )
 
     def __init__(self, dim: int, heads: int = 4, *, window: int = 64, persistent: int = 4, **memory: Any):
