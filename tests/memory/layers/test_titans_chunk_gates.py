@@ -5,6 +5,7 @@ The shared kit runs them too (one of each layer's examples): pieces, padding, gr
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from workbench.memory.layers.base import build_layer, nbytes
 from workbench.models.mixer import MixerConfig, MixerLM
 
 NAMES = ("titans", "titans-mac", "titans-mag", "titans-mal")
+HEBBIAN: dict[str, Any] = {"depth": 1, "objective": "inner product", "momentum": False}
 every_titan = pytest.mark.parametrize("name", NAMES)
 
 
@@ -96,18 +98,17 @@ def test_tokens_that_are_all_alike_have_the_gates_of_each_token(name):
 @torch.no_grad()
 def test_a_hebbian_memory_counts_its_chunks_as_well():
     """Its gradients need no chunk, its gates do; with gates per token it still counts nothing."""
-    hebbian = {"depth": 1, "objective": "inner product", "momentum": False}
-    layer, x = made(**hebbian), tokens(11)
+    layer, x = made(**HEBBIAN), tokens(11)
     whole, last = layer(x)
     assert last["filled"] == 3
     for found, wanted in zip(used(layer, x), zip(*by_hand(layer, x))):
         torch.testing.assert_close(found, torch.cat(wanted, 1), rtol=1e-12, atol=1e-13)
-    reads, state = [], None
+    reads, state = [], layer.start(2)
     for part in x.split([3, 1, 5, 2], 1):
         y, state = layer(part, state)
         reads.append(y)
     torch.testing.assert_close(torch.cat(reads, 1), whole, rtol=1e-10, atol=1e-12)
-    assert made(**hebbian, gates_per="token")(x)[1]["filled"] == 0
+    assert made(**HEBBIAN, gates_per="token")(x)[1]["filled"] == 0
 
 
 # -- causality, streaming, padding ------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def test_no_gate_hears_of_a_token_of_its_own_chunk():
 def test_any_pieces_equal_one_pass(name, sizes):
     layer, x = made(name, persistent=1), tokens(18)
     whole, last = layer(x)
-    reads, state = [], None
+    reads, state = [], layer.start(2)
     for part in x.split(sizes, 1):
         y, state = layer(part, state)
         reads.append(y)
@@ -184,7 +185,7 @@ def test_padding_enters_no_mean(name):
 def test_gradients_of_the_means(length):
     mean, total = tokens(2)[:, 0], tokens(2)[:, 1]
     inputs = [value.requires_grad_() for value in (tokens(length), mean.clone(), total.clone())]
-    assert torch.autograd.gradcheck(lambda *values: chunk_means(*values, filled=1, chunk=3), inputs)
+    assert torch.autograd.gradcheck(partial(chunk_means, filled=1, chunk=3), inputs)
 
 
 def test_gradients_through_the_gates_of_a_stream():
@@ -236,11 +237,11 @@ def test_states_of_another_row_kind_or_setting_are_refused(name):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("hebbian", [{}, {"depth": 1, "objective": "inner product", "momentum": False}])
-def test_a_stream_keeps_its_chunk(hebbian):
-    _, state = made(chunk=8, **hebbian)(tokens(6))
+@pytest.mark.parametrize("kind", [{}, HEBBIAN])
+def test_a_stream_keeps_its_chunk(kind):
+    _, state = made(chunk=8, **kind)(tokens(6))
     with pytest.raises(BadInput, match=r"from 0 to chunk - 1 = 3, got 6"):
-        made(chunk=4, **hebbian)(tokens(2), state)
+        made(chunk=4, **kind)(tokens(2), state)
 
 
 @every_titan
