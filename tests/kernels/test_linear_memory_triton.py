@@ -78,10 +78,10 @@ def test_other_half_precision_fits_the_card(compiled: Any, case: Case) -> None:
         assert kernel.metadata.shared <= compile_kit.SHARED_MOST, kernel.name
 
 
-@pytest.mark.parametrize("dims", [(64, 128), (256, 256)])
-def test_gated_delta_rules_have_their_tiles_where_they_said(compiled: Any, dims: tuple[int, int]) -> None:
+@pytest.mark.parametrize(("dims", "heads"), [((64, 128), 2), ((256, 256), 2), ((128, 128), 64)])
+def test_gated_delta_rules_have_their_tiles_where_they_said(compiled: Any, dims: tuple[int, int], heads: int) -> None:
     """ptxas 12.8 gave wrong addresses to a kernel that the interpreter ran right: nothing else shows it."""
-    kernels = compiled(Case("gated-delta", dims=dims, length=64), torch.bfloat16)
+    kernels = compiled(Case("gated-delta", dims=dims, length=64, heads=(heads, heads)), torch.bfloat16)
     assert len(kernels) == 7  # prepare, states, reads and four gradients: the states are kept
     for kernel in kernels:
         assert not machine_code.wrong_descriptors(kernel), kernel.name
@@ -106,14 +106,14 @@ def test_a_call_that_triton_cannot_take_is_told_why() -> None:
 #: components, warps, stages). Other tiles are other code: run tests/gpu/test_linear_memory_gpu.py, then change this.
 CONFIRMED: dict[torch.dtype, dict[tuple[int, int], str]] = {
     torch.bfloat16: {
-        (64, 64): "prepare 64 64 64 4 1, states 64 64 32 8 2, reads 64 64 64 8 2, value_gradients 64 64 64 8 2, "
-        "state_gradients 64 64 32 8 2, gradients 64 64 64 8 2, prepare_gradients 64 64 64 8 1",
-        (64, 128): "prepare 64 64 64 4 1, states 64 64 32 8 2, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
-        "state_gradients 64 64 32 8 2, gradients 64 64 64 8 2, prepare_gradients 64 64 64 8 1",
+        (64, 64): "prepare 64 64 64 4 1, states 64 64 16 4 3, reads 64 64 64 8 2, value_gradients 64 64 64 8 2, "
+        "state_gradients 64 64 16 4 3, gradients 64 64 64 8 2, prepare_gradients 64 64 64 8 1",
+        (64, 128): "prepare 64 64 64 4 1, states 64 64 16 4 3, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
+        "state_gradients 64 64 16 4 3, gradients 64 64 64 8 2, prepare_gradients 64 64 64 8 1",
         (128, 128): "prepare 64 64 64 4 1, states 64 128 16 4 3, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
-        "state_gradients 64 128 16 4 3, gradients 64 128 64 8 2, prepare_gradients 64 128 64 8 1",
-        (256, 256): "prepare 64 64 64 4 1, states 64 256 32 8 2, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
-        "state_gradients 64 256 32 8 2, gradients 64 128 64 8 2, prepare_gradients 64 128 64 8 1",
+        "state_gradients 64 128 16 4 3, gradients 64 128 64 8 3, prepare_gradients 64 128 64 8 2",
+        (256, 256): "prepare 64 64 64 4 1, states 64 256 16 8 2, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
+        "state_gradients 64 256 16 8 2, gradients 64 128 64 8 3, prepare_gradients 64 128 64 8 2",
     },
     torch.float16: {
         (64, 64): "prepare 32 32 32 4 1, states 32 64 16 8 1, reads 32 32 64 8 1, value_gradients 32 32 64 8 1, "
@@ -205,13 +205,29 @@ def test_what_is_kept_has_the_size_that_is_asked_about(
 
     card = types.SimpleNamespace(total_memory=16 * held)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    cuda, said = torch.device("cuda"), dataclasses.replace
-    assert configurations.keeps(plan, cuda)
-    assert not configurations.keeps(said(plan, given={"keep": False}), cuda)
-    assert not configurations.keeps(said(plan, delta=False), cuda)
+    plan = dataclasses.replace(plan, device=torch.device("cuda"))
+    assert configurations.keeps(plan)
+    assert not configurations.keeps(dataclasses.replace(plan, given={"keep": False}))
+    assert not configurations.keeps(dataclasses.replace(plan, delta=False))
     card.total_memory -= 16
-    assert not configurations.keeps(plan, cuda)
-    assert configurations.keeps(said(plan, given={"keep": True}), cuda)
+    assert not configurations.keeps(plan)
+    assert configurations.keeps(dataclasses.replace(plan, given={"keep": True}))
+
+
+@pytest.mark.parametrize(("rows", "processors", "values"), [(1, 132, 16), (8, 132, 32), (2, 128, 32), (2, 129, 16)])
+def test_walks_are_wider_where_their_programs_fill_the_card(
+    rows: int, processors: int, values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench_kernels.linear_memory.portable import configurations, recurrence
+
+    case = Case("gated-delta", length=4, heads=(16, 16), dims=(128, 128), batch=rows, start=False)
+    drawn = case.draw(torch.bfloat16)
+    inputs = recurrence.Inputs(*(drawn.get(name) for name in recurrence.Inputs._fields))
+    plan = recurrence._plan(inputs, "identity", False, 1.0, None, None, {})
+    card = types.SimpleNamespace(multi_processor_count=processors)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    plan = dataclasses.replace(plan, device=torch.device("cuda"))
+    assert {configurations.pick(plan, which).values for which in ("states", "state_gradients")} == {values}
 
 
 def test_a_descriptor_made_of_an_address_is_found() -> None:

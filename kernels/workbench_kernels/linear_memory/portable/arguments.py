@@ -76,6 +76,7 @@ class Plan:
     precision: str
     scale: float
     tiled: tuple[int, int]  # key features and value components that tiles are made for, at least those of the sizes
+    device: torch.device
     given: Mapping[str, Any]  # tiles and numbers in place of the frozen ones
 
 

@@ -44,7 +44,6 @@ FULL = {
 #: Where a rule needs other tiles than the plain one (bytes of a factor, launch, rule): the delta rule's states hold
 #: all keys, gates a channel and the Taylor map need room.
 OTHER: dict[tuple[int, str, str], Tiles] = {
-    (2, "states", "delta"): Tiles(256, 32, 8, 2),
     (2, "states", "taylor"): Tiles(64, 64, 8, 1),
     (2, "gradients", "taylor"): Tiles(64, 64, 8, 2),
     (2, "reads", "vector"): Tiles(32, 128, 8, 1),
@@ -56,11 +55,14 @@ OTHER: dict[tuple[int, str, str], Tiles] = {
     (4, "values", "vector"): Tiles(32, 32, 8, 1),
 }
 #: bfloat16 delta rules, (launch, narrowest D, widest D that tiles are made for): what an H200 ran faster than the
-#: tiles above. A walk of 16 value components a program fills 128 multiprocessors with 16 heads of 128.
+#: tiles above.
 MEASURED = {
-    ("states", 128, 128): Tiles(256, 16, 4, 3),
-    ("prepare_gradients", 128, 256): Tiles(128, 64, 8, 1),
+    ("gradients", 128, 256): Tiles(128, 64, 8, 3),
+    ("prepare_gradients", 128, 256): Tiles(128, 64, 8, 2),
 }
+#: Their walks by the widest D that tiles are made for: of 32 value components a program where those programs fill a
+#: card's multiprocessors (each walks twice as wide in less than twice the time), else of 16.
+WALKS = {128: (Tiles(256, 32, 4, 3), Tiles(256, 16, 4, 3)), 256: (Tiles(256, 32, 8, 2), Tiles(256, 16, 8, 2))}
 #: (D, Dv) at which the delta rules agree with float64 on a Hopper card, by the dtype of q, narrowest first. Tiles are
 #: made for one of these: ptxas 12.8 (Triton 3.6) builds wrong addresses of shared memory in ``prepare_kernel`` where a
 #: bfloat16 tile is narrower than 64. Which of today's tiles ran where: kernels/notes/linear-memory.md.
@@ -107,10 +109,21 @@ def pick(plan: Plan, which: str) -> Tiles:
         return pick(plan, "states")
     table = LOW if plan.wide == torch.bfloat16 else FULL
     if plan.delta and plan.wide == torch.bfloat16:
+        if which == "states":
+            return walk(plan)
         for (name, narrowest, widest), tiles in MEASURED.items():
             if which == name and narrowest <= plan.tiled[0] <= widest:
                 return tiles
     return OTHER.get((plan.wide.itemsize, which, rule_of(plan)), table[which])
+
+
+def walk(plan: Plan) -> Tiles:
+    """By the size of the call and of the card, whatever else runs on it; without a card that of an H200."""
+    wide, narrow = next(tiles for widest, tiles in WALKS.items() if plan.tiled[0] <= widest)
+    programs = plan.count * plan.sizes.heads * -(-plan.sizes.value_dim // wide.values)
+    on_card = plan.device.type == "cuda"
+    processors = torch.cuda.get_device_properties(plan.device).multi_processor_count if on_card else BUSY // 2
+    return wide if programs >= processors else narrow
 
 
 def fused(plan: Plan) -> bool:
@@ -122,7 +135,7 @@ def fused(plan: Plan) -> bool:
     return simple and bool(plan.given.get("fused", plan.wide == torch.bfloat16))
 
 
-def keeps(plan: Plan, device: torch.device) -> bool:
+def keeps(plan: Plan) -> bool:
     """Whether the states stay in memory for the backward pass: what the caller said, else by their size.
 
     The size of the card decides, not what is free on it: the same call always does the same.
@@ -130,9 +143,9 @@ def keeps(plan: Plan, device: torch.device) -> bool:
     said = plan.given.get("keep")
     if said is not None:
         return bool(said)
-    if not plan.delta or device.type != "cuda":
+    if not plan.delta or plan.device.type != "cuda":
         return plan.delta
-    return kept_bytes(plan) <= KEPT_SHARE * torch.cuda.get_device_properties(device).total_memory
+    return kept_bytes(plan) <= KEPT_SHARE * torch.cuda.get_device_properties(plan.device).total_memory
 
 
 def kept_bytes(plan: Plan) -> int:

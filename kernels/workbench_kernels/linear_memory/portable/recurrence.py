@@ -124,7 +124,7 @@ def _plan(
     tiled = dims = (sizes.dim, sizes.value_dim)
     if beta is not None and options.get("padded", True):
         tiled = covering(dims, q.dtype) or dims
-    return Plan(rows, sizes, count, chunks, chunk, *kinds, scale, tiled, options)
+    return Plan(rows, sizes, count, chunks, chunk, *kinds, scale, tiled, q.device, options)
 
 
 def _contiguous(x: Tensor) -> Tensor:
@@ -344,7 +344,7 @@ class _Recurrence(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         inputs = Inputs(q, k, v, log_decay, beta, state)
         y, final, states = _forward(_Call(plan, inputs))
-        ctx.save_for_backward(*inputs, *((states or ()) if keeps(plan, q.device) else ()))
+        ctx.save_for_backward(*inputs, *((states or ()) if keeps(plan) else ()))
         ctx.plan = plan
         ctx.set_materialize_grads(False)
         return y, final
