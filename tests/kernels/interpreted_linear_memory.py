@@ -118,6 +118,12 @@ def test_tiles_that_a_card_ran_faster(rule: str, walk: int, documents: Any) -> N
     held(Case(rule, dims=(128, 72), documents=documents), torch.float32, run=with_options(**tiles))
 
 
+@pytest.mark.parametrize("keys", [16, 32, 64])
+def test_gradients_of_the_systems_with_all_keys_at_once_and_tile_by_tile(keys: int) -> None:
+    tiles = {"prepare_gradients": configurations.Tiles(keys, 16, 4, 1)}
+    held(Case("gated-delta", dims=(40, 24), heads=(4, 2)), torch.float32, run=with_options(**tiles))
+
+
 @pytest.mark.parametrize("rule", ["linear", "vector", "gated-delta"])
 def test_half_precision(rule: str) -> None:
     held(Case(rule, length=70), torch.float16)

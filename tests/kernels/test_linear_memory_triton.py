@@ -58,7 +58,7 @@ WIDE = {"dims": (128, 128), "length": 64}
 def test_half_precision_compiles_for_hopper(compiled: Any, rule: str) -> None:
     for kernel in compiled(Case(rule, **WIDE), torch.bfloat16):
         assert kernel.metadata.shared <= compile_kit.SHARED_MOST, kernel.name
-        most = {"forward_kernel": 96, "prepare_gradients_kernel": 24}.get(kernel.name, 0)  # a few numbers of a prologue
+        most = {"forward_kernel": 96, "prepare_gradients_kernel": 40}.get(kernel.name, 0)  # a few numbers of a prologue
         assert compile_kit.usage(kernel.asm["cubin"])[1] <= most, f"{kernel.name} spills registers"
         assert kernel.name == "running_kernel" or "wgmma" in kernel.asm["ptx"], kernel.name
         assert not machine_code.wrong_descriptors(kernel), kernel.name
@@ -111,9 +111,9 @@ CONFIRMED: dict[torch.dtype, dict[tuple[int, int], str]] = {
         (64, 128): "prepare 64 64 64 4 1, states 64 64 16 4 3, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
         "state_gradients 64 64 16 4 3, gradients 64 64 64 8 2, prepare_gradients 64 64 64 8 1",
         (128, 128): "prepare 64 64 64 4 1, states 64 128 16 4 3, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
-        "state_gradients 64 128 16 4 3, gradients 64 128 64 8 3, prepare_gradients 64 128 64 8 2",
+        "state_gradients 64 128 16 4 3, gradients 64 128 64 8 3, prepare_gradients 64 64 32 4 2",
         (256, 256): "prepare 64 64 64 4 1, states 64 256 16 8 2, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
-        "state_gradients 64 256 16 8 2, gradients 64 128 64 8 3, prepare_gradients 64 128 64 8 2",
+        "state_gradients 64 256 16 8 2, gradients 64 128 64 8 3, prepare_gradients 64 64 32 4 2",
     },
     torch.float16: {
         (64, 64): "prepare 32 32 32 4 1, states 32 64 16 8 1, reads 32 32 64 8 1, value_gradients 32 32 64 8 1, "

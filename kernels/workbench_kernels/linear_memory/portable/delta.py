@@ -26,11 +26,16 @@ from workbench_kernels.linear_memory.portable.tiles import (
 
 
 @triton.jit
-def strict_decay(G, i, f):
-    """exp(G_i - G_j) for j < i, else 0."""
-    below = i[:, None] > i[None, :]
+def strict_decay(G, i, f, TURNED: tl.constexpr):
+    """exp(G_i - G_j) for j < i, else 0; or its transpose."""
+    if TURNED:
+        below = i[:, None] < i[None, :]
+        gap = G[None, :] - G[:, None]
+    else:
+        below = i[:, None] > i[None, :]
+        gap = G[:, None] - G[None, :]
     if f.GATE == 1:
-        return tl.where(below, tl.exp(tl.where(below, G[:, None] - G[None, :], 0.0)), 0.0)
+        return tl.where(below, tl.exp(tl.where(below, gap, 0.0)), 0.0)
     else:
         return tl.where(below, 1.0, 0.0)
 
@@ -108,7 +113,7 @@ def prepare_kernel(k, v, g, beta, inverses, w, u, grown, left, rows, sizes, f):
     if grown is not None:
         tl.store(base_of(grown, batch, token, head) + i * grown.n, tl.exp(G), mask=i < count)
         tl.store(base_of(left, batch, token, head) + i * left.n, tl.exp(total - G), mask=i < count)
-    lower = products(k, k_base, i, count, sizes, f) * strict_decay(G, i, f) * rate[:, None]
+    lower = products(k, k_base, i, count, sizes, f) * strict_decay(G, i, f, False) * rate[:, None]
     scratch = inverses + (tl.cast(c, tl.int64) * sizes.heads + head) * (f.C * f.C)
     made = inverse(lower, scratch, i, f)
     tl.debug_barrier()
@@ -125,10 +130,49 @@ def prepare_kernel(k, v, g, beta, inverses, w, u, grown, left, rows, sizes, f):
 
 
 @triton.jit
+def solved_gradients(
+    v, du, new_v, state, dv, batch, token, head, turned, inverse, rate, i, d, count, sizes, f, WHOLE: tl.constexpr
+):
+    """What the tiles of values add up to: the gradient of L and its transpose, of beta, of k exp(G) (WHOLE alone).
+
+    The chunk's writes x solve (I + L) x = b, so with z = T^T dx the gradient of b is z and that of L is -z x^T: no
+    other product of T is needed, and x is kept (new_v). The transpose is made of products of its own, x dx^T T.
+    """
+    d_lower = tl.zeros([f.C, f.C], tl.float32)
+    pairs = tl.zeros([f.C, f.C], tl.float32)
+    d_rate = tl.zeros([f.C], tl.float32)
+    d_key = tl.zeros([f.C, f.BK], tl.float32)
+    for e0 in range(0, sizes.value_dim, f.BV):
+        e = e0 + tl.arange(0, f.BV)
+        d_x = plain(du, base_of(du, batch, token, head), i, e, count, sizes.value_dim, False).to(f.X)
+        x = plain(new_v, base_of(new_v, batch, token, head), i, e, count, sizes.value_dim, False).to(f.X)
+        z = dot(turned, d_x, f)
+        pairs -= dot(x, tl.trans(d_x), f)
+        d_lower -= dot(z, tl.trans(x), f)
+        if WHOLE:
+            d_key -= dot(z, matrix(state, d, e, sizes, True), f)
+        y = values(v, base_of(v, batch, token, head // sizes.group), i, e, count, sizes, f).to(tl.float32)
+        d_rate += tl.sum(z * y, 1)
+        put(dv, base_of(dv, batch, token, head), i, e, count, sizes.value_dim, z * rate[:, None])
+    return d_lower, dot(pairs, inverse, f), d_rate, d_key
+
+
+@triton.jit
+def key_gradients(du, state, batch, token, head, turned, i, d, count, sizes, f):
+    """The gradient of k exp(G) over beta, features d: -z h^T."""
+    d_w = tl.zeros([f.C, f.BK], tl.float32)
+    for e0 in range(0, sizes.value_dim, f.BV):
+        e = e0 + tl.arange(0, f.BV)
+        d_x = plain(du, base_of(du, batch, token, head), i, e, count, sizes.value_dim, False)
+        d_w -= dot(d_x, matrix(state, d, e, sizes, True), f)
+    return dot(turned, d_w, f)
+
+
+@triton.jit
 def prepare_gradients_kernel(
-    k, v, g, beta, inverses, h, du, dk, dv, dg, dbeta, scratches, rows, sizes, f
+    k, v, g, beta, inverses, h, new_v, du, dk, dv, dg, dbeta, rows, sizes, f
 ):  # fmt: skip
-    """From du (the gradient of new_v, hence of U; W's is -du h^T) to k (added), v, g (added) and beta.
+    """From du (the gradient of new_v) to k (added), v, g (added) and beta.
 
     The slope of the feature map is applied here, to all of k's gradient.
     """
@@ -140,61 +184,44 @@ def prepare_gradients_kernel(
         return
     batch, token, count, first = chunk_tokens(rows, r, n, f)
     i = tl.arange(0, f.C)
-    key_head = head // sizes.group
-    k_base = base_of(k, batch, token, key_head)
+    k_base = base_of(k, batch, token, head // sizes.group)
     state = state_base(h, first + n, head, sizes)
     rate = tl.load(base_of(beta, batch, token, head) + i * beta.n, mask=i < count, other=0.0).to(tl.float32)
     G, _total = gate_of(g, batch, token, head, i, count, f)
     grown = tl.exp(G)
     place = (tl.cast(c, tl.int64) * sizes.heads + head) * (f.C * f.C)
-    turned = tl.load(inverses + place + i[None, :] * f.C + i[:, None])  # T^T
+    inverse = tl.load(inverses + place + i[:, None] * f.C + i[None, :]).to(f.X)
+    turned = tl.trans(inverse)
 
-    d_rate = tl.zeros([f.C], tl.float32)
+    d = tl.arange(0, f.BK)
+    d_lower, d_lower_turned, d_rate, d_key = solved_gradients(
+        v, du, new_v, state, dv, batch, token, head, turned, inverse, rate, i, d, count, sizes, f, f.BR <= f.BK
+    )
+    scores = products(k, k_base, i, count, sizes, f)
+    d_lower *= strict_decay(G, i, f, False)
+    d_rate += tl.sum(d_lower * scores, 1)
+    d_lower *= rate[:, None]
     d_gate = tl.zeros([f.C], tl.float32)
-    d_inverse = tl.zeros([f.C, f.C], tl.float32)
-    for e0 in range(0, sizes.value_dim, f.BV):
-        e = e0 + tl.arange(0, f.BV)
-        x = values(v, base_of(v, batch, token, key_head), i, e, count, sizes, f).to(tl.float32)
-        d_x = plain(du, base_of(du, batch, token, head), i, e, count, sizes.value_dim, False)
-        d_inverse += dot(d_x, tl.trans((x * rate[:, None]).to(f.X)), f)
-        back = dot(turned, d_x, f)
-        d_rate += tl.sum(back * x, 1)
-        put(dv, base_of(dv, batch, token, head), i, e, count, sizes.value_dim, back * rate[:, None])
+    if f.GATE == 1:
+        d_gate += tl.sum(d_lower * scores, 1) - tl.sum(d_lower * scores, 0)
+    both = d_lower.to(f.X)
+    both_turned = (d_lower_turned * strict_decay(G, i, f, True) * rate[None, :]).to(f.X)
     for d0 in range(0, sizes.dim, f.BK):
         d = d0 + tl.arange(0, f.BK)
-        y = features(k, k_base, i, d, count, sizes, f, False).to(tl.float32)
-        d_w = tl.zeros([f.C, f.BK], tl.float32)
-        for e0 in range(0, sizes.value_dim, f.BV):
-            e = e0 + tl.arange(0, f.BV)
-            d_x = plain(du, base_of(du, batch, token, head), i, e, count, sizes.value_dim, False)
-            d_w -= dot(d_x, matrix(state, d, e, sizes, True), f)
-        d_inverse += dot(d_w, tl.trans((y * (rate * grown)[:, None]).to(f.X)), f)
-        back = dot(turned, d_w, f) * grown[:, None]
-        one = tl.sum(back * y, 1)
+        if f.BR > f.BK:
+            d_key = key_gradients(du, state, batch, token, head, turned, i, d, count, sizes, f)
+        d_key *= grown[:, None]
+        y = features(k, k_base, i, d, count, sizes, f, False)
+        one = tl.sum(d_key * y.to(tl.float32), 1)
         d_rate += one
         d_gate += one * rate
         at = base_of(dk, batch, token, head)
-        before = plain(dk, at, i, d, count, sizes.dim, False)
-        put(dk, at, i, d, count, sizes.dim, before + back * rate[:, None])
-    d_lower = -exact_dot(turned, exact_dot(d_inverse, turned, f), f)
-    scores = products(k, k_base, i, count, sizes, f)
-    decay = strict_decay(G, i, f)
-    d_rate += tl.sum(d_lower * scores * decay, 1)
-    both = d_lower * decay * rate[:, None]
+        whole = d_key * rate[:, None] + plain(dk, at, i, d, count, sizes.dim, False)
+        whole += dot(both, y, f)
+        whole += dot(both_turned, y, f)
+        put(dk, at, i, d, count, sizes.dim, whole * slope(y, f))
+    tl.store(base_of(dbeta, batch, token, head) + i * dbeta.n, d_rate, mask=i < count)
     if f.GATE == 1:
-        d_gate += tl.sum(both * scores, 1) - tl.sum(both * scores, 0)
         gate_at = base_of(dg, batch, token, head) + i * dg.n
         other = tl.load(gate_at, mask=i < count, other=0.0)
         tl.store(gate_at, other + tl.cumsum(d_gate, 0, reverse=True), mask=i < count)
-    tl.store(base_of(dbeta, batch, token, head) + i * dbeta.n, d_rate, mask=i < count)
-    cell = scratches + place
-    tl.store(cell + i[:, None] * f.C + i[None, :], both)
-    tl.debug_barrier()
-    both_turned = tl.load(cell + i[None, :] * f.C + i[:, None])
-    for d0 in range(0, sizes.dim, f.BK):
-        d = d0 + tl.arange(0, f.BK)
-        y = features(k, k_base, i, d, count, sizes, f, False)
-        at = base_of(dk, batch, token, head)
-        before = plain(dk, at, i, d, count, sizes.dim, False)
-        whole = before + dot(both, y, f) + dot(both_turned, y, f)
-        put(dk, at, i, d, count, sizes.dim, whole * slope(y, f))

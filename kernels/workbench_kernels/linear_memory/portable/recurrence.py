@@ -318,15 +318,13 @@ class _Call:
     def kind(self) -> dict[str, Any]:
         return {"device": self.inputs.q.device, "dtype": self.inputs.q.dtype}
 
-    def prepare_gradients(
-        self, inverses: Tensor, h: Tensor, du: Tensor, dk: Tensor, dg: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    def prepare_gradients(self, states: States, du: Tensor, dk: Tensor, dg: Tensor | None) -> tuple[Tensor, Tensor]:
         x, s, plan = self.inputs, self.sizes, self.plan
         flags, shape = self.flags("prepare_gradients")
         dv, dbeta = self.tokens_like(s.value_dim), self.empty(*x.q.shape[:3])
-        tensors = *map(strided, (x.k, x.v, self.gate, x.beta)), inverses, h, strided(du), strided(dk), strided(dv)
-        more = strided(dg), strided(dbeta), torch.empty_like(inverses)
-        launch.start(prepare_gradients_kernel, plan.chunks * s.heads, shape, flags, *tensors, *more, plan.rows, s)
+        leading = *map(strided, (x.k, x.v, self.gate, x.beta)), states.inverses, states.h
+        tensors = *leading, *map(strided, (states.written, du, dk, dv, dg, dbeta))
+        launch.start(prepare_gradients_kernel, plan.chunks * s.heads, shape, flags, *tensors, plan.rows, s)
         return dv, dbeta
 
 
@@ -388,7 +386,7 @@ def _backward(
         dh, first = call.state_gradients(grad, last, states, dv)
     dq, dk, dg = call.gradients(grad, states, dh)
     if states.inverses is not None:
-        dv, dbeta = call.prepare_gradients(states.inverses, states.h, dv, dk, dg)
+        dv, dbeta = call.prepare_gradients(states, dv, dk, dg)
     return dq, dk, dv[..., : s.width], dg, dbeta, first
 
 
