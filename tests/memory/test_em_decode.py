@@ -19,6 +19,9 @@ SETTINGS = [
     {"contiguity": 0.3, "max_cached": 3}, {"segmentation": "fixed"}, {"n_local": 300},
 ]  # fmt: skip
 
+#: Who chooses the events of a token in a room: the host's loops, or the tensors that a card is given.
+CHOOSERS = pytest.mark.parametrize("chooses_on", [frozenset(), frozenset({"cpu"})], ids=["host", "device"])
+
 
 def small(**changed) -> EMLLM:
     return EMLLM(**{**SMALL, "tau": 16, "gamma": 0.5, "contiguity": 0.3, **changed})
@@ -47,7 +50,8 @@ def without_numbers(log) -> list[tuple]:
     ]
 
 
-def agree(model, settings, ids, monkeypatch) -> EMLLM:
+def agree(model, settings, ids, monkeypatch, chooses_on=frozenset()) -> EMLLM:
+    monkeypatch.setattr(DecodesInRoom, "chooses_on", chooses_on)
     roomy, logits = story(model, settings, ids)
     with monkeypatch.context() as patch:
         patch.setattr(DecodesInRoom, "_laid_out", lambda self: False)
@@ -71,9 +75,12 @@ def test_a_room_changes_nothing_in_any_family(family, name, monkeypatch):
     assert (memory._roomy is not None) == (name in ROOMY)
 
 
+@CHOOSERS
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_a_room_changes_nothing_under_any_setting(llama, settings, monkeypatch):
-    agree(llama, settings, tokens(1, 150, seed=4), monkeypatch)
+def test_a_room_changes_nothing_under_any_setting(llama, settings, chooses_on, monkeypatch):
+    memory = agree(llama, settings, tokens(1, 150, seed=4), monkeypatch, chooses_on)
+    asks_host = settings.get("retrieval") in {"none", "random"} or "max_cached" in settings or "n_local" in settings
+    assert (memory._roomy.choice is not None) == (bool(chooses_on) and not asks_host)
 
 
 def test_a_room_that_is_full_is_laid_out_anew(llama):
@@ -93,7 +100,9 @@ def test_a_room_that_is_full_is_laid_out_anew(llama):
     assert (torch.cat(logits, 1) - plain).abs().max() < 1e-4
 
 
-def test_a_moment_is_gone_back_to_exactly(llama):
+@CHOOSERS
+def test_a_moment_is_gone_back_to_exactly(llama, chooses_on, monkeypatch):
+    monkeypatch.setattr(DecodesInRoom, "chooses_on", chooses_on)
     memory, ids = small().bind(llama), tokens(1, 150, seed=6)
     memory.feed(ids[:, :72])
     decoded(memory, ids[:, 72:90])
@@ -109,7 +118,9 @@ def test_a_moment_is_gone_back_to_exactly(llama):
     memory.unbind()
 
 
-def test_a_token_that_dies_leaves_no_trace(llama):
+@CHOOSERS
+def test_a_token_that_dies_leaves_no_trace(llama, chooses_on, monkeypatch):
+    monkeypatch.setattr(DecodesInRoom, "chooses_on", chooses_on)
     memory, ids = small().bind(llama), tokens(1, 120, seed=7)
     memory.feed(ids[:, :72])
     first = decoded(memory, ids[:, 72:80])

@@ -24,6 +24,7 @@ from workbench.memory.cache._rotary import Rotary, Tables, inverse
 from workbench.memory.cache._surprise import Last
 
 if TYPE_CHECKING:
+    from workbench.memory.cache._event_choice_device import DeviceChoice
     from workbench.memory.cache._retriever import Retriever
 
 AHEAD = 64  # tokens that fit before a room is laid out anew; events mostly leave sooner
@@ -90,12 +91,14 @@ class DecodeRoom:
     Args:
         layers: of the memory; from here on their tensors are views of this room. masses: attention that each held token
             drew, (H, n) of every layer. reach: distance from which on tokens look equally far away.
-        most: tokens of events that a pass may fetch.
+        most: tokens of events that a pass may fetch. fetches: the memory's events, where a device shall choose among
+            them; it does so as long as this room stands, for in that time none is added.
     """
 
     def __init__(
-        self, layers: Sequence[EpisodicLayer], masses: dict[int, Tensor], rotary: Rotary, *, reach: int, most: int
-    ):
+        self, layers: Sequence[EpisodicLayer], masses: dict[int, Tensor], rotary: Rotary, *, reach: int, most: int,
+        fetches: Retriever | None = None,
+    ):  # fmt: skip
         keys, values = torch.cat([_held(x)[0] for x in layers]), torch.cat([_held(x)[1] for x in layers])
         self.layers, self.heads, self.dim = len(layers), keys.shape[1], keys.shape[3]
         self.n = self._first = keys.shape[2]
@@ -106,6 +109,9 @@ class DecodeRoom:
         self._mass = torch.cat([drawn, drawn.new_zeros(*drawn.shape[:2], AHEAD)], dim=-1)
         self._fetched: list[tuple[np.ndarray | None, int]] = [(None, 0)] * self.layers
         self._drawn: list[Tensor | None] = [None] * self.layers
+        self.choice: DeviceChoice | None = None
+        if fetches is not None:
+            self.choice = fetches.device_choice(self.n + AHEAD, keys.device)
         self._settle(layers)
 
     def _lay_out_positions(self, keys: Tensor) -> None:
@@ -147,6 +153,8 @@ class DecodeRoom:
     def open(self) -> Pass:
         """Lay out the pass of the next token."""
         n, new = self.n, (self.n, self.n + 1)
+        if self.choice is not None:
+            self.choice.begin()
         self.far = max(n + 1 - self.reach, 0)  # held tokens that look equally far away
         self._new_keys = self._near[:, :, n].unbind(0)
         self._new_values = self._values[:, :, self.start + n].unbind(0)
@@ -178,11 +186,17 @@ class DecodeRoom:
             self._fetched[layer] = (events, m)
         return m
 
+    def fetch(self, layer: int, far_query: Tensor, choice: DeviceChoice, retriever: Retriever) -> int:
+        """:meth:`place` without the host: always as many rows, those that no event fills are hidden by a bias."""
+        retriever.fetch_into(layer, far_query, choice, self._events[layer])
+        return self.start
+
     def attend(
         self, layer: int, far_query: Tensor, near: Tensor, m: int, *,
         scaling: float, softcap: float | None, sinks: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """Output (1, H, 1, D_v) over ``m`` tokens of events and all held ones; ``near``: scores of those in reach."""
+        bias = None if self.choice is None else self.choice.bias[: m + self.n + 1]
         first, width = self.start - m, m + self.far
         scores = near
         if width:
@@ -190,7 +204,7 @@ class DecodeRoom:
             scores = torch.cat([far, near], dim=-1)
         scores = scores[:, :, None]
         values = self._values_of[layer].narrow(1, first, m + self.n + 1)
-        out, weights = mixed(scores, values, scaling=scaling, softcap=softcap, sinks=sinks)
+        out, weights = mixed(scores, values, scaling=scaling, softcap=softcap, sinks=sinks, bias=bias)
         self._drawn[layer] = weights[:, :, 0, width:]
         return out.reshape(1, -1, 1, out.shape[-1])
 

@@ -105,6 +105,10 @@ class EventPool:
         torch.index_select(held, 0, index, out=rows.narrow(0, rows.shape[0] - n, n))
         return n
 
+    def fetch_into(self, layer: int, index: Tensor, rows: Tensor) -> None:
+        """Rows ``index`` of one layer into ``rows`` (n, H_kv, D + D_v)."""
+        torch.index_select(self._layers[layer].filled, 0, index, out=rows)
+
     def _index(self, events: np.ndarray, device: torch.device) -> Tensor:
         lengths = self._lengths[events]
         index = (self._edges[1:][events] - lengths.cumsum()).repeat(lengths)

@@ -90,15 +90,21 @@ def attend(
 def mixed(
     scores: Tensor, values: Tensor, *,
     scaling: float, softcap: float | None, sinks: Tensor | None, visible: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Mixed values (H_kv, G q, D) and the softmax weights (H_kv, G, q, n), in float32, of scores (H_kv, G, q, n).
 
-    ``visible`` (q, n'): what may be seen of the last n' tokens; all before them may.
+    ``visible`` (q, n'): what may be seen of the last n' tokens; all before them may. ``bias`` (n,): added to the
+    logits, float32.
     """
     n_kv, _, n_q, n = scores.shape
-    scores = scores.float() * scaling
+    if bias is not None and not softcap:  # one launch for three
+        scores = torch.add(bias, scores, alpha=scaling).float()
+    else:
+        scores = scores.float() * scaling
     if softcap:
         scores = torch.tanh(scores / softcap) * softcap
+        scores = scores if bias is None else scores + bias
     if visible is not None:
         seen = scores[..., n - visible.shape[1] :]
         seen.masked_fill_(~visible, -torch.inf)

@@ -7,13 +7,14 @@ fetched is noted when the pass has ended, so a pass that dies leaves no trace.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from workbench.memory.cache._event_choice import filled, neighbours
+from workbench.memory.cache._event_choice_device import Budgets, DeviceChoice, unpacked
 from workbench.memory.cache._event_pool import EventPool, Growing
 from workbench.memory.cache._event_store import Blocks, EventStore
 from workbench.memory.cache._memory_attention import grouped
@@ -28,19 +29,20 @@ class Courier:
     def __init__(self) -> None:
         self._page: Tensor | None = None
 
-    def send(self, indices: Tensor) -> Callable[[], list[int]]:
-        """Send (n,) off; the call returned waits for it. It must be asked for before the next is sent."""
-        if indices.device.type != "cuda":
-            return indices.tolist
-        if self._page is None or len(self._page) < len(indices):
-            self._page = torch.empty(2 * len(indices), dtype=indices.dtype, pin_memory=True)
-        page, there = self._page[: len(indices)], torch.cuda.Event()
-        page.copy_(indices, non_blocking=True)
-        there.record(torch.cuda.current_stream(indices.device))
+    def send(self, numbers: Tensor) -> Callable[[], np.ndarray]:
+        """Send a tensor off; the call returned waits for it. It must be asked for before the next is sent."""
+        if numbers.device.type != "cuda":
+            return numbers.numpy
+        n = numbers.numel()
+        if self._page is None or len(self._page) < n or self._page.dtype != numbers.dtype:
+            self._page = torch.empty(2 * n, dtype=numbers.dtype, pin_memory=True)
+        page, there = self._page[:n].view(numbers.shape), torch.cuda.Event()
+        page.copy_(numbers, non_blocking=True)
+        there.record(torch.cuda.current_stream(numbers.device))
 
-        def wait() -> list[int]:
+        def wait() -> np.ndarray:
             there.synchronize()
-            return page.tolist()  # type: ignore[no-any-return]
+            return page.numpy().copy()  # type: ignore[no-any-return]
 
         return wait
 
@@ -60,6 +62,11 @@ class Rule:
     def share(self) -> int:
         """Tokens of the contiguity buffer."""
         return int(self.contiguity * self.n_mem)
+
+    @property
+    def most(self) -> int:
+        """Events, the one that crosses the budget among them, that may be in the similarity buffer; one to spare."""
+        return self.n_mem // self.min_block + 2
 
 
 class Retriever:
@@ -82,7 +89,9 @@ class Retriever:
         self._stand_ins = [Growing() for _ in range(n_layers)]
         self._joined: dict[int, tuple[np.ndarray, tuple[Tensor, Tensor]]] = {}
         self._found: dict[int, tuple[Chosen, np.ndarray | Tensor, np.ndarray]] = {}
+        self._asked: dict[int, Tensor] = {}  # scores of layers whose events a device chose
         self._courier = Courier()
+        self._travelling: Callable[[], None] | None = None  # what a device chose, on its way to the host
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -140,17 +149,65 @@ class Retriever:
             drawn = np.random.default_rng((self.rule.seed, passes, layer)).random(len(self))
             return drawn, lambda: np.argsort(-drawn, kind="stable").tolist()
         scores = self.score(layer, query)
-        most = min(len(self), self.rule.n_mem // self.rule.min_block + 2)  # no more of them can fit
-        return scores, self._courier.send(scores.topk(most).indices)
+        wait = self._courier.send(scores.topk(min(len(self), self.rule.most)).indices)
+        return scores, lambda: wait().tolist()
 
+    # ------------------------------------------------------------------ a pass of one token, chosen for by a device
+    def device_choice(self, room: int, device: torch.device) -> DeviceChoice | None:
+        """What chooses for this pass's layers without the host, as long as no event is added; None where the host has
+        to look: at random draws, at events that are offloaded."""
+        if self.rule.retrieval != "similarity" or not isinstance(self.archive, EventPool):
+            return None
+        share = 0 if self._everything_fits else self.rule.share
+        budgets = Budgets.of(self.rule.n_mem, self.rule.share, self.rule.min_block)
+        budgets = replace(budgets, similar=self.rule.n_mem - share, near=share)
+        shape = {"layers": len(self._stand_ins), "most": self.longest, "room": room, "device": device}
+        return DeviceChoice(self.edges, self.last, budgets, **shape)
+
+    def fetch_into(self, layer: int, query: Tensor, choice: DeviceChoice, rows: Tensor) -> None:
+        """Keys and values of the events that match a mean query (H_kv, G, D) into ``rows`` (most, H_kv, D + D_v); the
+        host waits for nothing. ``choice.bias`` hides those that no event fills."""
+        assert isinstance(self.archive, EventPool)
+        scores = self.score(layer, query)
+        choice.choose(layer, scores.topk(min(len(self), self.rule.most)).indices)
+        self.archive.fetch_into(layer, choice.index, rows)
+        self._asked[layer] = scores
+
+    def send(self, choice: DeviceChoice | None) -> bool:
+        """The pass has ended: send what the device chose to the host. False where it chose nothing."""
+        if choice is None or not self._asked:
+            return False
+        self.arrive()
+        wait, asked, k = self._courier.send(choice.record), self._asked, choice.budgets.k
+        choice.end()
+        self._asked = {}
+
+        def note() -> None:
+            for (layer, scores), record in zip(asked.items(), wait()):
+                self._found[layer] = self._noted(unpacked(record, k), scores)
+
+        self._travelling = note
+        return True
+
+    def arrive(self) -> bool:
+        """Wait for what was sent, if anything was; it is noted by the next ``commit``."""
+        note, self._travelling = self._travelling, None
+        if note is not None:
+            note()
+        return note is not None
+
+    @staticmethod
+    def _noted(chosen: Chosen, scores: np.ndarray | Tensor) -> tuple[Chosen, np.ndarray | Tensor, np.ndarray]:
+        events = np.array([*chosen[0], *chosen[1]], dtype=np.int64)
+        events.sort()
+        return chosen, scores, events
+
+    # ------------------------------------------------------------------ a pass, chosen for by the host
     def answer(self, layer: int, asked: Asked) -> np.ndarray:
         """The events that a layer fetches, in the order of the stream."""
         scores, order = asked
-        chosen = self._choose(layer, order())
-        events = np.array([*chosen[0], *chosen[1]], dtype=np.int64)
-        events.sort()
-        self._found[layer] = (chosen, scores, events)
-        return events
+        self._found[layer] = self._noted(self._choose(layer, order()), scores)
+        return self._found[layer][2]
 
     @property
     def longest(self) -> int:
@@ -175,7 +232,7 @@ class Retriever:
         return len(self) * self.rule.min_block <= self.rule.n_mem and int(self.edges[-1]) <= self.rule.n_mem
 
     def forget_pass(self) -> None:
-        self._found = {}
+        self._found, self._asked = {}, {}
 
     def commit(self, passes: int) -> dict[int, np.ndarray]:
         """Note what was fetched; returns it for the layers that fetched something else than before."""

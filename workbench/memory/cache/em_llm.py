@@ -264,18 +264,9 @@ class EMLLM(DecodesInRoom):
             if old is not None:
                 mass[:, : old.shape[1]] += old
             self._mass[layer] = mass
-        if told := self.retriever.commit(self.passes):
-            events = np.flatnonzero(np.bincount(np.concatenate(list(told.values()))))
-            why = f"{len(events)} events retrieved by {len(told)} layers"
-            fetched = {layer: chosen.tolist() for layer, chosen in told.items()}
-            self.rows[0].log.append("read", self._starts(events), why, retrieved=fetched)
+        self._tell_read(self.passes)
         self.passes += 1
         self._forget_pass()
-
-    def _starts(self, events: np.ndarray) -> list[int]:
-        """First stream positions; events follow each other, the first begins behind the first tokens."""
-        starts: list[int] = (self.n_init + self.retriever.edges[events]).tolist()
-        return starts
 
     def on_written(self, row: Row, n_new: int) -> None:
         """Find the boundaries among the new tokens, and move each left within its event when that is better."""
