@@ -183,8 +183,12 @@ class Retriever:
         self._asked = {}
 
         def note() -> None:
-            for (layer, scores), record in zip(asked.items(), wait()):
-                self._found[layer] = self._noted(unpacked(record, k), scores)
+            records = wait()
+            ordered = np.sort(records[:, 2:], axis=1).astype(np.int64)  # -1 where a buffer had room
+            for layer, scores in asked.items():
+                chosen = unpacked(records[layer], k)
+                free = ordered.shape[1] - len(chosen[0]) - len(chosen[1])
+                self._found[layer] = chosen, scores, ordered[layer, free:]
 
         self._travelling = note
         return True
@@ -196,18 +200,15 @@ class Retriever:
             note()
         return note is not None
 
-    @staticmethod
-    def _noted(chosen: Chosen, scores: np.ndarray | Tensor) -> tuple[Chosen, np.ndarray | Tensor, np.ndarray]:
-        events = np.array([*chosen[0], *chosen[1]], dtype=np.int64)
-        events.sort()
-        return chosen, scores, events
-
     # ------------------------------------------------------------------ a pass, chosen for by the host
     def answer(self, layer: int, asked: Asked) -> np.ndarray:
         """The events that a layer fetches, in the order of the stream."""
         scores, order = asked
-        self._found[layer] = self._noted(self._choose(layer, order()), scores)
-        return self._found[layer][2]
+        chosen = self._choose(layer, order())
+        events = np.array([*chosen[0], *chosen[1]], dtype=np.int64)
+        events.sort()
+        self._found[layer] = (chosen, scores, events)
+        return events
 
     @property
     def longest(self) -> int:
@@ -238,10 +239,9 @@ class Retriever:
         """Note what was fetched; returns it for the layers that fetched something else than before."""
         told: dict[int, np.ndarray] = {}
         if self._found:
-            every = [events for _, _, events in self._found.values()]
-            where = np.repeat(list(self._found), [len(events) for events in every]), np.concatenate(every)
-            self.retrieved[where] += 1
-            self.last_used[where] = passes
+            where = np.concatenate([events + layer * len(self) for layer, (_, _, events) in self._found.items()])
+            self.retrieved.put(where, self.retrieved.take(where) + 1)
+            self.last_used.put(where, passes)
         for layer, (chosen, scores, events) in self._found.items():
             if self.last.get(layer) != chosen:
                 told[layer] = events
