@@ -53,6 +53,16 @@ def test_delta_rules_within_the_confirmed_widths(rule: str, dims: tuple[int, int
         held(replace(case, length=200, documents=None), torch.float32)
 
 
+@pytest.mark.parametrize("dims", [(64, 64), (128, 128), (256, 256)])
+def test_walks_of_more_components_where_they_fill_the_card(dims: tuple[int, int], monkeypatch: Any) -> None:
+    walks, walk = [], configurations.walk
+    monkeypatch.setattr(configurations, "walk", lambda plan: walks.append(walk(plan)) or walks[-1])
+    held(Case("gated-delta", length=200, dims=dims, heads=(80, 80)), torch.bfloat16)
+    held(Case("delta", length=100, dims=dims, heads=(40, 20), documents=(0, 0, 30, 31, 100)), torch.bfloat16)
+    held(Case("gated-delta", length=100, dims=dims), torch.bfloat16)
+    assert {tiles.values for tiles in walks} == {16, 32}
+
+
 @pytest.mark.parametrize("rule", ["linear", "gated-delta"])
 def test_states_kept_for_the_backward_pass(rule: str) -> None:
     case = Case(rule, length=1000, dims=(128, 128))

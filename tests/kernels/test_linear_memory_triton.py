@@ -52,13 +52,15 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
 
 WIDE = {"dims": (128, 128), "length": 64}
+#: Bytes a thread: what it costs that two programs of four warps share a multiprocessor.
+SPILLED = {"forward_kernel": 200, "prepare_gradients_kernel": 40}
 
 
 @pytest.mark.parametrize("rule", ["linear", "scalar", "vector", "gated-delta"])
 def test_half_precision_compiles_for_hopper(compiled: Any, rule: str) -> None:
     for kernel in compiled(Case(rule, **WIDE), torch.bfloat16):
         assert kernel.metadata.shared <= compile_kit.SHARED_MOST, kernel.name
-        most = {"forward_kernel": 96, "prepare_gradients_kernel": 40}.get(kernel.name, 0)  # a few numbers of a prologue
+        most = SPILLED.get(kernel.name, 0)
         assert compile_kit.usage(kernel.asm["cubin"])[1] <= most, f"{kernel.name} spills registers"
         assert kernel.name == "running_kernel" or "wgmma" in kernel.asm["ptx"], kernel.name
         assert not machine_code.wrong_descriptors(kernel), kernel.name

@@ -21,7 +21,7 @@ class Tiles:
 
 #: bfloat16 factors.
 LOW = {
-    "fused": Tiles(128, 64, 8, 2),
+    "fused": Tiles(128, 64, 4, 2),
     "running": Tiles(32, 16, 4, 1),
     "states": Tiles(64, 64, 4, 3),
     "reads": Tiles(64, 128, 8, 2),
@@ -75,7 +75,8 @@ CONFIRMED = {
 CONFIRMED_UNEVEN = {torch.bfloat16: ((64, 64),)}
 #: Of a card's memory, the share that a call may hold on to for its backward pass without being asked.
 KEPT_SHARE = 1 / 16
-#: Programs that keep a card busy; rows are cut until there are so many, into pieces of at least ``PIECE`` chunks.
+#: Programs that keep a card busy; rows are cut until there are so many, into pieces of at least ``PIECE`` chunks. Of
+#: the forward pass in one kernel two fit on a multiprocessor: there a row is not cut into more than run at once.
 BUSY, PIECE, MOST_PIECES = 264, 8, 16
 
 
@@ -164,7 +165,8 @@ def segments_of(plan: Plan, which: str = "states") -> int:
     s, tiles = plan.sizes, pick(plan, which)
     programs = plan.count * s.heads * -(-s.dim // tiles.keys) * -(-s.value_dim // tiles.values)
     longest = -(-plan.rows.length // plan.chunk)
+    enough = BUSY if which == "states" else BUSY // 2 + 1
     pieces = 1
-    while pieces < MOST_PIECES and programs * pieces < BUSY and longest // (2 * pieces) >= PIECE:
+    while pieces < MOST_PIECES and programs * pieces < enough and longest // (2 * pieces) >= PIECE:
         pieces *= 2
     return pieces

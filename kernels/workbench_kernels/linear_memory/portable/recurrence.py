@@ -240,22 +240,23 @@ class _Call:
         s = s._replace(segments=segments)
         totals, decays = self.segment_sums(segments)
         if totals is not None:
-            self.sums(segments, totals, decays)
+            self.sums(segments, totals, decays, last=False)
         flags, shape = self.flags("fused")
         count = plan.count * s.heads * segments * _tiles(s.value_dim, flags.BV)
         leading = *map(strided, (x.q, x.k, x.v, self.gate)), x.state, totals, decays
         tensors = *leading, strided(y), final, plan.rows, s, plan.scale
         launch.start(forward_kernel, count, shape, flags, *tensors)
 
-    def sums(self, segments: int, totals: Tensor | None, decays: Tensor | None) -> Tensor:
-        """Every segment's own sum (and log decay), all beside each other."""
+    def sums(self, segments: int, totals: Tensor | None, decays: Tensor | None, last: bool = True) -> Tensor:
+        """Every segment's own sum (and log decay), all beside each other; of the last one if it is wanted."""
         x, s, plan = self.inputs, self.sizes._replace(segments=segments), self.plan
         if totals is None:
             totals, decays = self.empty(plan.count, segments, s.heads, s.dim, s.value_dim), None
         flags, shape = self.flags("states")
         count = plan.count * s.heads * segments * _tiles(s.dim, flags.BK) * _tiles(s.value_dim, flags.BV)
         leading = *map(strided, (x.k, x.v, None, self.gate)), None, None, None, totals, decays
-        launch.start(states_kernel, count, shape, flags, *leading, None, strided(None), None, plan.rows, s, TOTALS=True)
+        tensors = *leading, None, strided(None), None, plan.rows, s
+        launch.start(states_kernel, count, shape, flags, *tensors, TOTALS=1 if last else 2)
         return totals
 
     def segment_sums(self, segments: int) -> tuple[Tensor | None, Tensor | None]:

@@ -65,13 +65,17 @@ def states_kernel(
 ):  # fmt: skip
     """h: the state at every chunk's start; ``final``. With the delta rule v is U, w is W, and new_v = U - W h.
 
-    TOTALS: every segment from zero; its end goes to ``totals``, its log decay to ``decays``. ``grown`` and ``left``:
+    TOTALS: every segment from zero (2: but the last, if nobody asks for it); its end goes to ``totals``, its log decay
+    to ``decays``. ``grown`` and ``left``:
     exp(G) and exp(total - G) from before, so that no step of the walk has to add up its gates.
     """
     pid = tl.program_id(0)
     across = tl.cdiv(sizes.value_dim, f.BV)
     tiles = tl.cdiv(sizes.dim, f.BK) * across
     segment = pid // tiles % sizes.segments
+    if TOTALS == 2:  # noqa: SIM102 - known when it is compiled, and what is inside when it runs
+        if segment == sizes.segments - 1:
+            return
     head = pid // tiles // sizes.segments % sizes.heads
     r = pid // tiles // sizes.segments // sizes.heads
     d = pid % tiles // across * f.BK + tl.arange(0, f.BK)
@@ -136,12 +140,15 @@ def state_gradients_kernel(
     """dh: the gradient of the state at every chunk's end; ``first_grad`` that of the initial state.
 
     With the delta rule dv comes in as the chunk's own part of new_v's gradient and leaves as all of it. TOTALS as
-    above (the segments' decays are those of the forward pass).
+    above (the segments' decays are those of the forward pass), but for the first segment: nothing comes before it.
     """
     pid = tl.program_id(0)
     across = tl.cdiv(sizes.value_dim, f.BV)
     tiles = tl.cdiv(sizes.dim, f.BK) * across
     segment = pid // tiles % sizes.segments
+    if TOTALS:  # noqa: SIM102
+        if segment == 0:
+            return
     head = pid // tiles // sizes.segments % sizes.heads
     r = pid // tiles // sizes.segments // sizes.heads
     d = pid % tiles // across * f.BK + tl.arange(0, f.BK)
