@@ -106,7 +106,7 @@ def test_triton_chooses_what_the_host_does():
 
 @TRITON
 @pytest.mark.skipif(INTERPRETED, reason="an interpreted kernel is not compiled")
-@pytest.mark.parametrize("n_mem", [256, 2048, 4096])
+@pytest.mark.parametrize("n_mem", [256, 2048, 4096, 8192])
 def test_the_kernel_compiles_for_hopper_at_the_published_budgets(n_mem):
     import triton
     from triton.backends.compiler import GPUTarget
@@ -116,11 +116,14 @@ def test_the_kernel_compiles_for_hopper_at_the_published_budgets(n_mem):
 
     budgets = Budgets.of(n_mem, int(0.3 * n_mem), 8)
     assert budgets.width % 4 == 0  # a layer's record begins where wide loads may begin
-    constants = dict(zip(("K", "Q", "KP", "P", "R", "T"), (budgets.k, budgets.queue, *kernels.sizes(budgets), 16)))
+    constants = dict(zip(("K", "Q", "KP", "P", "R", "T"), (budgets.k, budgets.queue, *kernels.sizes(budgets))))
     types = dict.fromkeys(kernels._choose.arg_names, "i32") | dict.fromkeys(constants, "constexpr")
     types |= dict.fromkeys(("before", "record", "edges", "index", "taken"), "*i32") | {"order": "*i64", "bias": "*fp32"}
     source = ASTSource(kernels._choose, signature=types, constexprs=constants)
-    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8, "enable_fp_fusion": True})
+    options = {"num_warps": kernels.warps(budgets), "enable_fp_fusion": True}
+    made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)
+    assert kernels.takes(budgets)
+    assert not kernels.takes(Budgets.of(20_000, 6_000, 8))
     assert made.metadata.shared < 48 << 10
 
 

@@ -8,7 +8,7 @@ point at row 0 and a bias of minus infinity hides them from the softmax. On a CU
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -124,8 +124,8 @@ class DeviceChoice:
         self.index = torch.zeros(most, dtype=torch.int32, device=device)
         self.bias = torch.zeros(most + room, device=device)
         self._before = torch.from_numpy(packed(last, layers, budgets)).to(device).unbind(0)
-        longest = int(np.diff(edges).max(initial=0))
-        self._launch = _launcher(self, longest) if device.type == "cuda" and launcher_exists() else self._plain
+        launch = _launcher(self, int(np.diff(edges).max(initial=0))) if device.type == "cuda" else None
+        self._launch = launch or self._plain
 
     def begin(self) -> None:
         """A pass begins: what it chooses counts when :meth:`end` is called."""
@@ -167,8 +167,11 @@ def launcher_exists() -> bool:
     return find_spec("triton") is not None
 
 
-def _launcher(choice: DeviceChoice, longest: int) -> Callable[[Tensor, Tensor, Tensor], Any]:
-    from workbench.memory.cache._event_choice_kernel import launcher
+def _launcher(choice: DeviceChoice, longest: int) -> Callable[[Tensor, Tensor, Tensor], Any] | None:
+    if not launcher_exists():
+        return None
+    from workbench.memory.cache import _event_choice_kernel as kernel
 
-    tensors: Sequence[Tensor] = (choice.edges, choice.index, choice.bias)
-    return launcher(*tensors, choice.budgets, longest)
+    if not kernel.takes(choice.budgets):
+        return None
+    return kernel.launcher(choice.edges, choice.index, choice.bias, choice.budgets, longest)

@@ -104,9 +104,20 @@ def _choose(
 
 
 def sizes(budgets: Budgets) -> tuple[int, ...]:
-    """Lengths of the kernel's vectors: events in falling score, events that are named, events that are chosen."""
+    """Lengths of the kernel's vectors: events in falling score, that are named, that are chosen; columns of a tile."""
     lengths = budgets.k, 3 * budgets.k + budgets.queue, budgets.k + budgets.queue
-    return tuple(triton.next_power_of_2(length) for length in lengths)
+    kp, p, r = (triton.next_power_of_2(length) for length in lengths)
+    return kp, p, r, min(16, max(16384 // p, 1))
+
+
+def warps(budgets: Budgets) -> int:
+    """Four named events a thread: next to nothing is spilled."""
+    return max(sizes(budgets)[1] // 128, 4)
+
+
+def takes(budgets: Budgets) -> bool:
+    """Whether one program can hold what is named; about 9,000 tokens of events that may have 8 are too many."""
+    return warps(budgets) <= 32
 
 
 def launcher(
@@ -115,16 +126,11 @@ def launcher(
     """Call (order, before, record) that fills ``index``, ``bias`` and ``record`` as ``choose`` does."""
     n_events = len(edges) - 1
     taken = torch.full((n_events,), NOBODY.value, dtype=torch.int32, device=edges.device)
-    run, n_order = _choose[(1,)], min(n_events, budgets.k)
+    run, n_order, n_warps = _choose[(1,)], min(n_events, budgets.k), warps(budgets)
     numbers = (n_order, n_events, len(index), longest, budgets.similar, budgets.near)
-    shape = (
-        budgets.k,
-        budgets.queue,
-        *sizes(budgets),
-        16,
-    )  # of the settings alone: nothing is compiled while events come
+    shape = (budgets.k, budgets.queue, *sizes(budgets))
 
     def launch(order: Tensor, before: Tensor, record: Tensor) -> Any:
-        return run(order, before, record, edges, index, bias, taken, *numbers, *shape, num_warps=8)
+        return run(order, before, record, edges, index, bias, taken, *numbers, *shape, num_warps=n_warps)
 
     return launch
