@@ -53,7 +53,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
 WIDE = {"dims": (128, 128), "length": 64}
 #: Bytes a thread: what it costs that two programs of four warps share a multiprocessor.
-SPILLED = {"forward_kernel": 200, "prepare_gradients_kernel": 40}
+SPILLED = {"forward_kernel": 200}
 
 
 @pytest.mark.parametrize("rule", ["linear", "scalar", "vector", "gated-delta"])
@@ -109,13 +109,13 @@ def test_a_call_that_triton_cannot_take_is_told_why() -> None:
 CONFIRMED: dict[torch.dtype, dict[tuple[int, int], str]] = {
     torch.bfloat16: {
         (64, 64): "prepare 64 64 64 4 1, states 64 64 16 4 3, reads 64 64 64 8 2, value_gradients 64 64 64 8 2, "
-        "state_gradients 64 64 16 4 3, gradients 64 64 64 8 2, prepare_gradients 64 64 64 8 1",
+        "state_gradients 64 64 16 4 3, gradients 64 64 64 8 2, prepare_gradients 64 64 32 4 2",
         (64, 128): "prepare 64 64 64 4 1, states 64 64 16 4 3, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
-        "state_gradients 64 64 16 4 3, gradients 64 64 64 8 2, prepare_gradients 64 64 64 8 1",
+        "state_gradients 64 64 16 4 3, gradients 64 64 64 8 2, prepare_gradients 64 64 32 4 2",
         (128, 128): "prepare 64 64 64 4 1, states 64 128 16 4 3, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
-        "state_gradients 64 128 16 4 3, gradients 64 128 64 8 3, prepare_gradients 64 64 32 4 2",
+        "state_gradients 64 128 16 4 3, gradients 64 128 64 8 3, prepare_gradients 64 64 64 4 2",
         (256, 256): "prepare 64 64 64 4 1, states 64 256 16 8 2, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
-        "state_gradients 64 256 16 8 2, gradients 64 128 64 8 3, prepare_gradients 64 64 32 4 2",
+        "state_gradients 64 256 16 8 2, gradients 64 128 64 8 3, prepare_gradients 64 64 64 4 2",
     },
     torch.float16: {
         (64, 64): "prepare 32 32 32 4 1, states 32 64 16 8 1, reads 32 32 64 8 1, value_gradients 32 32 64 8 1, "

@@ -28,7 +28,7 @@ LOW = {
     "values": Tiles(64, 128, 8, 2),
     "gradients": Tiles(128, 64, 8, 2),
     "prepare": Tiles(64, 64, 4, 1),
-    "prepare_gradients": Tiles(64, 64, 8, 1),
+    "prepare_gradients": Tiles(64, 32, 4, 2),
 }
 #: float32 factors.
 FULL = {
@@ -58,7 +58,7 @@ OTHER: dict[tuple[int, str, str], Tiles] = {
 #: tiles above; of prepare_gradients what fits twice into a multiprocessor's registers.
 MEASURED = {
     ("gradients", 128, 256): Tiles(128, 64, 8, 3),
-    ("prepare_gradients", 128, 256): Tiles(64, 32, 4, 2),
+    ("prepare_gradients", 128, 256): Tiles(64, 64, 4, 2),
 }
 #: Their walks by the widest D that tiles are made for: of 32 value components a program where those programs fill a
 #: card's multiprocessors (each walks twice as wide in less than twice the time), else of 16.

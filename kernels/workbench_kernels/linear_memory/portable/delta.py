@@ -133,10 +133,11 @@ def prepare_kernel(k, v, g, beta, inverses, w, u, grown, left, rows, sizes, f):
 def solved_gradients(
     v, du, new_v, state, dv, batch, token, head, turned, inverse, rate, i, d, count, sizes, f, WHOLE: tl.constexpr
 ):
-    """What the tiles of values add up to: the gradient of L and its transpose, of beta, of k exp(G) (WHOLE alone).
+    """Minus the gradient of L, its transpose, part of beta's, minus the gradient of k exp(G) over beta (WHOLE alone).
 
     The chunk's writes x solve (I + L) x = b, so with z = T^T dx the gradient of b is z and that of L is -z x^T: no
-    other product of T is needed, and x is kept (new_v). The transpose is made of products of its own, x dx^T T.
+    other product of T is needed, and x is kept (new_v). The transpose is made of products of its own, x dx^T T. Signs
+    come last: a product that is subtracted takes registers of its own.
     """
     d_lower = tl.zeros([f.C, f.C], tl.float32)
     pairs = tl.zeros([f.C, f.C], tl.float32)
@@ -147,10 +148,10 @@ def solved_gradients(
         d_x = plain(du, base_of(du, batch, token, head), i, e, count, sizes.value_dim, False).to(f.X)
         x = plain(new_v, base_of(new_v, batch, token, head), i, e, count, sizes.value_dim, False).to(f.X)
         z = dot(turned, d_x, f)
-        pairs -= dot(x, tl.trans(d_x), f)
-        d_lower -= dot(z, tl.trans(x), f)
+        pairs += dot(x, tl.trans(d_x), f)
+        d_lower += dot(z, tl.trans(x), f)
         if WHOLE:
-            d_key -= dot(z, matrix(state, d, e, sizes, True), f)
+            d_key += dot(z, matrix(state, d, e, sizes, True), f)
         y = values(v, base_of(v, batch, token, head // sizes.group), i, e, count, sizes, f).to(tl.float32)
         d_rate += tl.sum(z * y, 1)
         put(dv, base_of(dv, batch, token, head), i, e, count, sizes.value_dim, z * rate[:, None])
@@ -159,12 +160,12 @@ def solved_gradients(
 
 @triton.jit
 def key_gradients(du, state, batch, token, head, turned, i, d, count, sizes, f):
-    """The gradient of k exp(G) over beta, features d: -z h^T."""
+    """Minus the gradient of k exp(G) over beta, features d: z h^T."""
     d_w = tl.zeros([f.C, f.BK], tl.float32)
     for e0 in range(0, sizes.value_dim, f.BV):
         e = e0 + tl.arange(0, f.BV)
         d_x = plain(du, base_of(du, batch, token, head), i, e, count, sizes.value_dim, False)
-        d_w -= dot(d_x, matrix(state, d, e, sizes, True), f)
+        d_w += dot(d_x, matrix(state, d, e, sizes, True), f)
     return dot(turned, d_w, f)
 
 
@@ -198,19 +199,19 @@ def prepare_gradients_kernel(
         v, du, new_v, state, dv, batch, token, head, turned, inverse, rate, i, d, count, sizes, f, f.BR <= f.BK
     )
     scores = products(k, k_base, i, count, sizes, f)
-    d_lower *= strict_decay(G, i, f, False)
+    d_lower *= -strict_decay(G, i, f, False)
     d_rate += tl.sum(d_lower * scores, 1)
     d_lower *= rate[:, None]
     d_gate = tl.zeros([f.C], tl.float32)
     if f.GATE == 1:
         d_gate += tl.sum(d_lower * scores, 1) - tl.sum(d_lower * scores, 0)
     both = d_lower.to(f.X)
-    both_turned = (d_lower_turned * strict_decay(G, i, f, True) * rate[None, :]).to(f.X)
+    both_turned = (d_lower_turned * -strict_decay(G, i, f, True) * rate[None, :]).to(f.X)
     for d0 in range(0, sizes.dim, f.BK):
         d = d0 + tl.arange(0, f.BK)
         if f.BR > f.BK:
             d_key = key_gradients(du, state, batch, token, head, turned, i, d, count, sizes, f)
-        d_key *= grown[:, None]
+        d_key *= -grown[:, None]
         y = features(k, k_base, i, d, count, sizes, f, False)
         one = tl.sum(d_key * y.to(tl.float32), 1)
         d_rate += one

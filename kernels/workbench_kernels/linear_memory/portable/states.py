@@ -200,7 +200,7 @@ def state_gradients_kernel(
             state *= tl.exp(total_d)[:, None]
         state += dot(qt, out, f)
         if f.DELTA:
-            state -= dot(plain(w, base_of(w, batch, token, head), i, d, count, sizes.dim, True), more, f)
+            state += dot(plain(w, base_of(w, batch, token, head), i, d, count, sizes.dim, True), -more, f)
     if TOTALS:
         put_matrix(state_base(totals, index * sizes.segments + segment, head, sizes), d, e, sizes, state)
     elif segment == 0 and first_grad is not None:
