@@ -55,12 +55,18 @@ def test_delta_rules_within_the_confirmed_widths(rule: str, dims: tuple[int, int
 
 @pytest.mark.parametrize("dims", [(64, 64), (128, 128), (256, 256)])
 def test_walks_of_more_components_where_they_fill_the_card(dims: tuple[int, int], monkeypatch: Any) -> None:
-    walks, walk = [], configurations.walk
-    monkeypatch.setattr(configurations, "walk", lambda plan: walks.append(walk(plan)) or walks[-1])
-    held(Case("gated-delta", length=200, dims=dims, heads=(80, 80)), torch.bfloat16)
-    held(Case("delta", length=100, dims=dims, heads=(40, 20), documents=(0, 0, 30, 31, 100)), torch.bfloat16)
-    held(Case("gated-delta", length=100, dims=dims), torch.bfloat16)
-    assert {tiles.values for tiles in walks} == {16, 32}
+    walks, walk = set(), configurations.walk
+
+    def noted(plan: Any) -> configurations.Tiles:
+        walks.add(walk(plan).values)
+        return walk(plan)
+
+    monkeypatch.setattr(configurations, "walk", noted)
+    heads = 160 * 32 // dims[1]  # 160 programs of 32 components, more than a card has multiprocessors
+    held(Case("gated-delta", length=70, dims=dims, heads=(heads, heads)), torch.bfloat16)
+    held(Case("delta", length=70, dims=dims, heads=(heads, heads // 2), documents=(0, 0, 30, 31, 70)), torch.bfloat16)
+    held(Case("gated-delta", length=70, dims=dims), torch.bfloat16)
+    assert walks == {16, 32}
 
 
 @pytest.mark.parametrize("rule", ["linear", "gated-delta"])

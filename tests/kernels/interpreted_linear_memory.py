@@ -75,7 +75,12 @@ def test_states_kept_for_the_backward_pass(rule: str, documents: Any, monkeypatc
     monkeypatch.setattr(configurations, "PIECE", 1)
     case, made = Case(rule, documents=documents), []
     launched = launch.start
-    monkeypatch.setattr(launch, "start", lambda kernel, *x, **y: (made.append(kernel), launched(kernel, *x, **y)))
+
+    def start(kernel: Any, *args: Any, **words: Any) -> None:
+        made.append(kernel)
+        launched(kernel, *args, **words)
+
+    monkeypatch.setattr(launch, "start", start)
     held(case, torch.float32, run=with_options(keep=True))
     kept = len(made)
     held(case, torch.float32, run=with_options(keep=False))
