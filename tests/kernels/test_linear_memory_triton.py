@@ -106,6 +106,7 @@ def test_a_call_that_triton_cannot_take_is_told_why() -> None:
 
 #: Launches of the delta rules as a card has confirmed them, (D, Dv) by dtype: (kernel, chunk, key features, value
 #: components, warps, stages). Other tiles are other code: run tests/gpu/test_linear_memory_gpu.py, then change this.
+#: What of this has run since the kernels last changed: kernels/notes/linear-memory.md.
 CONFIRMED: dict[torch.dtype, dict[tuple[int, int], str]] = {
     torch.bfloat16: {
         (64, 64): "prepare 64 64 64 4 1, states 64 64 16 4 3, reads 64 64 64 8 2, value_gradients 64 64 64 8 2, "
