@@ -58,7 +58,7 @@ def test_a_full_run_trains_asks_and_ships_and_a_quick_one_asks_what_was_shipped(
     full = run("full")
     assert {"by hand", "state", "sets", "training", "prompt", "prefill"} == set(full["experiment"])
     accuracies = full[(full["experiment"] == "sets") & (full["metric"] == "accuracy")]
-    assert len(accuracies) == 3 * 2 * 2 * 8, "modes, states, seeds, pairs of sizes"
+    assert len(accuracies) == 3 * 2 * 2 * 4, "modes, states, seeds, pairs of sizes"
     assert accuracies["value"].between(0, 1).all()
     steps = full[(full["experiment"] == "training") & (full["metric"] == "steps")]
     assert (steps["value"] == 4).all()
@@ -143,7 +143,7 @@ def test_a_prompt_read_by_the_model_is_the_same_padded_or_not():
 def test_training_pools_grow_by_stages_and_mask_their_padding():
     settings = {**STUDIES.get(SLUG).scale("full").settings, **TINY}
     stage = models.sets_stages(settings)
-    assert [stage(step).ids.shape[1] for step in range(4)] == [23, 23, 43, 83]
+    assert [stage(step).ids.shape[1] for step in range(4)] == [11, 11, 15, 23], "three more tokens than elements"
     assert stage(3) is stage(9), "the same object costs a training nothing"
     assert all((stage(step).ids > 0).all() for step in range(4)), "stages of one length need no padding"
     late = models.notes_stages(settings)(10)

@@ -128,8 +128,8 @@ def train_notes(
     """Based and JRT-RNN on the same notes, the same steps."""
     from workbench_datasets.notes import vocabulary
 
-    make = partial(_train, settings, notes_stages(settings), "notes_steps", batch="notes_batch", device=device,
-                   progress=progress, left=left)  # fmt: skip
+    own = {**settings, "lr": settings["notes_lr"], "batch": settings["notes_batch"]}
+    make = partial(_train, own, notes_stages(own), "notes_steps", device=device, progress=progress, left=left)
     dim, key_dim = settings["notes_state"]
     for mode, name in NOTES.items():
         yield make(_builder(mode, dim, key_dim, len(vocabulary())), settings["notes_steps"], name, mode)
@@ -148,11 +148,11 @@ def last_word_loss(run: Callable[..., Any], batch: dict[str, Any]) -> tuple[Any,
     return cross_entropy(logits, targets), (logits.argmax(-1) == targets).double().mean()
 
 
-def _recipe(settings: Mapping[str, Any], steps: int, batch: int) -> Any:
+def _recipe(settings: Mapping[str, Any], steps: int) -> Any:
     from workbench.training.tiny import Recipe
 
     warmup = min(settings["warmup"], steps // 10)
-    return Recipe(steps=steps, batch=batch, lr=settings["lr"], warmup=warmup, next_token=0.0,
+    return Recipe(steps=steps, batch=settings["batch"], lr=settings["lr"], warmup=warmup, next_token=0.0,
                   data_seed=settings["data_seed"])  # fmt: skip
 
 
@@ -165,7 +165,6 @@ def _train(
     name: str,
     mode: str,
     *,
-    batch: str = "batch",
     stack: bool | None = None,
     device: str,
     progress: Callable[..., Iterable[int]],
@@ -180,7 +179,7 @@ def _train(
     seconds = left()
     words: dict[str, Any] = {"device": device, "label": name, "progress": progress, "loss": last_word_loss}
     words |= {"stack": stack, "budget_seconds": seconds if math.isfinite(seconds) else None}
-    done = train(builder, at, _recipe(settings, steps, settings[batch]), settings["train_seeds"], **words)
+    done = train(builder, at, _recipe(settings, steps), settings["train_seeds"], **words)
     return Made(name, mode, done.models, done.losses, {**done.record, "how": done.how}, done.complete)
 
 
@@ -193,7 +192,7 @@ def _fitting(
     if not settings["train_s"]:
         return settings["steps"], None
     last, timed = stage(settings["steps"] - 1), settings["timed_steps"]
-    recipe = _recipe(settings, max(timed, 2), settings["batch"])
+    recipe = _recipe(settings, max(timed, 2))
     words: dict[str, Any] = {"device": device, "loss": last_word_loss, "steps": timed}
     stack, a_step = faster_way(builder, last, recipe, settings["train_seeds"], **words)
     fit = int(settings["train_s"] / settings["timed_for"] / a_step)

@@ -28,7 +28,7 @@ OUT_OF_REACH = 256
 SOURCE = "arXiv 2501.00663"
 #: Tokens that the models were trained at; from this distance on two layers of attention see nothing of a fact (x is
 #: the upper end of a bucket of distances).
-TRAINED_AT, FAR = 128, 69
+TRAINED_AT, FAR = 256, 69
 #: Six times the chance of guessing a value: two models that recall less than this say nothing about each other.
 SOMETHING = 0.05
 

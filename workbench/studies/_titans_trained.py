@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 Lines = Iterator[dict[str, Any]]
 
-#: Tokens of a window or segment, a quarter of the trained length.
+#: Tokens of a window or segment, an eighth of the trained length.
 WIDTH = 32
 #: Two blocks of one of these; the memory of each head is 32 -> 128 -> 32, or one 32 x 32 matrix. In the order in which
 #: a full run takes them: what the claims need most comes first.
@@ -78,9 +78,10 @@ def _clipped(mixer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def language_models(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The mixers of the language models; ``chunk`` is that of the neural memories."""
-    own = {name: _clipped(mixer) for name, mixer in LANGUAGE.items()}
-    return {name: {**mixer, "chunk": settings["chunk"]} if "clip" in mixer else mixer for name, mixer in own.items()}
+    """The mixers of the language models; ``chunk`` and ``theta_max`` are those of the neural memories."""
+    own, step = {name: _clipped(mixer) for name, mixer in LANGUAGE.items()}, ("chunk", "theta_max")
+    said = {name: settings[name] for name in step}
+    return {name: {**mixer, **said} if "clip" in mixer else mixer for name, mixer in own.items()}
 
 
 def stream(n: int, length: int, facts: int, seed: int, split: str) -> Any:

@@ -3,15 +3,16 @@
 By hand, without training: facts under shared keys, where separation is all that differs. Trained: multi-query
 associative recall (MQAR) by small models whose state is what runs out; one memory, one memory expanded to the floats
 that a token of the mixture writes, one of the floats that the mixture holds (stricter than the paper; reported, not
-judged), mixtures of several sizes, without the shared memory, without the balance loss. ``full`` trains them, three
+judged), mixtures of several sizes, without the shared memory, without the balance loss. ``full`` trains them, five
 seeds each, and writes one seed's models beside the record; ``quick`` asks those on fresh sequences and trains one for
 60 steps. One decoding step is timed at several lengths.
 
 The task is smaller than the card's (vocabulary 64 instead of 512, d = 64, heads of 8 x 8, up to 16 pairs in 64
 tokens), so that it can be learned in the minutes that were given; sequences grow from 16 to 64 tokens while training.
 The short convolution runs over the text, not over each memory's own tokens as in the paper's code, and the output
-gate of every variant begins open. Vocabulary, learning rate, initial embedding and gate, and stages were tried on
-seed 21, with one memory and the mixture, before any reported seed. The balance loss is taken layer by layer. The
+gate of every variant begins open. Vocabulary, initial embedding and gate, and stages were tried on seed 21, with one
+memory and the mixture, the learning rate and the number of steps on seeds 60 to 64 (at 5e-3 some seeds of some rules
+fall behind, at 2e-3 none does), before any reported seed. The balance loss is taken layer by layer. The
 paper's language models of 380M and 1.3B parameters are not trained here: their tables stand beside ours for the order
 of the models, not for the numbers.
 
@@ -56,13 +57,14 @@ _QUICK: dict[str, Any] = {
 _FULL: dict[str, Any] = {
     **_QUICK,
     "train": True,
-    "seeds": 3,
-    "steps": 1500,
-    "least_steps": 700,
+    "seeds": 5,
+    "lr": 2e-3,
+    "steps": 2000,
+    "least_steps": 1200,
     "sequences": 65_536,
-    "train_seconds": 170.0,
-    "last_start_seconds": 205.0,
-    "deadline_seconds": 235.0,
+    "train_seconds": 260.0,
+    "last_start_seconds": 320.0,
+    "deadline_seconds": 360.0,
     "hand_seeds": 32,
     "tests": [[4, 64], [8, 64], [16, 64], [24, 96], [16, 128]],
     "test_sequences": 256,
@@ -71,7 +73,7 @@ _FULL: dict[str, Any] = {
 }
 _LM: dict[str, Any] = {
     **language.SETTINGS, "conv_scope": "sequence", "chunk": None, "impl": "chunked", "dearest": "GDN MoM",
-    "train_seconds": 80.0, "deadline_seconds": 125.0,
+    "train_seconds": 150.0, "deadline_seconds": 200.0,
 }  # fmt: skip
 Lines = Iterator[dict[str, Any]]
 
@@ -80,8 +82,8 @@ class MomStudy(Study):
     slug, title = "mom", "MoM: Linear Sequence Modeling with Mixture-of-Memories"
     scales = {
         "quick": Scale("quick", _QUICK, seconds=25),
-        "full": Scale("full", _FULL, 150, ("cuda",)),
-        "lm": Scale("lm", _LM, 120, ("cuda", "data:books")),
+        "full": Scale("full", _FULL, 280, ("cuda",)),
+        "lm": Scale("lm", _LM, 190, ("cuda", "data:books")),
     }
     claims = CLAIMS
 

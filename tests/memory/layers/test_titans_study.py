@@ -194,8 +194,8 @@ KNOWN = [
     ("C2-MOMENTUM", asked("length", {L: 0.8, claims.NO_MOMENTUM: 0.5}, 1024, models=1), "holds"),
     ("C2-MOMENTUM", asked("length", {L: 0.5, claims.NO_MOMENTUM: 0.8}, 1024), "not reproduced"),
     ("C2-DECAY", asked("length", {L: 0.01, claims.NO_DECAY: 0.0}, 1024), "inconclusive"),  # nothing was learnt
-    ("C3", asked("length", {L: 0.8, claims.DELTA: 0.5, claims.TTT: 0.6, claims.HEBBIAN: 0.1}, 512), "holds"),
-    ("C3", asked("length", {L: 0.8, claims.DELTA: 0.9, claims.TTT: 0.6, claims.HEBBIAN: 0.1}, 512), "not reproduced"),
+    ("C3", asked("length", {L: 0.8, claims.DELTA: 0.5, claims.TTT: 0.6, claims.HEBBIAN: 0.1}, 4 * claims.TRAINED_AT), "holds"),
+    ("C3", asked("length", {L: 0.8, claims.DELTA: 0.9, claims.TTT: 0.6, claims.HEBBIAN: 0.1}, 4 * claims.TRAINED_AT), "not reproduced"),
     ("C4-ORDER", asked("distance", {claims.MAC: 0.9, claims.MAG: 0.8, claims.MAL: 0.7}, 10_000), "holds"),
     ("C4-ORDER", asked("distance", {claims.MAC: 0.9, claims.MAG: 0.8, claims.MAL: 0.7}, 69), "inconclusive"),
     ("C4-WINDOW", asked("distance", {claims.MAC: 0.9, claims.MAG: 0.8, claims.WINDOW: 0.0}, 10_000), "holds"),
