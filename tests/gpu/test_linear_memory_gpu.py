@@ -29,17 +29,21 @@ def test_every_option(name: str) -> None:
 @pytest.mark.parametrize(
     ("case", "dtype"),
     [
-        (CASES[MAPPED], torch.bfloat16),
         (Case("gated-delta", dims=(100, 100)), torch.bfloat16),
+        (Case("delta", dims=(65, 130), documents=DOCUMENTS, length=1000), torch.bfloat16),
         (Case("delta"), torch.float16),
         (Case("delta"), torch.float32),
     ],
-    ids=["feature map", "width 100", "float16", "float32"],
+    ids=["width 100", "widths 65 and 130", "float16", "float32"],
 )
-def test_delta_rules_that_no_card_has_run_are_refused_and_go_through_torch(case: Case, dtype: torch.dtype) -> None:
+def test_delta_rules_at_uneven_widths(case: Case, dtype: torch.dtype) -> None:
+    held(case, dtype)
+
+
+def test_a_delta_rule_that_no_card_has_run_is_refused_and_goes_through_torch() -> None:
     with pytest.raises(ValueError, match=r"^beta is given with .* legal"):
-        held(case, dtype)
-    held(case, dtype, run=linear_recurrence)
+        held(CASES[MAPPED], torch.bfloat16)
+    held(CASES[MAPPED], torch.bfloat16, run=linear_recurrence)
 
 
 @pytest.mark.parametrize("documents", [None, DOCUMENTS], ids=["rows", "packed"])

@@ -52,8 +52,8 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
 
 
 WIDE = {"dims": (128, 128), "length": 64}
-#: Bytes a thread: what it costs that two programs of four warps share a multiprocessor.
-SPILLED = {"forward_kernel": 200}
+#: Bytes a thread: what it costs that two programs of four warps share a multiprocessor (an H200 ran them faster).
+SPILLED = {"forward_kernel": 200, "gradients_kernel": 16, "prepare_gradients_kernel": 32}
 
 
 @pytest.mark.parametrize("rule", ["linear", "scalar", "vector", "gated-delta"])
@@ -109,14 +109,14 @@ def test_a_call_that_triton_cannot_take_is_told_why() -> None:
 #: What of this has run since the kernels last changed: kernels/notes/linear-memory.md.
 CONFIRMED: dict[torch.dtype, dict[tuple[int, int], str]] = {
     torch.bfloat16: {
-        (64, 64): "prepare 64 64 64 4 1, states 64 64 16 4 3, reads 64 64 64 8 2, value_gradients 64 64 64 8 2, "
-        "state_gradients 64 64 16 4 3, gradients 64 64 64 8 2, prepare_gradients 64 64 32 4 2",
-        (64, 128): "prepare 64 64 64 4 1, states 64 64 16 4 3, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
-        "state_gradients 64 64 16 4 3, gradients 64 64 64 8 2, prepare_gradients 64 64 32 4 2",
-        (128, 128): "prepare 64 64 64 4 1, states 64 128 16 4 3, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
-        "state_gradients 64 128 16 4 3, gradients 64 128 64 8 3, prepare_gradients 64 64 64 4 2",
-        (256, 256): "prepare 64 64 64 4 1, states 64 256 16 8 2, reads 64 64 128 8 2, value_gradients 64 64 128 8 2, "
-        "state_gradients 64 256 16 8 2, gradients 64 128 64 8 3, prepare_gradients 64 64 64 4 2",
+        (64, 64): "prepare 64 64 64 4 1, states 64 64 16 4 3, reads 64 64 64 8 2, value_gradients 64 64 64 4 2, "
+        "state_gradients 64 64 16 4 3, gradients 64 64 64 4 2, prepare_gradients 64 64 32 4 2",
+        (64, 128): "prepare 64 64 64 4 1, states 64 64 16 4 3, reads 64 64 128 8 2, value_gradients 64 64 128 4 2, "
+        "state_gradients 64 64 16 4 3, gradients 64 64 64 4 2, prepare_gradients 64 64 32 4 2",
+        (128, 128): "prepare 64 64 64 4 1, states 64 128 16 4 3, reads 64 64 128 8 2, value_gradients 64 64 128 4 2, "
+        "state_gradients 64 128 16 4 3, gradients 64 64 64 4 2, prepare_gradients 64 64 64 4 3",
+        (256, 256): "prepare 64 64 64 4 1, states 64 256 16 8 2, reads 64 64 128 8 2, value_gradients 64 64 128 4 2, "
+        "state_gradients 64 256 16 8 2, gradients 64 64 64 4 2, prepare_gradients 64 64 64 4 3",
     },
     torch.float16: {
         (64, 64): "prepare 32 32 32 4 1, states 32 64 16 8 1, reads 32 32 64 8 1, value_gradients 32 32 64 8 1, "
@@ -160,9 +160,9 @@ def test_tiles_of_the_delta_rules_are_those_that_a_card_has_confirmed(
 @pytest.mark.parametrize(
     ("dtype", "rule", "documents", "confirmed", "others"),
     [
-        (torch.bfloat16, "gated-delta", (0, 0, 30, 64), (64, 64), [(16, 16), (32, 48), (64, 16)]),
-        (torch.bfloat16, "delta", None, (128, 128), [(128, 64), (80, 16)]),
-        (torch.float32, "delta", (0, 0, 30, 64), (32, 32), [(16, 16)]),
+        (torch.bfloat16, "gated-delta", (0, 0, 30, 64), (64, 64), [(16, 16), (32, 48), (64, 16), (20, 24), (1, 1)]),
+        (torch.bfloat16, "delta", None, (128, 128), [(128, 64), (80, 16), (100, 100)]),
+        (torch.float32, "delta", (0, 0, 30, 64), (32, 32), [(16, 16), (20, 24)]),
     ],
 )
 def test_delta_rules_at_other_widths_run_the_confirmed_code(
@@ -217,7 +217,9 @@ def test_what_is_kept_has_the_size_that_is_asked_about(
     assert configurations.keeps(dataclasses.replace(plan, given={"keep": True}))
 
 
-@pytest.mark.parametrize(("rows", "processors", "values"), [(1, 132, 16), (8, 132, 32), (2, 128, 32), (2, 129, 16)])
+@pytest.mark.parametrize(
+    ("rows", "processors", "values"), [(1, 132, 16), (8, 132, 32), (2, 132, 32), (2, 171, 32), (2, 172, 16)]
+)
 def test_walks_are_wider_where_their_programs_fill_the_card(
     rows: int, processors: int, values: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -258,13 +260,12 @@ def test_what_no_card_has_confirmed_is_refused() -> None:
         given: dict[str, Any] = {"delta": True, "feature_map": "identity", "normalize": False, "chunk": None}
         return launch._unchecked(q, v, **(given | words))
 
-    for dims in ((64, 65), (100, 16), (257, 257)):
+    for dims in ((16, 257), (257, 257)):
         assert str(told(dims, torch.bfloat16)).startswith(f"beta is given with head dims {dims}; legal for")
         assert told(dims, torch.bfloat16, delta=False) is None
-    assert "any within (64, 64) and multiples of 16 within (64, 64) or" in str(told((64, 65), torch.bfloat16))
-    assert "are multiples of 16 within (64, 64) or (128, 128)" in str(told((128, 144), torch.float16))
-    assert told((20, 24), torch.float16) is not None
-    for dims in ((16, 16), (64, 128), (128, 64), (48, 256), (1, 1), (20, 24), (16, 40)):
+    assert "are those within (64, 64) or (128, 128)" in str(told((128, 144), torch.float16))
+    assert told((20, 24), torch.float16) is None
+    for dims in ((16, 16), (64, 128), (128, 64), (48, 256), (1, 1), (20, 24), (16, 40), (100, 100), (64, 65)):
         assert told(dims, torch.bfloat16) is None
     assert told((256, 256), torch.float32) is not None
     assert told((32, 16), torch.float32) is None

@@ -73,7 +73,7 @@ _FULL: dict[str, Any] = {
 }
 _LM: dict[str, Any] = {
     **language.SETTINGS, "conv_scope": "sequence", "chunk": None, "impl": "chunked", "dearest": "GDN MoM",
-    "train_seconds": 150.0, "deadline_seconds": 200.0,
+    "train_seconds": 100.0, "deadline_seconds": 140.0,
 }  # fmt: skip
 Lines = Iterator[dict[str, Any]]
 
@@ -83,7 +83,7 @@ class MomStudy(Study):
     scales = {
         "quick": Scale("quick", _QUICK, seconds=25),
         "full": Scale("full", _FULL, 280, ("cuda",)),
-        "lm": Scale("lm", _LM, 190, ("cuda", "data:books")),
+        "lm": Scale("lm", _LM, 150, ("cuda", "data:books")),
     }
     claims = CLAIMS
 

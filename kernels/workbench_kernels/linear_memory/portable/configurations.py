@@ -25,8 +25,8 @@ LOW = {
     "running": Tiles(32, 16, 4, 1),
     "states": Tiles(64, 64, 4, 3),
     "reads": Tiles(64, 128, 8, 2),
-    "values": Tiles(64, 128, 8, 2),
-    "gradients": Tiles(128, 64, 8, 2),
+    "values": Tiles(64, 128, 4, 2),
+    "gradients": Tiles(64, 64, 4, 2),
     "prepare": Tiles(64, 64, 4, 1),
     "prepare_gradients": Tiles(64, 32, 4, 2),
 }
@@ -57,8 +57,7 @@ OTHER: dict[tuple[int, str, str], Tiles] = {
 #: bfloat16 delta rules, (launch, narrowest D, widest D that tiles are made for): what an H200 ran faster than the
 #: tiles above; of prepare_gradients what fits twice into a multiprocessor's registers.
 MEASURED = {
-    ("gradients", 128, 256): Tiles(128, 64, 8, 3),
-    ("prepare_gradients", 128, 256): Tiles(64, 64, 4, 2),
+    ("prepare_gradients", 128, 256): Tiles(64, 64, 4, 3),
 }
 #: Their walks by the widest D that tiles are made for: of 32 value components a program where those programs fill a
 #: card's multiprocessors (each walks twice as wide in less than twice the time), else of 16.
@@ -71,8 +70,6 @@ CONFIRMED = {
     torch.float16: ((64, 64), (128, 128)),
     torch.float32: ((32, 32), (64, 64), (128, 128)),
 }
-#: Those at whose tiles widths that are no multiples of 16 ran right too: they are loaded in smaller pieces.
-CONFIRMED_UNEVEN = {torch.bfloat16: ((64, 64),)}
 #: Of a card's memory, the share that a call may hold on to for its backward pass without being asked.
 KEPT_SHARE = 1 / 16
 #: Programs that keep a card busy; rows are cut until there are so many, into pieces of at least ``PIECE`` chunks. Of
@@ -89,10 +86,10 @@ def covering(dims: tuple[int, int], dtype: torch.dtype) -> tuple[int, int] | Non
 def confirmed(dims: tuple[int, int], dtype: torch.dtype) -> bool:
     """Whether a card has run the delta rules right with the code that heads of these widths are compiled to.
 
-    Tiles are those of the covering pair; beside them code depends on which sizes are multiples of 16.
+    Tiles are those of the covering pair; heads are filled up to a multiple of 16, which is what code depends on beside
+    the tiles.
     """
-    pair = covering(dims, dtype)
-    return pair is not None and (all(d % 16 == 0 for d in dims) or pair in CONFIRMED_UNEVEN.get(dtype, ()))
+    return covering(dims, dtype) is not None
 
 
 def rule_of(plan: Plan) -> str:
@@ -124,7 +121,7 @@ def walk(plan: Plan) -> Tiles:
     programs = plan.count * plan.sizes.heads * -(-plan.sizes.value_dim // wide.values)
     on_card = plan.device.type == "cuda"
     processors = torch.cuda.get_device_properties(plan.device).multi_processor_count if on_card else BUSY // 2
-    return wide if programs >= processors else narrow
+    return wide if programs >= processors * 3 // 4 else narrow
 
 
 def fused(plan: Plan) -> bool:

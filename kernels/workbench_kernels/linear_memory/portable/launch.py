@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from workbench_kernels.launching import launch
-from workbench_kernels.linear_memory.portable.configurations import CONFIRMED, CONFIRMED_UNEVEN, confirmed
+from workbench_kernels.linear_memory.portable.configurations import CONFIRMED, confirmed
 from workbench_kernels.linear_memory.portable.states import states_kernel
 
 #: With TRITON_INTERPRET=1 the kernels run on the CPU, one program at a time: for tests and for looking inside.
@@ -66,10 +66,8 @@ def _unchecked(q: Tensor, v: Tensor, delta: bool, feature_map: str, normalize: b
     if chunk not in (None, CHUNKS[q.dtype]):
         return f"chunk is {chunk}, on a card the Triton kernels take {CHUNKS[q.dtype]} or None for {q.dtype}"
     if delta and not confirmed(dims := (q.shape[3], v.shape[3]), q.dtype):
-        uneven = " or ".join(map(str, CONFIRMED_UNEVEN.get(q.dtype, ())))
-        legal = f"any within {uneven} and multiples of 16" if uneven else "multiples of 16"
         return (
-            f"beta is given with head dims {dims}; legal for {q.dtype} are {legal} within "
+            f"beta is given with head dims {dims}; legal for {q.dtype} are those within "
             f"{' or '.join(map(str, CONFIRMED[q.dtype]))}, because a card has run their code"
         )
     if delta and feature_map != "identity":

@@ -7,7 +7,7 @@ rules, whose states are a long walk, keep them and their triangular systems wher
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import triton
@@ -31,6 +31,7 @@ from workbench_kernels.linear_memory.portable.arguments import (
 from workbench_kernels.linear_memory.portable.configurations import covering, fused, keeps, pick, segments_of
 from workbench_kernels.linear_memory.portable.delta import prepare_gradients_kernel, prepare_kernel
 from workbench_kernels.linear_memory.portable.fused import forward_kernel
+from workbench_kernels.linear_memory.portable.inputs import Inputs, aligned, contiguous, evened_heads
 from workbench_kernels.linear_memory.portable.reads import gradients_kernel, reads_kernel, value_gradients_kernel
 from workbench_kernels.linear_memory.portable.states import running_kernel, state_gradients_kernel, states_kernel
 from workbench_kernels.linear_memory.portable.step import step_kernel
@@ -40,15 +41,6 @@ from workbench_kernels.linear_memory.portable.taylor import taylor_gradients_ker
 STEPS = 8
 #: Of a row whose sum alone is asked for.
 PIECES = 16
-
-
-class Inputs(NamedTuple):
-    q: Tensor
-    k: Tensor
-    v: Tensor
-    log_decay: Tensor | None
-    beta: Tensor | None
-    state: Tensor | None
 
 
 def recurrence(
@@ -71,11 +63,23 @@ def recurrence(
       and head of D = Dv = 128 in bfloat16 takes 82 kB: 16 heads and 32k tokens .67 GB), the other rules never.
     - ``factors=False``: the gated delta rule's walks over the chunks add up the gates of each chunk themselves
       instead of reading decays that were made beside each other.
-    - ``padded=False``: the delta rule's tiles are as narrow as its heads instead of a width that a card has confirmed.
+    - ``padded=False``: the delta rule's heads and tiles are as narrow as they are given instead of a width that a card
+      has confirmed.
     """
-    ready = _contiguous if inputs.beta is None else _aligned
+    options = options or {}
+    evened = (
+        evened_heads(inputs) if inputs.beta is not None and options.get("padded", feature_map == "identity") else None
+    )
+    if evened is not None:
+        y, final = recurrence(
+            evened, feature_map=feature_map, ones=ones, scale=scale, offsets=offsets, chunk=chunk, tokens=tokens,
+            options=options,
+        )  # fmt: skip
+        dim, value_dim = inputs.q.shape[3], inputs.v.shape[3]
+        return y[..., :value_dim], final[..., :dim, :value_dim]
+    ready = contiguous if inputs.beta is None else aligned
     inputs = Inputs(*(None if x is None else ready(x) for x in inputs))
-    plan = _plan(inputs, feature_map, ones, scale, offsets, chunk, options or {})
+    plan = _plan(inputs, feature_map, ones, scale, offsets, chunk, options)
     if tokens is None:
         trained = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in inputs)
         tokens = not trained and offsets is None and inputs.q.shape[1] <= STEPS
@@ -90,7 +94,7 @@ def summed(k: Tensor, v: Tensor, *, feature_map: str, ones: bool) -> Tensor:
 
     Pieces of a row are added up beside each other, so it is one pass over k and v.
     """
-    inputs = Inputs(_contiguous(k), _contiguous(k), _contiguous(v), None, None, None)
+    inputs = Inputs(contiguous(k), contiguous(k), contiguous(v), None, None, None)
     plan = _plan(inputs, feature_map, ones, 1.0, None, None, {})
     with launch.on(k):
         return _Call(plan, inputs).sums(PIECES, None, None).sum(1)
@@ -125,23 +129,6 @@ def _plan(
     if beta is not None and options.get("padded", True):
         tiled = covering(dims, q.dtype) or dims
     return Plan(rows, sizes, count, chunks, chunk, *kinds, scale, tiled, q.device, options)
-
-
-def _contiguous(x: Tensor) -> Tensor:
-    """Last dimension contiguous (a gate's: heads), and a chunk of it within 32-bit offsets."""
-    last = x.stride(-1) if x.dim() == 4 else 1
-    return x if last == 1 and abs(x.stride(1)) < 1 << 23 else x.contiguous()
-
-
-def _aligned(x: Tensor) -> Tensor:
-    """For the delta rules: where a width is a multiple of 16, strides and address are too.
-
-    Anything else is compiled to other code, of which no card has run all.
-    """
-    x = _contiguous(x)
-    if x.dim() != 4 or x.shape[3] % 16 or not (any(step % 16 for step in x.stride()[:3]) or x.data_ptr() % 16):
-        return x
-    return x.clone(memory_format=torch.contiguous_format)
 
 
 def _outputs(plan: Plan, x: Inputs) -> tuple[Tensor, Tensor]:
@@ -375,7 +362,7 @@ def _backward(
     if grad is None:
         grad = torch.zeros(*x.q.shape[:3], s.value_dim, **call.kind())
     grad = grad if grad.stride(3) == 1 else grad.contiguous()
-    grad = grad if x.beta is None else _aligned(grad)
+    grad = grad if x.beta is None else aligned(grad)
     last = None if last is None else last.contiguous()
     states = states or call.states()[0]
     dv, dbeta = call.tokens_like(s.value_dim), None
