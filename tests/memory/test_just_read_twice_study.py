@@ -163,10 +163,10 @@ def test_the_shipped_models_are_as_good_as_the_recorded_run_says(record):
     rows = record[(record["experiment"] == "sets") & (record["unit"].astype(str) == "0")]
     held = parts.shipped("sets-")
     assert len(held) == 9
-    for name in ("sets-causal-64x16", "sets-prefix-32x4", "sets-non-causal-48x8"):
+    for name in ("sets-causal-24x3", "sets-prefix-32x4", "sets-non-causal-48x8"):
         mode, size = name.removeprefix("sets-").rsplit("-", 1)
         dim, key_dim = map(int, size.split("x"))
-        for first, second in ((4, 16), (76, 4)):
+        for first, second in ((16, 64), (76, 4)):
             asked = set_disjointness(300, first, second, vocabulary=256, seed=99, split="test")
             found = parts.answers_right(held[name], asked, "cpu", 100)
             same = rows[(rows["item"] == mode) & (rows["x"] == models.state_bytes(dim, key_dim))]
@@ -196,7 +196,8 @@ def test_the_recorded_run_says_what_the_notebook_says(record):
     verdicts = {key: found.verdict for key, found in STUDIES.get(SLUG).judge(record, "full").items()}
     holds = {"E1a", "E1b", "C5b", "C6"}
     assert {key for key, verdict in verdicts.items() if verdict == HOLDS} == holds
-    assert {key for key, verdict in verdicts.items() if verdict == NOT_REPRODUCED} == {"C2d", "C5a"}
+    failed = {"C1a", "C1b", "C2a", "C2c", "C2d", "C5a"}
+    assert {key for key, verdict in verdicts.items() if verdict == NOT_REPRODUCED} == failed
 
 
 # ---- claims -------------------------------------------------------------------------------------------------------
