@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pandas as pd
@@ -39,6 +40,15 @@ def test_panels_lines_and_the_mark() -> None:
     assert [layer["mark"]["type"] for layer in panel["layer"]] == ["line", "point", "rule"]
     never = crossover_lines(rows([1, 1, 1], [0.5, 0.5, 0.5])).to_dict()
     assert len(never["hconcat"][0]["layer"]) == 2
+
+
+def test_a_rule_of_one_length_has_no_line() -> None:
+    whole, one = rows([1, 1, 1], [0.5, 2, 4]), rows([1, 1, 1], [2, 2, 2]).assign(what="delta")
+    one = one[one["length"] == 4096]
+    both, alone = (json.dumps(crossover_lines(frame).to_dict()) for frame in (pd.concat([whole, one]), one))
+    assert "linear, forward" in both
+    assert "delta" not in both
+    assert "delta, forward" in alone, "better one point than nothing"
 
 
 def test_bad_frames_are_told() -> None:

@@ -36,13 +36,16 @@ def crossover_lines(frame: pd.DataFrame, *, title: str = "", subtitle: str = "",
 
     Columns: ``kind`` (rows of kind "crossover" are drawn), ``what``, ``pass``, ``length``, ``tokens``, ``item``,
     ``ours``, ``median_ms`` (NaN where a contender could not). Both axes are logarithmic; the dashed line stands where
-    ours begins to be the fastest.
+    ours begins to be the fastest. A rule that was measured at one length alone has no line and is left out, unless
+    that is true of all.
     """
     columns = ("kind", "what", "pass", "item", "ours")
     data = frame_for("crossover_lines", frame, numbers=("length", "tokens", "median_ms"), columns=columns)
     data = data[data["kind"] == "crossover"].dropna(subset=["median_ms"])
     if data.empty:
         raise BadInput("crossover_lines needs rows of kind 'crossover' with a median_ms; run workbench bench layers")
+    lengths = data.groupby("what")["length"].transform("nunique")
+    data = data[lengths > 1] if (lengths > 1).any() else data
     colour = theme.categories(sorted(data["item"].unique()))
     panels = [_panel(rows, f"{what}, {which}", colour, width) for (what, which), rows in data.groupby(["what", "pass"])]
     return theme.beside(*panels, title=title, subtitle=subtitle)
