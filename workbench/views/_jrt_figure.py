@@ -48,7 +48,8 @@ def paper_figure(
         "Whiskers: 95 % (over training seeds, else over test sequences). Dashed: chance. The paper's Figure 2 gives no",
         "numbers; its Table 1 is of language models of 0.13 to 2.8 billion weights on other tasks: compare directions.",
     ]
-    return theme.below(*rows, title="Does order cost memory, and does reading twice, or without order, give it back?", subtitle=note)
+    asked = "Does order cost memory, and does reading twice, or without order, give it back?"
+    return theme.below(*rows, title=asked, subtitle=note)
 
 
 def _none_or(make: Any, frame: pd.DataFrame | None) -> pd.DataFrame | None:
