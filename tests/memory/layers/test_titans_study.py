@@ -294,16 +294,17 @@ def test_the_notebook_says_what_is_recorded():
     frame = recorded.load("titans", "full")
     recall = frame[frame["metric"] == "recall"]
     far = recall[(recall["part"] == "distance") & (recall["x"] == 10_000)].groupby("variant")["value"].mean()
-    assert far[claims.MAC] > 0.95
-    assert far[claims.MAG] == pytest.approx(0.89, abs=0.01)
-    assert far[[claims.WINDOW, claims.MAL]].max() < 0.02
-    many = recall[(recall["part"] == "facts") & (recall["x"] == 64)].groupby("variant")["value"].mean()
-    assert many[claims.LMM] == pytest.approx(0.18, abs=0.01)
-    assert many[[claims.LINEAR, claims.DELTA, claims.HEBBIAN, claims.TTT]].between(0.295, 0.325).all()
+    assert far[claims.MAC] == pytest.approx(0.87, abs=0.01)
+    assert far[claims.MAG] == pytest.approx(0.81, abs=0.01)
+    assert far[[claims.WINDOW, claims.MAL]].max() < 0.05
+    long = recall[recall["part"] == "length"].pivot_table(index="variant", columns="x", values="value")
+    assert long.loc[claims.LMM].round(2).tolist() == [0.85, 0.83, 0.82, 0.76]
+    assert long.loc[claims.NO_DECAY, 2048] == pytest.approx(0.87, abs=0.01)
+    assert long[256].idxmax() == long[512].idxmax() == claims.MAC
     verdicts = {name: found.verdict for name, found in STUDIES.get("titans").judge(frame, "full").items()}
-    assert [name for name, verdict in verdicts.items() if verdict == "not reproduced"] == ["FORGET-ZERO"]
+    assert [name for name, verdict in verdicts.items() if verdict == "not reproduced"] == ["C2-DECAY", "FORGET-ZERO"]
     assert [name for name, verdict in verdicts.items() if verdict == "inconclusive"] == [
-        "C1-TRAINED", "C2-MOMENTUM", "C2-DECAY", "C3", "C4-ORDER",
+        "C1-TRAINED", "C2-MOMENTUM", "C3", "C4-ORDER",
     ]  # fmt: skip
 
 
