@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from workbench.errors import WorkbenchError
 from workbench.studies import _corpus_lm as language
 from workbench.studies._fan_out import _one_thread
-from workbench.studies._titans_claims import CLAIMS
+from workbench.studies._titans_claims import CLAIMS, TRAINED_AT
 from workbench.studies.base import STUDIES, Progress, Scale, Study
 
 if TYPE_CHECKING:
@@ -127,7 +127,8 @@ class TitansStudy(Study):
     ) -> alt.Chart:
         from workbench.views.titans import paper_figure
 
-        return paper_figure(live, reported, recorded, language.shown(self.slug, live, recorded))
+        made = language.shown(self.slug, live, recorded)
+        return paper_figure(live, reported, recorded, made, trained_at=TRAINED_AT)
 
 
 Lines = Iterator[dict[str, Any]]

@@ -181,16 +181,18 @@ def paper_figure(
     reported: pd.DataFrame | None,
     recorded: pd.DataFrame | None,
     language: pd.DataFrame | None = None,
+    *,
+    trained_at: int,
 ) -> alt.Chart:
     """Recall by length (the recorded run, else the live one), pairs held, and the ablation from all sources.
 
-    ``language``: rows of the language models, drawn below.
+    ``language``: rows of the language models, drawn below. ``trained_at``: tokens of the longest training streams.
     """
     top: list[Any] = []
     alone: list[Any] = []
     for frame, whose in ((recorded, "recorded run"), (live, "live run")):
         if frame is not None and _has(frame, "length", "recall"):
-            top.append(recall_curves(frame, title=f"Titans, trained at 128 tokens ({whose})"))
+            top.append(recall_curves(frame, title=f"Titans, trained at {trained_at} tokens ({whose})"))
             top.append(recall_curves(frame, models=OTHERS, title="Other memories, the same training"))
             break
     for frame, whose in ((live, "live run"), (recorded, "recorded run")):
@@ -198,7 +200,8 @@ def paper_figure(
             alone.append(inner_curves(frame, "A2", title=f"A memory alone ({whose})"))
             break
     dots = paper_recorded_live(
-        _ablation(live), _table_5(reported), _ablation(recorded), item="item", unit="accuracy, recall (share)",
+        _ablation(live, trained_at), _table_5(reported), _ablation(recorded, trained_at),
+        item="item", unit="accuracy, recall (share)",
         title="Ablation, beyond the trained length", width=300, row_height=36,
         items=list(ABLATION.values()),
     )  # fmt: skip
@@ -229,10 +232,10 @@ def _means(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _ablation(frame: pd.DataFrame | None) -> pd.DataFrame | None:
+def _ablation(frame: pd.DataFrame | None, trained_at: int) -> pd.DataFrame | None:
     if frame is None or not _has(frame, "length", "recall"):
         return None
-    rows = frame[(frame["part"] == "length") & (frame["metric"] == "recall") & (frame["x"] > 128)]
+    rows = frame[(frame["part"] == "length") & (frame["metric"] == "recall") & (frame["x"] > trained_at)]
     rows = rows[rows["variant"].isin(list(ABLATION.values()))]
     found = _means(rows.assign(x=0.0)).rename(columns={"variant": "item"})
     return found if len(found) else None

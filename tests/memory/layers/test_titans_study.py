@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import numpy as np
@@ -268,15 +269,25 @@ def test_pictures(tmp_path):
         "mask": views.attention_mask(mac.mask(6), [("persistent", 2), ("answers", 6), ("segment", 6)]),
         "ages": views.recall_by_age(ages), "depth": views.depth_curves(depth), "chunks": views.inner_curves(live, "A4"),
         "figure": STUDIES.get("titans").figure(live, reported.load("titans"), None),
-        "paper alone": views.paper_figure(None, reported.load("titans"), None),
+        "paper alone": views.paper_figure(None, reported.load("titans"), None, trained_at=256),
     }  # fmt: skip
     for name, chart in charts.items():
         chart.save(str(tmp_path / f"{name}.png"))
         assert (tmp_path / f"{name}.png").stat().st_size > 3_000
     with pytest.raises(BadInput, match="nothing to draw"):
-        views.paper_figure(None, None, None)
+        views.paper_figure(None, None, None, trained_at=256)
     with pytest.raises(BadInput, match="'surprise' is missing"):
         views.surprise_trace(trace.drop(columns="surprise"))
+
+
+def test_claims_and_figure_speak_of_the_length_that_is_trained():
+    assert STUDIES.get("titans").scale("full").settings["stages"][-1][1] == claims.TRAINED_AT
+    short, long = (asked("length", {L: value}, x) for value, x in ((0.9, claims.TRAINED_AT), (0.5, 1024)))
+    drawn = json.dumps(STUDIES.get("titans").figure(pd.concat([short, long]), None, None).to_dict())
+    assert f"Titans, trained at {claims.TRAINED_AT} tokens (live run)" in drawn
+    assert views._ablation(pd.concat([short, long]), claims.TRAINED_AT)["value"].tolist() == pytest.approx(
+        [0.5], abs=0.05
+    )
 
 
 def test_the_papers_numbers():
