@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from attention_cases import OPTIONS, SMALL, held, outcome, problem_of
@@ -28,11 +27,7 @@ TILES = {
 SPLIT = {name: Tiles(32, 16, 4, 1, split=True) for name in TILES}
 
 
-@pytest.fixture(autouse=True)
-def quiet():
-    assert launch.INTERPRETED
-    with np.errstate(all="ignore"):
-        yield
+assert launch.INTERPRETED
 
 
 @pytest.mark.parametrize("name", OPTIONS)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from neural_memory_cases import CASES, Case, held
@@ -17,12 +16,7 @@ from neural_memory_cases import CASES, Case, held
 from workbench_kernels.linear_memory import NeuralState, neural_memory
 from workbench_kernels.linear_memory.portable import launch, neural_call
 
-
-@pytest.fixture(autouse=True)
-def quiet():
-    assert launch.INTERPRETED
-    with np.errstate(all="ignore"):
-        yield
+assert launch.INTERPRETED
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -207,7 +207,7 @@ def paper_figure(
     )  # fmt: skip
     note = [
         "The paper's column is the mean of its needle tasks at 2K to 16K tokens, models of 340M parameters and more;",
-        "ours are models of 0.15M on streams of facts at 256 to 1,024 tokens: compare the order, not the numbers.",
+        "ours are models of 0.15M on streams of facts longer than in training: compare the order, not the numbers.",
     ]
     title = "A memory that is a network, trained while it reads"
     rows = [theme.beside(*parts) for parts in (top, [dots, *alone]) if parts]

@@ -79,9 +79,8 @@ class Retriever:
     def __init__(self, rule: Rule, archive: EventPool | EventStore, n_layers: int):
         self.rule, self.archive = rule, archive
         self.lengths: list[int] = []
-        self.edges = np.zeros(
-            1, dtype=np.int64
-        )  # event e has the tokens [edges[e], edges[e + 1]) behind the first ones
+        # event e has the tokens [edges[e], edges[e + 1]) behind the first ones
+        self.edges = np.zeros(1, dtype=np.int64)
         self.retrieved = np.zeros((n_layers, 0), dtype=np.int64)
         self.last_used = np.zeros((n_layers, 0), dtype=np.int64)
         self.last: dict[int, Chosen] = {}

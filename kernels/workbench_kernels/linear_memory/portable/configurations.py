@@ -55,11 +55,8 @@ OTHER: dict[tuple[int, str, str], Tiles] = {
     (4, "reads", "vector"): Tiles(32, 32, 8, 1),
     (4, "values", "vector"): Tiles(32, 32, 8, 1),
 }
-#: bfloat16 delta rules, (launch, narrowest D, widest D that tiles are made for): what an H200 ran faster than the
-#: tiles above; of prepare_gradients what fits twice into a multiprocessor's registers.
-MEASURED = {
-    ("prepare_gradients", 128, 256): Tiles(64, 64, 4, 3),
-}
+#: bfloat16 delta rules, from tiles made for D = 128 on: what fits twice into a multiprocessor's registers.
+WIDE_HEADS = {"prepare_gradients": Tiles(64, 64, 4, 3)}
 #: Their walks by the widest D that tiles are made for: of 32 value components a program where those programs fill a
 #: card's multiprocessors (each walks twice as wide in less than twice the time), else of 16.
 WALKS = {128: (Tiles(256, 32, 4, 3), Tiles(256, 16, 4, 3)), 256: (Tiles(256, 32, 8, 2), Tiles(256, 16, 8, 2))}
@@ -79,18 +76,12 @@ BUSY, PIECE, MOST_PIECES = 264, 8, 16
 
 
 def covering(dims: tuple[int, int], dtype: torch.dtype) -> tuple[int, int] | None:
-    """The narrowest confirmed (D, Dv) that holds heads of these widths; None = there is none."""
+    """The narrowest confirmed (D, Dv) that holds heads of these widths; None = there is none.
+
+    Tiles are those of this pair; heads are filled up to a multiple of 16, which is what code depends on beside them.
+    """
     wide_enough = (pair for pair in CONFIRMED[dtype] if pair[0] >= dims[0] and pair[1] >= dims[1])
     return next(wide_enough, None)
-
-
-def confirmed(dims: tuple[int, int], dtype: torch.dtype) -> bool:
-    """Whether a card has run the delta rules right with the code that heads of these widths are compiled to.
-
-    Tiles are those of the covering pair; heads are filled up to a multiple of 16, which is what code depends on beside
-    the tiles.
-    """
-    return covering(dims, dtype) is not None
 
 
 def rule_of(plan: Plan) -> str:
@@ -110,9 +101,8 @@ def pick(plan: Plan, which: str) -> Tiles:
     if plan.delta and plan.wide == torch.bfloat16:
         if which == "states":
             return walk(plan)
-        for (name, narrowest, widest), tiles in MEASURED.items():
-            if which == name and narrowest <= plan.tiled[0] <= widest:
-                return tiles
+        if which in WIDE_HEADS and plan.tiled[0] >= 128:
+            return WIDE_HEADS[which]
     return OTHER.get((plan.wide.itemsize, which, rule_of(plan)), table[which])
 
 

@@ -35,14 +35,14 @@ def aligned(x: Tensor) -> Tensor:
 
 
 def evened_heads(x: Inputs) -> Inputs | None:
-    """The delta rules' heads filled with zeros up to the next multiple of 16; None where they are.
+    """The delta rules' heads filled with zeros up to the next multiple of 16; None where they are, and for other rules.
 
     Zeros in q, k and v change no other component (a feature map would make ones of them). Widths that are no multiples
     of 16 are compiled to other code, loads of single numbers, which ptxas 12.8 gets wrong in places that change with
     every tile.
     """
     more, more_values = -x.q.shape[3] % 16, -x.v.shape[3] % 16
-    if not more and not more_values:
+    if x.beta is None or not (more or more_values):
         return None
     pad = torch.nn.functional.pad
     q, k, v = pad(x.q, (0, more)), pad(x.k, (0, more)), pad(x.v, (0, more_values))

@@ -10,7 +10,7 @@ import triton
 from torch import Tensor
 
 from workbench_kernels.launching import launch
-from workbench_kernels.linear_memory.portable.configurations import CONFIRMED, confirmed
+from workbench_kernels.linear_memory.portable.configurations import CONFIRMED, covering
 from workbench_kernels.linear_memory.portable.states import states_kernel
 
 #: With TRITON_INTERPRET=1 the kernels run on the CPU, one program at a time: for tests and for looking inside.
@@ -65,7 +65,7 @@ def _unchecked(q: Tensor, v: Tensor, delta: bool, feature_map: str, normalize: b
     """What no card has confirmed is not computed on one."""
     if chunk not in (None, CHUNKS[q.dtype]):
         return f"chunk is {chunk}, on a card the Triton kernels take {CHUNKS[q.dtype]} or None for {q.dtype}"
-    if delta and not confirmed(dims := (q.shape[3], v.shape[3]), q.dtype):
+    if delta and covering(dims := (q.shape[3], v.shape[3]), q.dtype) is None:
         return (
             f"beta is given with head dims {dims}; legal for {q.dtype} are those within "
             f"{' or '.join(map(str, CONFIRMED[q.dtype]))}, because a card has run their code"

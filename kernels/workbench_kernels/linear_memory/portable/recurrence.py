@@ -67,9 +67,7 @@ def recurrence(
       has confirmed.
     """
     options = options or {}
-    evened = (
-        evened_heads(inputs) if inputs.beta is not None and options.get("padded", feature_map == "identity") else None
-    )
+    evened = evened_heads(inputs) if options.get("padded", feature_map == "identity") else None
     if evened is not None:
         y, final = recurrence(
             evened, feature_map=feature_map, ones=ones, scale=scale, offsets=offsets, chunk=chunk, tokens=tokens,
