@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from kv_kit import BACKENDS, KIB, MIB, grow, mapped_only, memory
+from kv_kit import BACKENDS, KIB, MIB, grow, mapped_only, memory, status
 
 from workbench.errors import BadInput, MemoryError_
 from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory
@@ -85,12 +89,6 @@ def test_bad_calls_are_refused_and_change_nothing() -> None:
 # -- memory given back ------------------------------------------------------------------------------------------------
 
 
-def status(name: str) -> int:
-    """Bytes of one line of /proc/self/status."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * KIB for line in file if line.startswith(name))
-
-
 @mapped_only
 def test_touched_pages_are_what_the_system_counts() -> None:
     with memory(mib=4, length=2048) as kv:
@@ -113,23 +111,18 @@ def test_touched_pages_are_what_the_system_counts() -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_close_gives_addresses_and_memory_back(backend: str) -> None:
-    gc.collect()
-    virtual, resident = status("VmSize"), status("VmRSS")
-    for _ in range(3):
-        kv = memory(batch=64, length=65536, mib=64, backend=backend)
-        kv.alloc_new_batch_idx(1)
-        grow(kv, s0=65536)
-        for tensor in kv.tensors:
-            tensor[0].fill_(1.0)
-        del tensor
-        assert status("VmSize") - virtual >= kv.geometry.virtual_bytes
-        assert status("VmRSS") - resident >= 30 * MIB
-        kv.close()
-        kv.close()
-        del kv
-        gc.collect()
-    assert status("VmSize") - virtual < 16 * MIB
-    assert status("VmRSS") - resident < 8 * MIB
+    script = Path(__file__).with_name("kv_footprint.py")
+    done = subprocess.run([sys.executable, str(script), backend], capture_output=True, text=True)
+    assert not done.returncode, done.stderr
+    seen = json.loads(done.stdout)
+    virtual, resident = seen["before"]
+    assert len(seen["filled"]) == 3
+    for reserved, size, rss in seen["filled"]:
+        assert size - virtual >= reserved
+        assert rss - resident >= 30 * MIB
+    size, rss = seen["after"]
+    assert size - virtual < 16 * MIB
+    assert rss - resident < 8 * MIB
 
 
 @mapped_only
