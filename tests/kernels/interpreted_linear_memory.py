@@ -122,6 +122,16 @@ def test_gradients_of_the_systems_with_all_keys_at_once_and_tile_by_tile(keys: i
     held(Case("gated-delta", dims=(40, 24), heads=(4, 2)), torch.float32, run=with_options(**tiles))
 
 
+@pytest.mark.parametrize("dims", [(20, 16), (16, 24)])
+def test_a_column_of_ones_beside_heads_of_the_delta_rule_that_are_no_multiples_of_16(dims: tuple[int, int]) -> None:
+    """Refused on a card; here the zeros that fill up such heads must not come between values and ones."""
+    drawn = Case("delta", length=20, dims=dims, normalize=True).draw(torch.float32)
+    drawn = {name: x.abs() for name, x in drawn.items()}  # reads and what divides them are far from zero
+    exact = linear_recurrence(**{n: x.double() for n, x in drawn.items()}, normalize=True, impl="reference")
+    for found, wanted in zip(linear_recurrence(**drawn, normalize=True, impl="triton"), exact, strict=True):
+        torch.testing.assert_close(found, wanted.float(), rtol=1e-3, atol=1e-3)
+
+
 @pytest.mark.parametrize("rule", ["linear", "vector", "gated-delta"])
 def test_half_precision(rule: str) -> None:
     held(Case(rule, length=70), torch.float16)

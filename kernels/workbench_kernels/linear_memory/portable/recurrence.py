@@ -67,7 +67,8 @@ def recurrence(
       has confirmed.
     """
     options = options or {}
-    evened = evened_heads(inputs) if options.get("padded", feature_map == "identity") else None
+    blank = feature_map == "identity" and not ones  # else zeros would be mapped, or stand between values and ones
+    evened = evened_heads(inputs) if options.get("padded", blank) else None
     if evened is not None:
         y, final = recurrence(
             evened, feature_map=feature_map, ones=ones, scale=scale, offsets=offsets, chunk=chunk, tokens=tokens,
