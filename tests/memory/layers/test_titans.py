@@ -256,6 +256,30 @@ def test_the_logged_surprise_is_the_gradients_norm():
         _, state = layer(x[:, t : t + 1], state)
 
 
+def bytes_of(kept: Any) -> int:
+    """Of every storage that a layer's own records hold on to."""
+    found, todo = {}, [kept]
+    while todo:
+        one = todo.pop()
+        if isinstance(one, torch.Tensor):
+            found[one.untyped_storage().data_ptr()] = one.untyped_storage().nbytes()
+        elif isinstance(one, dict | list | tuple):
+            todo += one.values() if isinstance(one, dict) else one
+    return sum(found.values())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_kept_of_a_stream_is_its_pairs_and_not_its_memories(name):
+    """A few vectors a token; a state of each token would be as many times the memory."""
+    layer = build_layer(name, 32, heads=2, chunk=4)
+    sizes = []
+    for _ in range(2):
+        layer.write(torch.randn(32, 32))
+        sizes.append(bytes_of({key: value for key, value in vars(layer).items() if key[0] == "_"}))
+    assert len(layer.stored_pairs()) == 64
+    assert (sizes[1] - sizes[0]) / 32 < nbytes(layer.held) / 20
+
+
 @torch.no_grad()
 def test_a_pair_that_was_written_is_recalled():
     """One key many times: the error of its pair falls to almost nothing, and its value is the nearest."""

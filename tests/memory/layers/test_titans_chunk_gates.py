@@ -39,7 +39,7 @@ def used(layer: Any, x: Tensor, state: Any = None) -> Gates:
     """The gates that a call takes, one of each a token."""
     with layer.core.watching() as seen:
         layer.core.run(x, layer.core.start(len(x), "cpu", torch.float64) if state is None else state)
-    return seen[0].gates
+    return seen[0].written.gates
 
 
 def by_hand(layer: Any, x: Tensor) -> list[Gates]:

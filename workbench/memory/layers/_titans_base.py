@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from torch.nn.functional import normalize
 from workbench.errors import BadInput
 from workbench.memory.layers._in_step import apart, counts_of, evened, in_step
 from workbench.memory.layers._titans_attention import WindowAttention
-from workbench.memory.layers._titans_memory import NeuralCore, Watched
+from workbench.memory.layers._titans_memory import NeuralCore, Watched, Written
 from workbench.memory.layers.base import MemoryLayer, Slot, State, carried, effective_rank, whole, widened
 
 if TYPE_CHECKING:
@@ -43,8 +44,8 @@ class TitansLayer(MemoryLayer):
         self.core = NeuralCore(dim, heads, **{**MEMORY, **memory})
         self.heads, self.persistent_tokens = heads, whole("persistent", persistent, 0)
         self.persistent = nn.Parameter(torch.randn(persistent, dim) * dim**-0.5)
-        self._written: list[Watched] = []
-        self._latest: list[Watched] = []
+        self._written: list[Written] = []
+        self._latest: list[Written] = []
 
     @abstractmethod
     def run_even(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -77,17 +78,18 @@ class TitansLayer(MemoryLayer):
     @torch.no_grad()
     def scalars(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """Means over heads: surprise ||grad||, momentum ||S_t||, the gates, and ||M(k) - v||^2 before and after."""
-        seen = self._watched(x, state)
-        self._latest = seen
-        lines = [_looked_at(self.core, one) for one in seen]
+        lines, self._latest = list[dict[str, Tensor]](), []
+        for one in self._watched(x, state):
+            lines.append(_looked_at(self.core, one))
+            self._latest.append(one.written)
         return {name: torch.stack([line[name] for line in lines]) for name in lines[0]}
 
-    def _watched(self, x: Tensor, state: State) -> list[Watched]:
-        """Token by token, so that each token's own gradient and step are seen."""
-        with self.core.watching() as seen:
-            for token in x.split(1, 1):
+    def _watched(self, x: Tensor, state: State) -> Iterator[Watched]:
+        """Token by token, so that each token's own gradient and step are seen, and no more than two states are held."""
+        for token in x.split(1, 1):
+            with self.core.watching() as seen:
                 _, state = self.run(token, carried(state), None)
-        return seen
+            yield from seen
 
     def write(self, x: Tensor) -> Tensor:
         y = super().write(x)
@@ -178,15 +180,15 @@ def _looked_at(core: NeuralCore, one: Watched) -> dict[str, Tensor]:
     from workbench_kernels.linear_memory import surprise
 
     anchor = core.weights(one.before, "anchor") if core.chunk > 1 and core.objective == "l2" else None
-    weights = core.weights(one.before)
-    grad = surprise(anchor or weights, one.k, one.v)
+    weights, (k, v, own) = core.weights(one.before), one.written
+    grad = surprise(anchor or weights, k, v)
     if core.objective != "l2":
-        grad = one.k.norm(dim=-1) * one.v.norm(dim=-1)
+        grad = k.norm(dim=-1) * v.norm(dim=-1)
     momentum = core.weights(one.after, "momentum") if core.momentum else ()
     carried_on = sum((s.square().sum((-1, -2)) for s in momentum), torch.zeros_like(grad[:, 0])).sqrt()
     errors = {
-        name: (core.ask(one.k, state).unflatten(-1, (core.heads, -1)) - one.v).square().sum(-1).mean()
+        name: (core.ask(k, state).unflatten(-1, (core.heads, -1)) - v).square().sum(-1).mean()
         for name, state in (("error_before", one.before), ("error_after", one.after))
     }
-    gates = {name: gate.mean() for name, gate in one.gates._asdict().items()}
+    gates = {name: gate.mean() for name, gate in own._asdict().items()}
     return {"surprise": grad.mean(), "momentum": carried_on.mean(), **gates, **errors}

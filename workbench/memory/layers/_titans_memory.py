@@ -36,12 +36,18 @@ class Gates(NamedTuple):
     alpha: Tensor
 
 
-class Watched(NamedTuple):
-    """What one call wrote: keys and values (B, T, H, D), gates, and the state before and after it."""
+class Written(NamedTuple):
+    """What was written: keys and values (B, T, H, D), and gates."""
 
     k: Tensor
     v: Tensor
     gates: Gates
+
+
+class Watched(NamedTuple):
+    """What one call wrote, and the state before and after it, each as large as the memory."""
+
+    written: Written
     before: State
     after: State
 
@@ -196,7 +202,7 @@ class NeuralCore(nn.Module):
         y, after = self._write(q, k, v, gates, state)
         after |= sums
         if self._watchers is not None:
-            self._watchers.append(Watched(k, v, gates, state, after))
+            self._watchers.append(Watched(Written(k, v, gates), state, after))
         if conv is not None:
             after["conv"] = conv
         return rearrange(y, "b t h d -> b t (h d)").to(x.dtype), after
