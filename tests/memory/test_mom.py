@@ -15,7 +15,7 @@ from torch.nn.functional import logsigmoid, normalize, silu, softplus
 from workbench.errors import BadInput
 from workbench.memory.layers._mom_router import balance_loss, route, spread
 from workbench.memory.layers._mom_rules import RULES
-from workbench.memory.layers.base import build_layer
+from workbench.memory.layers.base import build_layer, carried
 from workbench.memory.layers.mom import MoM
 
 SHAPES: tuple[dict[str, Any], ...] = (
@@ -59,8 +59,12 @@ def gates(made: MoM, x: Tensor, own: int) -> tuple[Tensor, Tensor | None]:
     return torch.ones(made.heads, 1, dtype=x.dtype), beta
 
 
-def naive(made: MoM, x: Tensor) -> tuple[Tensor, Tensor]:
-    """One row x (T, dim): outputs and the memories, with the short convolution over each memory's own past."""
+def naive(made: MoM, x: Tensor, asked: int | None = None) -> tuple[Tensor, Tensor]:
+    """One row x (T, dim): outputs and the memories, with the short convolution over each memory's own past.
+
+    Tokens from ``asked`` on are asked alone: they write nothing and do not see each other.
+    """
+    asked = len(x) if asked is None else asked
     owner = [0 if made.single_kv_proj else m for m in range(made.memories)] + [made.to_k.shape[0] - 1] * made.shared
     past: list[list[Tensor]] = [[] for _ in owner]
     memory = x.new_zeros(len(owner), made.heads, made.key_dim, made.value_dim)
@@ -75,9 +79,12 @@ def naive(made: MoM, x: Tensor) -> tuple[Tensor, Tensor]:
         for m, w in weights.items():
             own, source = owner[m], past[m]
             if made.conv_scope == "sequence":
-                source[:] = [torch.cat([y @ made.to_q, y @ made.to_k[own], y @ made.to_v[own]]) for y in x[:t]]
+                before = x[: min(t, asked)]
+                source[:] = [torch.cat([y @ made.to_q, y @ made.to_k[own], y @ made.to_v[own]]) for y in before]
             row = torch.cat([token @ made.to_q, token @ made.to_k[own], token @ made.to_v[own]])
-            source.append(row)
+            source, alone = [*source, row], t >= asked
+            if not alone:
+                past[m].append(row)
             if made.short is not None:
                 near = source[-made.conv :]
                 row = silu(sum(w_i * r for w_i, r in zip(made.short.weight[-len(near) :], near)))
@@ -89,7 +96,7 @@ def naive(made: MoM, x: Tensor) -> tuple[Tensor, Tensor]:
             for h in range(made.heads):
                 held = decay[h][:, None] * memory[m, h]
                 new = v[h] if beta is None else beta[h] * (v[h] - k[h] @ held)
-                memory[m, h] = held + torch.outer(k[h], new)
+                memory[m, h] = memory[m, h] if alone else held + torch.outer(k[h], new)
                 read[h] += w * (q[h] @ memory[m, h]) / math.sqrt(made.key_dim)
         normed = read / (read.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt() * made.norm.weight
         outputs.append((normed.flatten() * silu(made.to_gate(token))) @ made.to_out)
@@ -203,6 +210,8 @@ def test_a_mixture_of_one_is_the_plain_layer(rule):
         seen = torch.ones_like(keep) if kept is None else kept
         assert (y - wanted)[seen].abs().max() < 1e-12
         assert (state["memory"][:, 0] - memory["memory"]).abs().max() < 1e-12
+        first = [{name: value[:1] for name, value in carried(held).items()} for held in (state, memory)]
+        assert (one.recall(x[:1], first[0]) - plain.recall(x[:1], first[1])).abs().max() < 1e-12
 
 
 # ---- what is not chosen is not touched ----------------------------------------------------------------------------
@@ -272,6 +281,27 @@ def test_the_chosen_are_the_largest_and_weights_sum_to_one(seed, n, data):
     assert torch.equal(route(logits, k, renormalize=False).w, routing.p * routing.chosen)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounding_does_not_decide_where_a_token_goes(dtype):
+    """In half precision both probabilities are .5: the lower memory would take every such token."""
+    logits = torch.tensor([[[1e-4, 2e-4]]], dtype=dtype)
+    assert logits.softmax(-1).unique().numel() == 1
+    routing = route(logits, 1)
+    assert routing.chosen.tolist() == [[[False, True]]]
+    assert routing.p.dtype == routing.w.dtype == torch.float32
+    torch.manual_seed(0)
+    y, state = MoM(8, heads=2).to(dtype)(tokens(2, 9).to(dtype))
+    assert y.dtype == dtype
+    assert state["aux/loss"].dtype == torch.float32
+
+
+def test_rates_and_biases_are_marked_as_free_of_weight_decay():
+    marked = {
+        name for rule in RULES for name, w in layer(rule=rule).named_parameters() if hasattr(w, "_no_weight_decay")
+    }
+    assert marked == {"gates.A_log", "gates.dt_bias", "gates.bias"}
+
+
 def test_with_one_memory_a_token_only_the_plain_weight_teaches_the_router():
     for renormalize in (True, False):
         made = layer(top_k=1, renormalize=renormalize, aux_scale=0.0)
@@ -334,6 +364,18 @@ def test_contents_count_what_each_memory_was_given():
     assert table["norm"].to_list() == pytest.approx(norms.flatten().tolist())
 
 
+@pytest.mark.parametrize("options", SHAPES, ids=str)
+@pytest.mark.parametrize("rule", ["linear-attention", "gated-delta-net"])
+@torch.no_grad()
+def test_a_read_writes_nothing_and_is_the_mix_of_what_is_held(rule, options):
+    made, x = layer(rule=rule, **options), tokens(1, 20)
+    assert not made.read(x[0, :3]).any()  # nothing is held, nothing is answered
+    made.write(x[0, :17])
+    held, y = made.held, made.read(x[0, 17:])
+    assert all(torch.equal(value, made.held[name]) for name, value in held.items())
+    assert (y - naive(made, x[0], 17)[0][17:]).abs().max() < 1e-9
+
+
 def test_events_say_which_memory_a_token_went_to():
     made, x = layer(), tokens(1, 6)
     made.write(x)
@@ -366,6 +408,8 @@ def test_an_empty_memory_is_shown_as_empty():
         ({"aux_scale": math.nan}, "aux_scale"),
         ({"chunk": 0}, "chunk"),
         ({"key_dim": 0}, "key_dim"),
+        ({"aux_scale": "1e-2"}, "aux_scale"),
+        ({"rule": ["gla"]}, "gated-delta-net"),
     ],
     ids=str,
 )

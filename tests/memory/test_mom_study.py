@@ -266,9 +266,33 @@ def test_a_memory_that_was_written_once_answers_with_that_value():
     assert alone["similarity"].is_monotonic_decreasing
 
 
+@torch.no_grad()
+def test_a_memory_that_the_token_was_not_sent_to_is_asked_after_its_own_tokens():
+    """With the convolution over each memory's own tokens, the query is that of a token given to the memory now."""
+    from workbench.models.mixer import MixerConfig, MixerLM
+
+    torch.manual_seed(3)
+    made = MixerLM(MixerConfig(64, 16, [{"mixer": "mom", "heads": 2, "shared": False}], mlp_ratio=0)).double().eval()
+    mixer, x = made.blocks[0].mixer, mixture.layer_input(made, IDS, 0)
+    chosen, held = mixer.route(x).chosen[0], mixer(x)[1]["memory"][0]
+    assert not chosen[-1].all()
+    for m in range(mixer.memories):
+        own = chosen[:-1, m].nonzero()[:, 0].tolist()
+        rows = x[:, [*own, len(IDS) - 1]]
+        rows = torch.cat([rows @ mixer.to_q, rows @ mixer.to_k[m], rows @ mixer.to_v[m]], -1)
+        rows, _ = mixer.short(rows, rows.new_zeros(1, 3, rows.shape[-1]))
+        q = torch.nn.functional.normalize(rows[0, -1, :16].unflatten(0, (2, 8)), dim=-1)
+        read = torch.einsum("hk,hkv->hv", q, held[m]).flatten()
+        found = mixture.nearest_values(made, IDS, len(IDS) - 1, memory=m).set_index("position")["similarity"]
+        wanted = torch.cosine_similarity(rows[0, :, 32:], read[None])
+        assert found[own].to_list() == pytest.approx(wanted[: len(own)].tolist())
+
+
 @pytest.mark.parametrize(
     ("call", "named"),
     [
+        (lambda m: mixture.ribbon(m, [3, 64], 0), "64, which is no token"),
+        (lambda m: mixture.nearest_values(m, [-1, 3], 0), "0 to 63"),
         (lambda m: mixture.ribbon(m, IDS, 2), "layer=2"),
         (lambda m: mixture.ribbon(m, [], 0), "no token"),
         (lambda m: mixture.ribbon(m, IDS, 0, names=["a"]), "30 labels"),

@@ -31,10 +31,12 @@ def mixture_of(model: Any, layer: int) -> MoM:
     return mixer
 
 
-def _stream(ids: Any) -> Tensor:
-    tokens = torch.as_tensor(ids, dtype=torch.int64).reshape(-1)
+def _stream(model: Any, ids: Any) -> Tensor:
+    tokens, known = torch.as_tensor(ids, dtype=torch.int64).reshape(-1), model.config.vocab_size
     if not len(tokens):
         raise BadInput("ids hold no token; give a stream (T,) of one or more")
+    if strange := [i for i in tokens.tolist() if not 0 <= i < known]:
+        raise BadInput(f"ids hold {strange[0]}, which is no token of this model; give numbers from 0 to {known - 1}")
     return tokens[None]
 
 
@@ -42,7 +44,8 @@ def _stream(ids: Any) -> Tensor:
 def layer_input(model: Any, ids: Any, layer: int) -> Tensor:
     """What the mixer of a block reads, (1, T, dim)."""
     mixture_of(model, layer)
-    hidden = model(input_ids=_stream(ids).to(model.device), use_cache=False, output_hidden_states=True).hidden_states
+    stream = _stream(model, ids).to(model.device)
+    hidden = model(input_ids=stream, use_cache=False, output_hidden_states=True).hidden_states
     return model.blocks[layer].mixer_norm(hidden[layer])
 
 
@@ -52,7 +55,7 @@ def ribbon(model: Any, ids: Any, layer: int = 0, *, names: Sequence[str] | None 
     none), entropy of the router (nats). ``names``: a label for every token, default its id."""
     import pandas as pd
 
-    mixer, stream = mixture_of(model, layer), _stream(ids)
+    mixer, stream = mixture_of(model, layer), _stream(model, ids)
     labels = [str(int(i)) for i in stream[0]] if names is None else [str(name) for name in names]
     if len(labels) != stream.shape[1]:
         raise BadInput(f"names must hold {stream.shape[1]} labels, one a token, got {len(labels)}")
@@ -74,7 +77,7 @@ def ribbon(model: Any, ids: Any, layer: int = 0, *, names: Sequence[str] | None 
 def states_over_time(model: Any, ids: Any, layer: int = 0, *, moments: int = 8) -> dict[int, Tensor]:
     """The memories (G, H, d_k, d_v) of a layer after so many tokens, at ``moments`` evenly spaced places."""
     mixture_of(model, layer)
-    stream, cache = _stream(ids).to(model.device), model.new_cache()
+    stream, cache = _stream(model, ids).to(model.device), model.new_cache()
     if not 1 <= moments <= stream.shape[1]:
         raise BadInput(f"moments={moments} must be from 1 to the {stream.shape[1]} tokens of the stream")
     ends = [round(stream.shape[1] * (i + 1) / moments) for i in range(moments)]
@@ -86,7 +89,7 @@ def states_over_time(model: Any, ids: Any, layer: int = 0, *, moments: int = 8) 
 
 
 def similarities(states: dict[int, Tensor], shared: bool = True) -> pd.DataFrame:
-    """Cosine between memories, all heads as one vector: time, a, b, cosine."""
+    """Cosine between memories, all heads as one vector: time, a, b, cosine. ``shared``: the last one is shared."""
     import pandas as pd
 
     rows: list[tuple[int, str, str, float]] = []
@@ -99,7 +102,7 @@ def similarities(states: dict[int, Tensor], shared: bool = True) -> pd.DataFrame
 
 
 def spectra(memory: Tensor, shared: bool = True) -> pd.DataFrame:
-    """Singular values of every matrix of (G, H, d_k, d_v): memory, head, rank (from 1), value."""
+    """Singular values of every matrix of (G, H, d_k, d_v): memory, head, rank (from 1), value; ``shared`` as above."""
     import pandas as pd
 
     names, values = _names(len(memory), shared), torch.linalg.svdvals(memory.double())
@@ -114,21 +117,21 @@ def spectra(memory: Tensor, shared: bool = True) -> pd.DataFrame:
 
 @torch.no_grad()
 def nearest_values(model: Any, ids: Any, query: int, layer: int = 0, *, memory: int | None = None) -> pd.DataFrame:
-    """Ask the memories as token ``query`` of the stream does, and rank what they stored by what comes back.
+    """Ask every memory as token ``query`` of the stream asks its own, and rank what they stored by what comes back.
 
     Rows by falling similarity: memory, position (of the stored token), token (its id), similarity (cosine of the read
     with the value that was stored, all heads as one vector). ``memory`` keeps one of them (the shared one is the last).
     """
     import pandas as pd
 
-    mixer, stream = mixture_of(model, layer), _stream(ids)
+    mixer, stream = mixture_of(model, layer), _stream(model, ids)
     length = stream.shape[1]
     if not 0 <= query < length:
         raise BadInput(f"query={query} is outside the stream of {length} tokens")
     if memory is not None and not 0 <= memory < mixer.groups:
         raise BadInput(f"memory={memory} is outside the {mixer.groups} memories of layer {layer}")
     x = layer_input(model, ids, layer)[:, : query + 1]
-    q, _, v = mixer.project(x)
+    q, _, v = mixer.project(x, last_to_all=True)
     held = mixer(x)[1]["memory"][0].to(q.dtype)
     read = torch.einsum("ghk,ghkv->ghv", q[0, -1], held).flatten(1)
     alike = torch.nn.functional.cosine_similarity(v[0].flatten(2), read[None], dim=-1)  # t g

@@ -24,8 +24,10 @@ def route(logits: Tensor, top_k: int, *, renormalize: bool = True, keep: Tensor 
 
     With ``renormalize`` the weights of a token sum to 1; with ``top_k`` 1 they are then constant and the router learns
     nothing from the read. ``keep`` (B, T) bool: padding is not routed. No sort and no branch on data.
+
+    Probabilities of half-precision logits are float32: rounded, many would be equal and go to the lower number.
     """
-    p = logits.softmax(-1)
+    p = logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
     n = p.shape[-1]
     number = torch.arange(n, device=p.device)
     before = (p[..., None, :] > p[..., :, None]) | ((p[..., None, :] == p[..., :, None]) & (number < number[:, None]))

@@ -72,7 +72,7 @@ class Gates(nn.Module):
         elif self.rule.decay == "channel":
             self.low = nn.Parameter(xavier(memories, dim, RANK))
             self.high = nn.Parameter(xavier(memories, RANK, heads * key_dim))
-            self.bias = nn.Parameter(torch.zeros(memories, heads * key_dim))
+            self.bias = _no_decay(torch.zeros(memories, heads * key_dim))
 
     def forward(self, x: Tensor, own: slice) -> tuple[Tensor | None, Tensor | None]:
         """log decay <= 0, (B, T, G, H) or (B, T, G, H, d_k), and beta in (0, 1), (B, T, G, H); None for neither.

@@ -16,7 +16,7 @@ from workbench.memory.layers._mom_forms import Part, masked, packed, projected
 from workbench.memory.layers._mom_look import counted, table
 from workbench.memory.layers._mom_router import Routing, balance_loss, route, spread
 from workbench.memory.layers._mom_rules import RULES, Gates, xavier
-from workbench.memory.layers.base import AUX, MemoryLayer, Slot, State, divides, whole
+from workbench.memory.layers.base import AUX, MemoryLayer, Slot, State, divides, whole, widened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +35,8 @@ class MoM(MemoryLayer):
 
     Args:
         dim: width of the tokens. heads: matrices in each memory.
-        rule: how a memory is written: "linear-attention", "retnet", "gla", "delta-net" or "gated-delta-net".
+        rule: how a memory is written: "linear-attention", "retnet" (its decay alone, without rotary positions), "gla",
+            "delta-net" or "gated-delta-net".
         memories: N, the routed memories. top_k: k of them take a token.
         shared: one more memory that takes every token; its read has weight 1.
         renormalize: divide the k weights by their sum. With k = 1 the router then learns from ``aux_scale`` alone.
@@ -94,7 +95,7 @@ class MoM(MemoryLayer):
         self.memories, self.top_k = whole("memories", memories), whole("top_k", top_k)
         if top_k > memories:
             raise BadInput(f"top_k={top_k} is more than memories={memories}; a token can go to each memory once")
-        if not 0 <= aux_scale < float("inf"):
+        if not isinstance(aux_scale, (int, float)) or not 0 <= aux_scale < float("inf"):
             raise BadInput(f"aux_scale must be a number >= 0, got {aux_scale!r}")
         self.shared, self.renormalize, self.single_kv_proj = bool(shared), bool(renormalize), bool(single_kv_proj)
         self.heads, self.aux_scale, self.conv = whole("heads", heads), float(aux_scale), whole("conv", conv, 0)
@@ -162,11 +163,13 @@ class MoM(MemoryLayer):
         ends = [self.memories, self.groups] if self.form == "packed" and self.shared else [self.groups]
         parts, start = [], 0
         for end in ends:
-            cut = slice(start, end)
-            conv = state["conv"][:, cut] if self.short is not None else None
-            parts.append((end, Part(chosen[..., cut], w[..., cut], cut, state["memory"][:, cut], conv)))
+            parts.append((end, self._part(chosen, w, state, slice(start, end))))
             start = end
         return parts
+
+    def _part(self, chosen: Tensor, w: Tensor, state: State, cut: slice) -> Part:
+        conv = state["conv"][:, cut] if self.short is not None else None
+        return Part(chosen[..., cut], w[..., cut], cut, state["memory"][:, cut], conv)
 
     def _out(self, x: Tensor, y: Tensor) -> Tensor:
         y = self.norm(y.to(x.dtype)).flatten(2)
@@ -179,21 +182,33 @@ class MoM(MemoryLayer):
         return {AUX + name: value for name, value in seen.items()}
 
     # ------------------------------------------------------------------ looking
+    def recall(self, x: Tensor, state: State) -> Tensor:
+        """q sum_m w^m M^m (+ q M^shared) of each token alone: nothing is written and nothing fades."""
+        alone, wide = x.transpose(0, 1), widened(state, x.shape[1])
+        _, w = self._with_shared(self.route(alone), None)
+        part = self._part(torch.ones_like(w, dtype=torch.bool), w, wide, slice(0, self.groups))
+        q, memory = projected(self, alone, part, None)[0][0], wide["memory"]
+        y = torch.einsum("btg,btghk,bghkv->bthv", w.to(memory.dtype), q.to(memory.dtype), memory)
+        return self._out(alone, y * self.key_dim**-0.5).transpose(0, 1)
+
     def scalars(self, x: Tensor, state: State) -> dict[str, Tensor]:
         """The memory with the largest weight, that weight, and how undecided the router was (nats)."""
         routing = self.route(x)
         entropy = torch.special.entr(routing.p).sum(-1)
         return {"memory": routing.p.argmax(-1)[0], "weight": routing.w.amax(-1)[0], "router_entropy": entropy[0]}
 
-    def project(self, x: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def project(
+        self, x: Tensor, keep: Tensor | None = None, *, last_to_all: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """What each memory asks, is keyed by and would store, from the empty memory: (B, T, G, H, d) each.
 
         Of a token that a memory was not given, its entries have no meaning with ``conv_scope`` "subsequence".
+        ``last_to_all`` gives the last token to every memory, which is how one asks a memory that it was not sent to.
         """
         chosen, w = self._with_shared(self.route(x, keep), keep)
-        state = self.start(x.shape[0])
-        conv = state["conv"] if self.short is not None else None
-        return projected(self, x, Part(chosen, w, slice(0, self.groups), state["memory"], conv), keep)[0]
+        if last_to_all:
+            chosen = torch.cat([chosen[:, :-1], torch.ones_like(chosen[:, -1:])], 1)
+        return projected(self, x, self._part(chosen, w, self.start(x.shape[0]), slice(0, self.groups)), keep)[0]
 
     def describe(self, state: State, row: int = 0) -> pd.DataFrame:
         """One line a memory and head: tokens written, mean weight and decay, norm, effective rank, last token."""
@@ -201,6 +216,6 @@ class MoM(MemoryLayer):
 
 
 def _one_of(name: str, value: Any, legal: Any) -> str:
-    if value not in legal:
+    if not isinstance(value, str) or value not in legal:
         raise BadInput(f"{name} must be one of {', '.join(legal)}, got {value!r}")
     return str(value)
