@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from workbench.errors import BadInput, MemoryError_, UnknownName
+from workbench.errors import BadInput, MemoryError_, ModelError, UnknownName
 from workbench.memory.layers.linear_attention import LinearAttention
 from workbench.models import load
 from workbench.models.mixer import MixerCache, MixerConfig, MixerLM
@@ -42,6 +46,37 @@ def test_beams_move_their_states_with_them(model: MixerLM, ids: torch.Tensor) ->
     swapped = model(ids[:, :1].flip(0), past_key_values=cache).logits
     again = model(torch.cat([ids.flip(0), ids[:, :1].flip(0)], 1)).logits[:, -1:]
     torch.testing.assert_close(swapped, again, rtol=1e-4, atol=1e-5)
+
+
+def test_generation_goes_on_from_a_cache(model: MixerLM, ids: torch.Tensor) -> None:
+    """As with any other transformers model: all tokens, of which those in the cache are not read again."""
+    how: dict[str, Any] = {"do_sample": False, "pad_token_id": 0}
+    cache, both = model.new_cache(), model.generate(ids, max_new_tokens=6, **how)
+    first = model.generate(ids, max_new_tokens=3, past_key_values=cache, **how)
+    assert cache.fed == 11  # the last token was chosen and not yet read
+    kept = copy.deepcopy(cache)
+    assert torch.equal(model.generate(first, max_new_tokens=3, past_key_values=cache, **how), both)
+    assert cache.fed == 14
+    assert (kept.fed, kept.model) == (11, model)
+    mask = torch.ones(2, 12)
+    alone = model.generate(first[:, 11:], attention_mask=mask, max_new_tokens=3, past_key_values=kept, **how)
+    assert torch.equal(alone[:, 1:], both[:, 12:])
+    with pytest.raises(BadInput, match="the cache holds 14 tokens and 3 are given"):
+        model.generate(ids[:, :3], max_new_tokens=3, past_key_values=cache, **how)
+    assert cache.fed == 14
+    embedded = model.generate(inputs_embeds=model.embed(ids), max_new_tokens=6, **how)
+    assert torch.equal(embedded, both[:, 9:])
+
+
+def test_a_copy_of_a_cache_is_a_moment_of_its_own(model: MixerLM, ids: torch.Tensor) -> None:
+    cache = model.new_cache(log=True)
+    model(ids[:1, :5], past_key_values=cache)
+    kept = copy.deepcopy(cache)  # states of a pass with gradients, which tensors themselves refuse to copy
+    cache.write(ids[:1, 5:])
+    assert (cache.fed, kept.fed) == (9, 5)
+    assert kept.events().held() == set(range(5))
+    wanted = model(ids[:1]).logits[:, 5:]
+    torch.testing.assert_close(kept.write(ids[:1, 5:]), wanted, rtol=1e-4, atol=1e-5)
 
 
 TITANS = [{"mixer": slug, "heads": 2, "chunk": 4} for slug in ("titans", "titans-mac", "titans-mag", "titans-mal")]
@@ -170,21 +205,60 @@ def test_loads_through_the_workbench(model: MixerLM, ids: torch.Tensor, tie: boo
         loaded.use(memory="streaming")
 
 
+def test_what_a_file_lacks_is_not_made_up(model: MixerLM, tmp_path) -> None:
+    """transformers builds without storage: a weight that is missing would be whatever was in memory."""
+    model.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"no weights for lm_head\.weight"):
+        MixerLM.from_pretrained(tmp_path, tie_word_embeddings=False)
+    held = load_file(tmp_path / "model.safetensors")
+    del held["blocks.0.mixer.to_out.weight"]
+    save_file(held, tmp_path / "model.safetensors", {"format": "pt"})
+    for way in (MixerLM.from_pretrained, load):
+        with pytest.raises(ModelError, match=r"blocks\.0\.mixer\.to_out\.weight"):
+            way(tmp_path)
+    model.resize_token_embeddings(30)
+    assert model(torch.tensor([[29]])).logits.shape[-1] == 30
+
+
+def test_what_transformers_would_do_wrong_is_refused_or_said(model: MixerLM, ids: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="does not support"):
+        model.gradient_checkpointing_enable()
+    with pytest.raises(ValueError, match="stateful"):
+        model.generate(ids[:1], max_new_tokens=3, prompt_lookup_num_tokens=2, pad_token_id=0)
+    assert model.accepts_loss_kwargs is False  # the Trainer divides by accumulated batches only then
+
+
 def test_bad_input_is_named(model: MixerLM, ids: torch.Tensor) -> None:
     with pytest.raises(BadInput, match="input_ids"):
         model()
     with pytest.raises(BadInput, match="input_ids"):
         model(ids[0])
+    with pytest.raises(BadInput, match="from 1 to 23; this model knows 0 to 22"):
+        model(torch.tensor([[1, 23]]))
+    with pytest.raises(BadInput, match=r"int64 or int32, got torch\.float32"):
+        model(ids.float())
+    for embeds in (torch.zeros(2, 3, 5), torch.zeros(3, 16), torch.zeros(2, 0, 16), [1.0]):
+        with pytest.raises(BadInput, match=r"inputs_embeds must be a tensor \(batch, tokens, 16\)"):
+            model(inputs_embeds=embeds)
+    for labels in (ids[:, :3], ids[:1]):
+        with pytest.raises(BadInput, match=r"labels must be \(2, 9\)"):
+            model(ids, labels=labels)
+    for keep in (-1, 1.0, torch.tensor([1])):
+        with pytest.raises(BadInput, match="logits_to_keep"):
+            model(ids, logits_to_keep=keep)
     with pytest.raises(BadInput, match="max_length=32"):
         model(ids.repeat(1, 4))
-    with pytest.raises(BadInput, match="attention_mask"):
-        model(ids, attention_mask=torch.ones(2, 3))
+    for mask in (torch.ones(2, 3), torch.ones(2, 1, 9, 9), [[1] * 9] * 2):
+        with pytest.raises(BadInput, match="attention_mask"):
+            model(ids, attention_mask=mask)
     with pytest.raises(BadInput, match="MixerCache"):
         model(ids, past_key_values={})
     with pytest.raises(BadInput, match="layers"):
         model(ids, past_key_values=MixerCache(MixerLM(MixerConfig(23, 16, ["gla"]))))
     with pytest.raises(BadInput, match="layer=2"):
         model.new_cache().read(2)
+    with pytest.raises(BadInput, match="row=1 is outside this batch of 1"):
+        model.new_cache().contents(row=1)
     with pytest.raises(MemoryError_, match="cropped"):
         model.new_cache().crop(1)
 
@@ -194,10 +268,15 @@ def test_bad_input_is_named(model: MixerLM, ids: torch.Tensor) -> None:
     [
         ({"mixers": []}, BadInput, "mixers"),
         ({"mixers": [3]}, BadInput, "slug"),
+        ({"mixers": "linear-attention"}, BadInput, "mixers must be a list"),
+        ({"mixers": {"mixer": "gla"}}, BadInput, "mixers must be a list"),
+        ({"mixers": None}, BadInput, "mixers must be a list"),
         ({"mixers": ["linear-atention"]}, UnknownName, "linear-attention"),
         ({"mixers": [{"mixer": "linear-attention", "heads": 3}]}, BadInput, "heads"),
         ({"vocab_size": 0}, BadInput, "vocab_size"),
         ({"mlp_ratio": -1}, BadInput, "mlp_ratio"),
+        ({"mlp_ratio": "2"}, BadInput, "mlp_ratio"),
+        ({"mlp_ratio": float("inf")}, BadInput, "mlp_ratio"),
         ({"max_length": 0}, BadInput, "max_length"),
     ],
 )

@@ -12,7 +12,7 @@ from torch.nn.functional import cross_entropy, silu
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from workbench.errors import BadInput
+from workbench.errors import BadInput, ModelError
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers.base import AUX, MemoryLayer, State, build_layer, carried
 from workbench.models.mixer_cache import MixerCache
@@ -71,7 +71,11 @@ class MixerLM(PreTrainedModel, GenerationMixin):
     config_class = MixerConfig
     base_model_prefix = ""
     main_input_name = "input_ids"
+    #: Assisted decoding takes tokens back, which no state allows: transformers refuses it.
     _is_stateful = True
+    #: The loss is a mean over the batch at hand; without this a Trainer that accumulates gradients would add them up.
+    accepts_loss_kwargs = False
+    _built = False
     _no_split_modules = ["MixerBlock"]
     _tied_weights_keys = {"lm_head.weight": "embed.weight"}
 
@@ -85,9 +89,21 @@ class MixerLM(PreTrainedModel, GenerationMixin):
         self.norm = nn.RMSNorm(config.dim, eps=1e-6)
         self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
         self.post_init()
+        self._built = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        """Every module began with its own initial weights; transformers must not draw them anew."""
+        """Every module began with its own initial weights; transformers must not draw them anew.
+
+        ``from_pretrained`` begins without storage, so what its file lacks would be whatever was in memory: ModelError.
+        """
+        names = {id(part): name for name, part in self.named_modules()} if self._built else {}
+        own = dict(module.named_parameters(recurse=False)) if id(module) in names else {}
+        lost = [name for name, value in own.items() if not getattr(value, "_is_hf_initialized", False)]
+        if lost:
+            raise ModelError(
+                f"the checkpoint holds no weights for {', '.join(f'{names[id(module)]}.{name}' for name in lost)}: it "
+                "does not fit its config.json, or a setting given beside it (tie_word_embeddings=False of a tied one)"
+            )
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
@@ -105,6 +121,27 @@ class MixerLM(PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.lm_head
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: Tensor,
+        next_sequence_length: int | None = None,
+        inputs_embeds: Tensor | None = None,  # transformers looks for the name before it takes them
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """As transformers does it; refuses to go on from a cache when nothing would be left to read.
+
+        ``generate`` with a cache takes all tokens, those in the cache first, or new ones alone with an
+        ``attention_mask`` of all.
+        """
+        if next_sequence_length is not None and next_sequence_length < 1:
+            given = (input_ids if inputs_embeds is None else inputs_embeds).shape[1]
+            raise BadInput(
+                f"the cache holds {given - next_sequence_length} tokens and {given} are given, so none of them is new: "
+                "give all tokens, those in the cache first, or the new ones alone with an attention_mask of all"
+            )
+        kwargs |= {"next_sequence_length": next_sequence_length, "inputs_embeds": inputs_embeds}
+        return super().prepare_inputs_for_generation(input_ids, **kwargs)
 
     def new_cache(self, *, log: bool = False) -> MixerCache:
         """Empty states for a new stream."""
@@ -127,9 +164,11 @@ class MixerLM(PreTrainedModel, GenerationMixin):
 
         ``attention_mask`` (B, T or all tokens so far) is 0 at padding. ``labels`` (B, T) are shifted inside, -100 is
         left out. ``use_cache`` makes a ``MixerCache`` where none is given; while training none is made.
+        ``logits_to_keep``: of the last so many tokens only; 0: of all.
 
         Raises:
-            BadInput: no ids, a mask of another shape, more tokens than ``max_length``, a cache of another kind.
+            BadInput: no ids or unknown ones, a mask or labels of another shape, more tokens than ``max_length``, a
+                cache of another kind.
         """
         x = self._embedded(input_ids, inputs_embeds)
         held = past_key_values if cache is None else cache
@@ -137,7 +176,7 @@ class MixerLM(PreTrainedModel, GenerationMixin):
             held = self.new_cache()
         self._check(x, held)
         x, hidden, aux = self._blocks(x, held, _keep(attention_mask, x))
-        logits = self.lm_head(self.norm(x[:, -logits_to_keep:] if logits_to_keep else x))
+        logits = self.lm_head(self.norm(_last(x, logits_to_keep)))
         losses = [entries[f"{AUX}loss"] for entries in aux if f"{AUX}loss" in entries]
         aux_loss = sum(losses[1:], losses[0]) if losses else None
         return MixerOutput(
@@ -153,12 +192,15 @@ class MixerLM(PreTrainedModel, GenerationMixin):
         if (ids is None) == (embeds is None):
             raise BadInput("give input_ids (B, T) or inputs_embeds (B, T, dim), one of them")
         if embeds is not None:
-            return embeds
-        if not isinstance(ids, Tensor) or ids.dim() != 2 or 0 in ids.shape:
-            raise BadInput(
-                f"input_ids must be (batch, tokens) with one token or more, got {getattr(ids, 'shape', ids)}"
-            )
-        return self.embed(ids)
+            return _of_shape("inputs_embeds", embeds, (self.config.dim,))
+        given = _of_shape("input_ids", ids, ())
+        if given.dtype not in (torch.int64, torch.int32):
+            raise BadInput(f"input_ids must be int64 or int32, got {given.dtype}")
+        try:
+            return self.embed(given)
+        except IndexError as error:  # only now: to look first would make a GPU wait at every pass
+            low, high, most = int(given.min()), int(given.max()), self.config.vocab_size - 1
+            raise BadInput(f"input_ids run from {low} to {high}; this model knows 0 to {most}") from error
 
     def _check(self, x: Tensor, held: Any) -> None:
         if held is not None and not isinstance(held, MixerCache):
@@ -215,14 +257,31 @@ def _takes_conv(slug: str) -> bool:
     return any("conv" in inspect.signature(kind).parameters for kind in kinds)
 
 
+def _of_shape(name: str, given: Any, rest: tuple[int, ...]) -> Tensor:
+    """``given`` if it is a tensor (batch, tokens, *rest) that is not empty."""
+    if not isinstance(given, Tensor) or 0 in given.shape or given.dim() != 2 + len(rest) or given.shape[2:] != rest:
+        got = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
+        wanted = ", ".join(["batch", "tokens", *map(str, rest)])
+        raise BadInput(f"{name} must be a tensor ({wanted}) with one token or more, got {got}")
+    return given
+
+
 def _keep(mask: Tensor | None, x: Tensor) -> Tensor | None:
     """(B, T) bool where something is padding, else None; a bool mask is not looked at, for ``vmap`` and CUDA graphs."""
     if mask is None:
         return None
-    if mask.dim() != 2 or mask.shape[0] != x.shape[0] or mask.shape[1] < x.shape[1]:
-        raise BadInput(f"attention_mask must be ({x.shape[0]}, {x.shape[1]} or more), got {tuple(mask.shape)}")
+    fits = isinstance(mask, Tensor) and mask.dim() == 2 and len(mask) == len(x) and mask.shape[1] >= x.shape[1]
+    if not fits:
+        got = tuple(mask.shape) if isinstance(mask, Tensor) else type(mask).__name__
+        raise BadInput(f"attention_mask must be a tensor ({x.shape[0]}, {x.shape[1]} or more), got {got}")
     keep = mask[:, mask.shape[1] - x.shape[1] :].bool()
     return None if mask.dtype != torch.bool and bool(keep.all()) else keep
+
+
+def _last(x: Tensor, tokens: int) -> Tensor:
+    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
+        raise BadInput(f"logits_to_keep must be a whole number >= 0 (0: all tokens), got {tokens!r}")
+    return x[:, -tokens:] if tokens else x
 
 
 def _scalars(block: nn.Module, x: Tensor, state: State | None) -> dict[str, Tensor]:
@@ -233,6 +292,10 @@ def _scalars(block: nn.Module, x: Tensor, state: State | None) -> dict[str, Tens
 
 def _loss(logits: Tensor, labels: Tensor, aux_loss: Tensor | None) -> Tensor:
     """Next-token cross-entropy, and the layers' own losses."""
+    if labels.shape != logits.shape[:2]:
+        raise BadInput(
+            f"labels must be {tuple(logits.shape[:2])}, one for each token with logits, got {tuple(labels.shape)}"
+        )
     loss = cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=-100)
     return loss if aux_loss is None else loss + aux_loss
 

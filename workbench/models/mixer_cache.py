@@ -107,6 +107,7 @@ class MixerCache(Cache):
         """Every layer's own table of one row of the batch, under the columns layer and mixer."""
         import pandas as pd
 
+        self._check_row(row)
         tables = []
         for index, block in enumerate(self.model.blocks):
             table = block.mixer.describe(self.read(index), 0 if self.states[index] is None else row)
@@ -114,6 +115,12 @@ class MixerCache(Cache):
             table.insert(1, "mixer", block.mixer.slug)
             tables.append(table)
         return pd.concat(tables, ignore_index=True)
+
+    def _check_row(self, row: int) -> None:
+        held = [value for state in self.states if state is not None for value in state.values()]
+        rows = next((len(value) for value in held if isinstance(value, Tensor) and value.dim()), 1)
+        if not 0 <= row < rows:
+            raise BadInput(f"row={row} is outside this batch of {rows}")
 
     def events(self) -> EventLog:
         """One event a pass (with ``log=True``); items are positions in the stream."""
@@ -135,10 +142,17 @@ class MixerCache(Cache):
 
     @property
     def is_linear(self) -> list[bool]:
-        return [True] * len(self.states)
+        """False: else transformers 5.24 would have ``generate`` read again what is in the states already."""
+        return [False] * len(self.states)
 
     def crop(self, tokens_to_remove: int) -> None:
         raise MemoryError_("a state that was written cannot be cropped; keep a copy of the states from before")
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> MixerCache:
+        """The same moment of the same model: no state is ever changed in place, and weights are not copied."""
+        other = MixerCache(self.model, log=self.log)
+        other.restore(self.snapshot())
+        return other
 
     def batch_select_indices(self, indices: Tensor) -> None:
         """Keep these rows of the batch, in this order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,11 +44,11 @@ class MixerConfig(PreTrainedConfig):
         **rest: Any,
     ):
         self.vocab_size, self.dim = whole("vocab_size", vocab_size), whole("dim", dim)
+        if isinstance(mixers, str | dict) or not isinstance(mixers, Sequence) or not mixers:
+            raise BadInput(f"mixers must be a list with one memory a block, got {mixers!r}")
         self.mixers = [_mixer(entry) for entry in mixers]
-        if not self.mixers:
-            raise BadInput("mixers must name one memory a block, got none")
-        if not mlp_ratio >= 0:
-            raise BadInput(f"mlp_ratio must be >= 0 (0: no MLP), got {mlp_ratio!r}")
+        if not isinstance(mlp_ratio, int | float) or not 0 <= mlp_ratio < math.inf:
+            raise BadInput(f"mlp_ratio must be a number >= 0 (0: no MLP), got {mlp_ratio!r}")
         self.mlp_ratio, self.conv, self.tie = mlp_ratio, None if conv is None else whole("conv", conv, 0), bool(tie)
         longest = rest.pop("max_position_embeddings", None) if max_length is None else max_length
         self.max_position_embeddings = None if longest is None else whole("max_length", longest)
