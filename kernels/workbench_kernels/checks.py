@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from numbers import Real
+from typing import Any
+
 import torch
 from torch import Tensor
 
 FLOATS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+def told(x: object) -> str:
+    """What came, for a message."""
+    return f"{x.dtype} of shape {tuple(x.shape)} on {x.device}" if isinstance(x, Tensor) else type(x).__name__
 
 
 def tensor_bshd(name: str, x: Tensor) -> Tensor:
@@ -42,11 +51,12 @@ def no_nan(name: str, x: Tensor, *, everywhere: bool | None = False) -> None:
         raise ValueError(f"{name} holds NaN, first at (batch, position, head, dim) = {tuple(where)}")
 
 
-def same_kind(name: str, x: Tensor, q: Tensor) -> None:
+def same_kind(name: str, x: Tensor, q: Tensor, of: str = "q") -> None:
+    """``of`` is what the other tensor is called."""
     if x.dtype != q.dtype:
-        raise ValueError(f"{name} is {x.dtype} but q is {q.dtype}; all of q, k, v need one dtype")
+        raise ValueError(f"{name} is {x.dtype} but {of} is {q.dtype}; all of q, k, v need one dtype")
     if x.device != q.device:
-        raise ValueError(f"{name} is on {x.device} but q is on {q.device}; all of q, k, v need one device")
+        raise ValueError(f"{name} is on {x.device} but {of} is on {q.device}; all of q, k, v need one device")
 
 
 def queries_and_keys(q: Tensor, k: Tensor, *, nan: bool | None = False) -> None:
@@ -64,9 +74,15 @@ def queries_and_keys(q: Tensor, k: Tensor, *, nan: bool | None = False) -> None:
     no_nan("k", k, everywhere=nan)
 
 
-def values(v: Tensor, q: Tensor, k: Tensor, *, nan: bool | None = False) -> None:
+def keys_and_values(k: Tensor, v: Tensor, *, nan: bool | None = False) -> None:
+    """Without queries."""
+    no_nan("k", tensor_bshd("k", k), everywhere=nan)
+    values(v, k, k, nan=nan, of="k")
+
+
+def values(v: Tensor, q: Tensor, k: Tensor, *, nan: bool | None = False, of: str = "q") -> None:
     tensor_bshd("v", v)
-    same_kind("v", v, q)
+    same_kind("v", v, q, of)
     if v.shape[:3] != k.shape[:3]:
         raise ValueError(
             f"v has shape {tuple(v.shape)}, its first three dimensions must be those of k: {tuple(k.shape)}"
@@ -75,8 +91,25 @@ def values(v: Tensor, q: Tensor, k: Tensor, *, nan: bool | None = False) -> None
 
 
 def positive(name: str, value: float | int | None) -> None:
-    if value is not None and not value > 0:
-        raise ValueError(f"{name} must be greater than 0 or None, got {value}")
+    if value is not None and not (isinstance(value, Real) and value > 0):
+        raise ValueError(f"{name} must be greater than 0 or None, got {value!r}")
+
+
+def whole(name: str, value: Any, least: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+
+
+def flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool):
+        raise ValueError(f"{name} must be True or False, got {value!r}")
+
+
+def number(name: str, value: Any, least: float = -math.inf) -> None:
+    """Finite, and at least ``least``."""
+    if not isinstance(value, Real) or not math.isfinite(value) or value < least:
+        bound = "" if least == -math.inf else f" >= {least:g}"
+        raise ValueError(f"{name} must be a finite number{bound}, got {value!r}")
 
 
 def choice(name: str, value: str, legal: tuple[str, ...]) -> str:

@@ -100,7 +100,13 @@ def test_taylor_products() -> None:
 
 BAD = [
     ("chunk must be", {"chunk": 0}),
+    ("chunk must be", {"chunk": True}),
     ("keep must be", {"keep": "yes"}),
+    ("normalize must be", {"normalize": "yes"}),
+    ("scale must be", {"scale": float("nan")}),
+    ("epsilon must be", {"normalize": True, "epsilon": -1.0}),
+    ("log_decay must be a tensor", {"log_decay": -0.5}),
+    ("beta must be a tensor", {"beta": torch.ones(1, 8, 2, dtype=torch.complex64)}),
     ("log_decay must lie in", {"log_decay": torch.ones(1, 8, 2)}),
     ("log_decay must have shape", {"log_decay": torch.zeros(1, 8, 3)}),
     ("beta must lie in", {"beta": torch.full((1, 8, 2), 1.5)}),
@@ -108,6 +114,10 @@ BAD = [
     ("state must be", {"state": torch.zeros(2, 2, 5, 4, dtype=torch.float64)}),
     ("state must be", {"state": torch.zeros(1, 2, 5, 4, dtype=torch.float32)}),
     ("state must be", {"state": torch.zeros(1, 2, 5, 4, dtype=torch.float64, device="meta")}),
+    ("state must be .* got tuple", {"state": (torch.zeros(1, 2, 5, 4).double(),)}),
+    ("offsets must be", {"offsets": [0, 8]}),
+    ("offsets must be", {"offsets": torch.tensor([0.0, 8.0])}),
+    ("offsets must be", {"offsets": torch.tensor([False, True])}),
     ("offsets must increase", {"offsets": torch.tensor([0, 5, 3, 8])}),
     ("offsets must increase", {"offsets": torch.tensor([0, 5])}),
     ("feature_map must be", {"feature_map": "softmax"}),
@@ -168,5 +178,25 @@ def test_looks_at_values_can_be_left_out() -> None:
     with pytest.raises(ValueError, match=r"^beta must have shape"):
         linear_recurrence(**(words | {"beta": torch.zeros(1, 8, 3).double()}), check_values=False)
     prefix_state(words["k"] * torch.nan, words["v"], check_values=False)
-    with pytest.raises(ValueError, match=r"^q holds NaN"):
-        prefix_state(words["k"] * torch.nan, words["v"])
+    with pytest.raises(ValueError, match="offsets must increase"):  # reads past the end would follow
+        linear_recurrence(**words, offsets=torch.tensor([0, 9]), check_values=False)
+
+
+@pytest.mark.parametrize(
+    ("told", "change"),
+    [
+        ("k holds NaN", {"k": torch.full((1, 8, 2, 5), torch.nan).double()}),
+        ("k must be a torch.Tensor", {"k": [1.0]}),
+        ("v is torch.float32 but k is torch.float64", {"v": torch.zeros(1, 8, 2, 4)}),
+        ("v has shape", {"v": torch.zeros(1, 7, 2, 4).double()}),
+        ("keep must be bool", {"keep": torch.ones(1, 8)}),
+        ("keep must be bool .* got list", {"keep": [True]}),
+        ("keep must be bool .* on cpu, got .* on meta", {"keep": torch.ones(1, 8, dtype=torch.bool, device="meta")}),
+        ("normalize must be", {"normalize": 1}),
+        ("feature_map must be", {"feature_map": "softmax"}),
+    ],
+)
+def test_bad_prefixes_are_told(told: str, change: dict[str, Any]) -> None:
+    words = draw("linear", 8, batch=1)
+    with pytest.raises(ValueError, match=f"^{told}"):
+        prefix_state(**({"k": words["k"], "v": words["v"]} | change))

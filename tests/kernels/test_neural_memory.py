@@ -171,7 +171,9 @@ def test_reads_and_surprise_are_those_of_the_network(layers: int) -> None:
         torch.testing.assert_close(norms[:, t], torch.as_tensor(squares).sqrt())
 
 
-@pytest.mark.parametrize(("name", "value"), [("eta", 1.5), ("alpha", -0.1), ("theta", -1.0), ("theta", torch.nan)])
+@pytest.mark.parametrize(
+    ("name", "value"), [("eta", 1.5), ("alpha", -0.1), ("theta", -1.0), ("theta", torch.inf), ("theta", torch.nan)]
+)
 def test_bad_gates(name: str, value: float) -> None:
     words, state = neural(1, 4)
     bad = words | {name: torch.full_like(words["eta"], value)}
@@ -183,11 +185,19 @@ def test_bad_gates(name: str, value: float) -> None:
 W, S = neural(2, 4)[1][:2]
 BAD: list[tuple[str, dict[str, Any]]] = [
     ("chunk must be", {"chunk": 0}),
+    ("chunk must be", {"chunk": True}),
+    ("clip must be", {"clip": 0.0}),
+    ("clip must be", {"clip": "short"}),
+    ("theta must be .* got float", {"theta": 0.1}),
     ("read must be one of", {"read": "before"}),
     ("decay_to must be one of", {"decay_to": "mean"}),
     ("decay_to='init' needs initial", {"decay_to": "init"}),
     ("initial is for", {"initial": W}),
     (r"initial\[1\] must be", {"decay_to": "init", "initial": (W[0], W[0])}),
+    (r"initial\[0\] must be .* got int", {"decay_to": "init", "initial": (1, 2)}),
+    ("state must be a NeuralState", {"state": None}),
+    ("state must be a NeuralState", {"state": (W, S)}),
+    ("the memory needs one layer .* got int", {"state": NeuralState((1, 2), S)}),
     ("the memory needs one layer", {"state": NeuralState((), ())}),
     ("the memory needs one layer", {"state": NeuralState(W, S[:1])}),
     ("layer 0 of the state", {"state": NeuralState(tuple(w[:1] for w in W), S)}),
@@ -205,3 +215,34 @@ def test_bad_input_is_told(told: str, options: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{told}"):
         neural_memory(**({**words, "state": state} | options))
     assert all(torch.equal(a, b) for a, b in zip(before, (*state.weights, *state.momentum), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("told", "change"),
+    [
+        ("layer 0 of the state", {"q": torch.zeros(2, 4, 2, 6).double()}),
+        ("layer 0 of the state", {"q": torch.zeros(2, 4, 2, 5)}),
+        ("layer 0 of the state", {"q": torch.zeros(1, 4, 2, 5).double()}),
+        ("layer 1 of the state", {"weights": (W[0], W[0])}),
+        ("the memory needs one layer", {"weights": ()}),
+        ("q must be a torch.Tensor", {"q": [1.0]}),
+    ],
+)
+def test_reads_that_do_not_fit_are_told(told: str, change: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=f"^{told}"):
+        read_memory(**({"weights": W, "q": neural(2, 4)[0]["q"]} | change))
+
+
+@pytest.mark.parametrize(
+    ("told", "change"),
+    [
+        ("layer 1 of the state", {"v": torch.zeros(2, 4, 2, 3).double()}),
+        ("v has shape", {"v": torch.zeros(2, 1, 2, 4).double()}),  # would be taken for every token's
+        ("layer 0 of the state", {"weights": tuple(w[:1] for w in W)}),
+        ("the memory needs one layer", {"weights": ()}),
+    ],
+)
+def test_surprises_that_do_not_fit_are_told(told: str, change: dict[str, Any]) -> None:
+    words, _ = neural(2, 4)
+    with pytest.raises(ValueError, match=f"^{told}"):
+        surprise(**({"weights": W, "k": words["k"], "v": words["v"]} | change))

@@ -54,6 +54,9 @@ def _check_gate(
     name: str, gate: Tensor, q: Tensor, low: float, high: float, dims: tuple[int, ...], values: bool
 ) -> None:
     shapes = [(*q.shape[:3], *([d] if d else [])) for d in dims]
+    if not isinstance(gate, Tensor) or gate.is_complex():
+        legal = " or ".join(map(str, shapes))
+        raise ValueError(f"{name} must be a tensor of real numbers, {legal}, got {checks.told(gate)}")
     if tuple(gate.shape) not in shapes:
         raise ValueError(f"{name} must have shape {' or '.join(map(str, shapes))}, got {tuple(gate.shape)}")
     if gate.device != q.device:
@@ -63,23 +66,35 @@ def _check_gate(
 
 
 def _check_offsets(offsets: Tensor, q: Tensor, values: bool) -> None:
-    if not isinstance(offsets, Tensor) or offsets.dim() != 1 or offsets.is_floating_point() or len(offsets) < 2:
-        raise ValueError("offsets must be a 1-d integer tensor [0, end of document 1, ..., S]")
+    integers = isinstance(offsets, Tensor) and offsets.dtype in (torch.int64, torch.int32)
+    if not integers or offsets.dim() != 1 or len(offsets) < 2:
+        raise ValueError("offsets must be a 1-d int64 or int32 tensor [0, end of document 1, ..., S]")
     if q.shape[0] != 1:
         raise ValueError(f"packed documents need batch 1, got batch {q.shape[0]}")
     if offsets.device != q.device:
         raise ValueError(f"offsets is on {offsets.device} but q is on {q.device}")
-    ends = offsets.tolist() if values else [0, q.shape[1]]
+    ends = offsets.tolist() if values or offsets.device.type == "cpu" else [0, q.shape[1]]
     if ends[0] != 0 or ends[-1] != q.shape[1] or any(a > b for a, b in itertools.pairwise(ends)):
         raise ValueError(f"offsets must increase from 0 to the length {q.shape[1]}, got {ends}")
 
 
 def _check_state(state: Tensor | None, shape: tuple[int, ...], q: Tensor) -> None:
-    if state is not None and (tuple(state.shape) != shape or state.dtype != _wide(q) or state.device != q.device):
+    if state is None:
+        return
+    fits = isinstance(state, Tensor) and tuple(state.shape) == shape
+    if not fits or state.dtype != _wide(q) or state.device != q.device:
         raise ValueError(
-            f"state must be {_wide(q)} of shape {shape} on {q.device}, got {state.dtype} "
-            f"of shape {tuple(state.shape)} on {state.device}; start from None or from this call's own final state"
+            f"state must be {_wide(q)} of shape {shape} on {q.device}, got {checks.told(state)}; "
+            "start from None or from this call's own final state"
         )
+
+
+def _check_keep(keep: Tensor | None, k: Tensor) -> None:
+    if keep is None:
+        return
+    fits = isinstance(keep, Tensor) and keep.shape == k.shape[:2] and keep.dtype == torch.bool
+    if not fits or keep.device != k.device:
+        raise ValueError(f"keep must be bool of shape {tuple(k.shape[:2])} on {k.device}, got {checks.told(keep)}")
 
 
 def _repeat(k: Tensor, heads: int) -> Tensor:
@@ -112,7 +127,8 @@ def linear_recurrence(
     ``normalize`` divides by the read of a column of ones (linear attention); ``scale`` multiplies q after the
     feature map. ``offsets`` [0, ..., S] packs documents in batch 1, each with its own row of the state.
     ``check_values=False`` leaves out the looks for NaN and for gates out of range, which wait for a GPU's queue and
-    cannot be had under ``torch.func.vmap`` or in a CUDA graph; shapes, types and devices are always checked.
+    cannot be had under ``torch.func.vmap`` or in a CUDA graph, and on a GPU the look whether ``offsets`` increase to S
+    (others would read memory that is not theirs); shapes, types and devices are always checked.
     ``keep``: whether the Triton kernels hold on to their states for the backward pass (True) or make them again there
     (False): time against memory, the same numbers. None: the delta rules keep them where a call's take at most 1/16 of
     the card's memory (.67 GB for 32k tokens of 16 heads of 128 in bfloat16), the other rules never.
@@ -135,6 +151,9 @@ def linear_recurrence(
         raise ValueError(f"q has {q.shape[1]} tokens but k has {k.shape[1]}; every token both writes and reads")
     checks.choice("impl", impl, ("auto", *IMPLEMENTATIONS))
     checks.choice("feature_map", feature_map, tuple(FEATURE_MAPS))
+    checks.flag("normalize", normalize)
+    checks.number("epsilon", epsilon, 0)
+    checks.number("scale", scale)
     features = _features(feature_map, q.shape[3])
     if log_decay is not None:
         _check_gate("log_decay", log_decay, q, float("-inf"), 0.0, (0, features), check_values)
@@ -142,8 +161,8 @@ def linear_recurrence(
     if beta is not None:
         _check_gate("beta", beta, q, 0.0, 1.0, (0,), check_values)
         beta = beta.to(_wide(q))
-    if chunk is not None and (not isinstance(chunk, int) or chunk < 1):
-        raise ValueError(f"chunk must be an integer >= 1, got {chunk!r}")
+    if chunk is not None:
+        checks.whole("chunk", chunk)
     if not (keep is None or isinstance(keep, bool)):
         raise ValueError(f"keep must be True, False, or None for a choice by size, got {keep!r}")
     if offsets is not None:
@@ -244,14 +263,13 @@ def prefix_state(
 
     k (B, M, H, D), v (B, M, H, Dv); ``keep`` (B, M) bool leaves padding out after the feature map. M = 0 gives
     zeros. ``check_values=False``: see ``linear_recurrence``. With this state every position reads the whole prefix
-    (Just read twice, equation 3).
+    (Just read twice, equation 3). Raises ValueError for arguments that do not fit.
     """
     nan = False if check_values else None
-    checks.queries_and_keys(k, k, nan=nan)
-    checks.values(v, k, k, nan=nan)
+    checks.keys_and_values(k, v, nan=nan)
     checks.choice("feature_map", feature_map, tuple(FEATURE_MAPS))
-    if keep is not None and (keep.shape != k.shape[:2] or keep.dtype != torch.bool):
-        raise ValueError(f"keep must be bool of shape {tuple(k.shape[:2])}, got {keep.dtype} {tuple(keep.shape)}")
+    checks.flag("normalize", normalize)
+    _check_keep(keep, k)
     trained = torch.is_grad_enabled() and (k.requires_grad or v.requires_grad)
     if (
         keep is None

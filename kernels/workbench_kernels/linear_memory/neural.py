@@ -194,7 +194,13 @@ def _changed(state: NeuralState, change: Callable[[Tensor], Tensor]) -> NeuralSt
 
 
 def read_memory(weights: tuple[Tensor, ...], q: Tensor) -> Tensor:
-    """M(q) without a write: q (B, S, H, D) through weights (B, H, in, out), (B, S, H, Dv)."""
+    """M(q) without a write: q (B, S, H, D) through weights (B, H, in, out), (B, S, H, Dv).
+
+    Raises:
+        ValueError: for weights that do not follow upon q, by layer.
+    """
+    checks.tensor_bshd("q", q)
+    _check_layers(q, None, weights)
     rows = q.transpose(1, 2)
     for layer, w in enumerate(weights):
         rows = (gelu(rows) if layer else rows) @ w
@@ -202,7 +208,13 @@ def read_memory(weights: tuple[Tensor, ...], q: Tensor) -> Tensor:
 
 
 def surprise(weights: tuple[Tensor, ...], k: Tensor, v: Tensor) -> Tensor:
-    """Norm of the gradient of ||M(k) - v||^2 over all weights, (B, S, H), for every token by itself."""
+    """Norm of the gradient of ||M(k) - v||^2 over all weights, (B, S, H), for every token by itself.
+
+    Raises:
+        ValueError: for k, v and weights that do not fit each other.
+    """
+    checks.keys_and_values(k, v, nan=None)
+    _check_layers(k, v, weights)
     flat = tuple(w.flatten(0, 1) for w in weights)
     pairs = _factors(flat, k.transpose(1, 2).flatten(0, 1), v.transpose(1, 2).flatten(0, 1))
     squares = torch.stack([a.square().sum(-1) * delta.square().sum(-1) for a, delta in pairs]).sum(0)
@@ -213,14 +225,19 @@ def _check_gates(q: Tensor, gates: dict[str, Tensor], values: bool) -> None:
     if q.dtype not in (torch.float32, torch.float64):
         raise ValueError(f"the inner loop diverges in {q.dtype}: give float32 or float64")
     for name, gate in gates.items():
-        if gate.shape != q.shape[:3] or gate.dtype != q.dtype or gate.device != q.device:
-            raise ValueError(f"{name} must be {q.dtype} {tuple(q.shape[:3])} on {q.device}, got {tuple(gate.shape)}")
-        high = torch.inf if name == "theta" else 1
+        fits = isinstance(gate, Tensor) and gate.shape == q.shape[:3] and gate.dtype == q.dtype
+        if not fits or gate.device != q.device:
+            raise ValueError(f"{name} must be {q.dtype} {tuple(q.shape[:3])} on {q.device}, got {checks.told(gate)}")
+        high = torch.finfo(q.dtype).max if name == "theta" else 1
         if values and gate.numel() and not bool(((gate >= 0) & (gate <= high)).all()):
             raise ValueError(f"{name} must lie in {'[0, inf)' if name == 'theta' else '[0, 1]'}")
 
 
 def _check_state(q: Tensor, v: Tensor, state: NeuralState, chunk: int) -> None:
+    if not isinstance(state, NeuralState):
+        raise ValueError(
+            f"state must be a NeuralState, fresh or what an earlier call gave back, got {checks.told(state)}"
+        )
     depth = len(state.weights)
     if not depth or len(state.momentum) != depth or len(state.anchor or state.weights) != depth:
         raise ValueError(
@@ -234,14 +251,24 @@ def _check_state(q: Tensor, v: Tensor, state: NeuralState, chunk: int) -> None:
         )
     if state.filled and state.anchor is None:
         raise ValueError(f"state.filled is {state.filled}, so state.anchor must hold the weights of the chunk's start")
-    sizes = [q.shape[3], *(w.shape[-1] for w in state.weights[:-1]), v.shape[3]]
-    for i, group in enumerate(zip(state.weights, state.momentum, state.anchor or state.weights, strict=True)):
+    _check_layers(q, v, state.weights, state.momentum, state.anchor or state.weights)
+
+
+def _check_layers(q: Tensor, v: Tensor | None, *groups: tuple[Tensor, ...]) -> None:
+    """One layer or more from q's width to v's (None: any) in q's dtype; ``groups``: weights, and what is shaped so."""
+    weights = groups[0]
+    if not weights or not all(isinstance(x, Tensor) and x.dim() == 4 for group in groups for x in group):
+        given = ", ".join(checks.told(x) for group in groups for x in group) or "nothing"
+        raise ValueError(f"the memory needs one layer or more, each a tensor (B, H, in, out); got {given}")
+    sizes = [q.shape[3], *(w.shape[3] for w in weights)]
+    if v is not None:
+        sizes[-1] = v.shape[3]
+    for i, group in enumerate(zip(*groups, strict=True)):
         shape = (q.shape[0], q.shape[2], sizes[i], sizes[i + 1])
         for x in group:
             if tuple(x.shape) != shape or x.dtype != q.dtype or x.device != q.device:
                 raise ValueError(
-                    f"layer {i} of the state must be {q.dtype} {shape} on {q.device}, "
-                    f"got {x.dtype} {tuple(x.shape)} on {x.device}"
+                    f"layer {i} of the state must be {q.dtype} {shape} on {q.device}, got {checks.told(x)}"
                 )
 
 
@@ -255,10 +282,11 @@ def _check_initial(decay_to: str, initial: tuple[Tensor, ...] | None, state: Neu
     if initial is None or len(initial) != len(state.weights):
         raise ValueError(f"decay_to='init' needs initial, one weight for each of the {len(state.weights)} layers")
     for i, (x, w) in enumerate(zip(initial, state.weights, strict=True)):
-        if tuple(x.shape) not in (tuple(w.shape), tuple(w.shape[1:])) or x.dtype != w.dtype or x.device != w.device:
+        fits = isinstance(x, Tensor) and tuple(x.shape) in (tuple(w.shape), tuple(w.shape[1:]))
+        if not fits or x.dtype != w.dtype or x.device != w.device:
             raise ValueError(
                 f"initial[{i}] must be {w.dtype} {tuple(w.shape[1:])} or {tuple(w.shape)} on {w.device}, "
-                f"got {x.dtype} {tuple(x.shape)} on {x.device}"
+                f"got {checks.told(x)}"
             )
     return tuple(initial)
 
@@ -320,8 +348,7 @@ def neural_memory(
     checks.values(v, q, k, nan=nan)
     if q.shape != k.shape:
         raise ValueError(f"q and k need one shape, got {tuple(q.shape)} and {tuple(k.shape)}")
-    if not isinstance(chunk, int) or chunk < 1:
-        raise ValueError(f"chunk must be an integer >= 1, got {chunk!r}")
+    checks.whole("chunk", chunk)
     checks.choice("read", read, READS)
     checks.positive("clip", clip)
     _check_gates(q, {"theta": theta, "eta": eta, "alpha": alpha}, check_values)
