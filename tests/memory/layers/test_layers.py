@@ -365,6 +365,27 @@ def test_a_state_of_another_batch_dtype_device_or_layer_is_refused(case: Case) -
         layer(tokens(2), {**state, "stranger": torch.zeros(2)})
     with pytest.raises(BadInput, match="what an earlier call gave back"):
         layer(tokens(2), next(tensors(state))[1])
+    some = next(tensors(state))[0]
+    with pytest.raises(BadInput, match=f"{some}.* must be .*, got None"):
+        layer(tokens(2), {**state, some: None})
+    assert same(state, before)
+
+
+@every_layer
+def test_counts_that_no_stream_has_are_refused(case: Case) -> None:
+    layer = case.layer()
+    _, state = layer(tokens(2))
+    before = copied(state)
+    for name, slot in layer.layout(2).items():
+        if slot.shape:
+            continue
+        for bad in (True, 1.5, "x", None, torch.ones(2), torch.ones(3, dtype=torch.int64)):
+            with pytest.raises(BadInput, match=f"{name}.* must be a whole number"):
+                layer(tokens(2), {**state, name: bad})
+        beyond = [] if slot.most is None else [slot.most + 1, torch.tensor([0, slot.most + 1])]
+        for bad in (-1, torch.tensor([0, -1]), *beyond):
+            with pytest.raises(BadInput, match=f"{name}.* must be .*got {int(torch.as_tensor(bad).view(-1)[-1])}"):
+                layer(tokens(2), {**state, name: bad})
     assert same(state, before)
 
 

@@ -339,6 +339,10 @@ def test_settings_outside_their_range(name, settings, said):
         build_layer(name, 8, **{"heads": 2, **settings})
 
 
+#: What the attention of each counts: tokens of the segment, or of the window.
+HELD = {"titans-mac": "place", "titans-mag": "held", "titans-mal": "held"}
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("name", NAMES)
 def test_states_that_do_not_fit_are_refused_and_left_alone(name):
@@ -351,6 +355,11 @@ def test_states_that_do_not_fit_are_refused_and_left_alone(name):
         layer(torch.randn(2, 2, 8), {**state, "weights0": state["weights0"].double()})
     with pytest.raises(BadInput, match="state"):
         layer(torch.randn(2, 2, 8), {key: value for key, value in state.items() if key != "momentum1"})
+    with pytest.raises(BadInput, match=r"state\['filled'\] must be from 0 to 3, got 6"):  # 4 persistent tokens and 2
+        layer(torch.randn(2, 2, 8), build_layer(name, 8, heads=2, chunk=8)(torch.randn(2, 2, 8))[1])
+    if name in HELD:
+        with pytest.raises(BadInput, match=rf"state\['{HELD[name]}'\] must be from 0 to 63, got 64"):
+            layer(torch.randn(2, 2, 8), {**state, HELD[name]: 64})
     for key, value in before.items():
         assert torch.equal(value, state[key]) if isinstance(value, torch.Tensor) else value == state[key]
 

@@ -5,28 +5,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from workbench.errors import BadInput
-
 
 def chunk_means(x: Tensor, mean: Tensor, total: Tensor, filled: int, chunk: int) -> tuple[Tensor, Tensor]:
     """The mean that comes before each chunk, so that no token hears of a later one.
 
     Args:
         x: (B, T, D), T >= 1: the stream goes on with these tokens.
-        mean: (B, D) of the last whole chunk. total: (B, D), the sum of the ``filled`` tokens of the open one.
+        mean: (B, D) of the last whole chunk. total: (B, D), the sum of the ``filled`` < ``chunk`` tokens of the open one.
 
     Returns:
         Means (B, 1 + N, D), N the chunks that x completes: row n belongs to the n-th chunk from the open one on, and
         the last row is the new ``mean``; and the new ``total``.
-
-    Raises:
-        BadInput: ``filled`` is no number of tokens that a chunk can be open with.
     """
-    if not 0 <= filled < chunk:
-        raise BadInput(
-            f"state['filled'] must be from 0 to chunk - 1 = {chunk - 1}, got {filled}; a stream keeps one chunk from "
-            "its start to its end"
-        )
     missing = chunk - filled
     if x.shape[1] < missing:
         return mean[:, None], total + x.sum(1)

@@ -79,7 +79,8 @@ class WindowAttention(Attention):
 
     def layout(self, batch: int) -> dict[str, Slot]:
         shape = (batch, self.window - 1, self.heads, self.head_dim)
-        return {**super().layout(batch), "keys": Slot(shape), "values": Slot(shape), "held": Slot(())}
+        held = Slot((), most=self.window - 1)
+        return {**super().layout(batch), "keys": Slot(shape), "values": Slot(shape), "held": held}
 
     def start(self, batch: int, device: Any, dtype: torch.dtype) -> State:
         zeros = {n: torch.zeros(s.shape, device=device, dtype=dtype) for n, s in self.layout(batch).items() if s.shape}

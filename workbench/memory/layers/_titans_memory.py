@@ -138,7 +138,7 @@ class NeuralCore(nn.Module):
         if self.short is not None:
             slots["conv"] = Slot(self.short.shape(batch))
         slots |= {name: Slot((batch, self.dim)) for name in self._sums}
-        return {**slots, "filled": Slot(())}
+        return {**slots, "filled": Slot((), most=self.chunk - 1)}
 
     def start(self, batch: int, device: Any, dtype: torch.dtype) -> State:
         """The learned first weights, no momentum, nothing seen."""

@@ -37,11 +37,12 @@ AUX = "aux/"
 
 class Slot(NamedTuple):
     """One tensor of a state. ``shape`` has the batch first and -1 where it grows with the stream; () is a whole number
-    that all rows share, or one for each row, (B,) int64, where padding has set them apart (see ``_in_step``). ``dtype``
-    None is the memory's own type: float64 in a float64 module, else float32."""
+    that all rows share, or one for each row, (B,) int64, where padding has set them apart (see ``_in_step``), up to
+    ``most``. ``dtype`` None is the memory's own type: float64 in a float64 module, else float32."""
 
     shape: tuple[int, ...]
     dtype: torch.dtype | None = None
+    most: int | None = None
 
 
 class MemoryLayer(nn.Module, ABC):
@@ -189,12 +190,17 @@ class MemoryLayer(nn.Module, ABC):
                 f"got {', '.join(sorted(given)) or 'nothing'}"
             )
         for name, slot in wanted.items():
-            self._check_slot(name, slot, given[name])
+            if slot.shape:
+                self._check_slot(name, slot, given[name])
+            else:
+                _check_count(name, slot, given[name], batch)
 
     def _check_slot(self, name: str, slot: Slot, value: Any) -> None:
-        if not slot.shape:
-            return
         dtype = slot.dtype or self.state_dtype
+        if not isinstance(value, Tensor):
+            raise BadInput(
+                f"state[{name!r}] must be {dtype} {slot.shape}, got {value!r}; hand on what a call gave back"
+            )
         fits = len(slot.shape) == value.dim() and all(a in (-1, b) for a, b in zip(slot.shape, value.shape))
         if not fits or value.dtype != dtype or value.device != self.device:
             raise BadInput(
@@ -264,6 +270,21 @@ class MemoryLayer(nn.Module, ABC):
 
         lines = [line for name, value in carried(state).items() for line in _lines(name, value, row)]
         return pd.DataFrame(lines, columns=["part", "head", "shape", "norm", "effective_rank", "bytes"])
+
+
+def _check_count(name: str, slot: Slot, value: Any, batch: int) -> None:
+    """A whole number for all rows or for each, none of them beyond what the layer counts to."""
+    each = isinstance(value, Tensor) and (value.dtype, value.shape, value.is_cpu) == (torch.int64, (batch,), True)
+    if not each and (isinstance(value, bool) or not isinstance(value, int)):
+        given = f"{value.dtype} {tuple(value.shape)} on {value.device}" if isinstance(value, Tensor) else repr(value)
+        raise BadInput(f"state[{name!r}] must be a whole number, or int64 ({batch},) on the CPU, got {given}")
+    low, high = (int(value.min()), int(value.max())) if isinstance(value, Tensor) else (value, value)
+    if low < 0 or (slot.most is not None and high > slot.most):
+        limits = "0 or more" if slot.most is None else f"from 0 to {slot.most}"
+        raise BadInput(
+            f"state[{name!r}] must be {limits}, got {low if low < 0 else high}; a stream keeps the layer's settings "
+            "from its start to its end"
+        )
 
 
 def whole(name: str, value: Any, least: int = 1) -> int:

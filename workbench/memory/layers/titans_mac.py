@@ -55,7 +55,7 @@ class TitansMAC(TitansLayer):
         memory = self.core.layout(batch)
         old = {f"old{i}": memory[f"weights{i}"] for i in range(self.core.depth)}
         asked = {} if self.short is None else {"conv_query": Slot(self.short.shape(batch))}
-        return {**memory, **old, **asked, **self.attention.layout(batch), "place": Slot(())}
+        return {**memory, **old, **asked, **self.attention.layout(batch), "place": Slot((), most=self.segment - 1)}
 
     def start(self, batch: int, *, device: Any = None, dtype: torch.dtype | None = None) -> State:
         place, own = device or self.device, dtype or self.state_dtype
