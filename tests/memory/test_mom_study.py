@@ -282,10 +282,13 @@ def test_a_memory_that_the_token_was_not_sent_to_is_asked_after_its_own_tokens()
         rows = torch.cat([rows @ mixer.to_q, rows @ mixer.to_k[m], rows @ mixer.to_v[m]], -1)
         rows, _ = mixer.short(rows, rows.new_zeros(1, 3, rows.shape[-1]))
         q = torch.nn.functional.normalize(rows[0, -1, :16].unflatten(0, (2, 8)), dim=-1)
-        read = torch.einsum("hk,hkv->hv", q, held[m]).flatten()
-        found = mixture.nearest_values(made, IDS, len(IDS) - 1, memory=m).set_index("position")["similarity"]
-        wanted = torch.cosine_similarity(rows[0, :, 32:], read[None])
-        assert found[own].to_list() == pytest.approx(wanted[: len(own)].tolist())
+        read = torch.einsum("hk,hkv->hv", q, held[m])
+        values = rows[0, :-1, 32:].unflatten(1, (2, 8))
+        for head in (None, 0, 1):
+            mine, stored = (read, values) if head is None else (read[head], values[:, head])
+            wanted = torch.cosine_similarity(stored.flatten(1), mine.flatten()[None])
+            found = mixture.nearest_values(made, IDS, len(IDS) - 1, memory=m, head=head)
+            assert found.set_index("position")["similarity"][own].to_list() == pytest.approx(wanted.tolist())
 
 
 @pytest.mark.parametrize(
@@ -298,7 +301,10 @@ def test_a_memory_that_the_token_was_not_sent_to_is_asked_after_its_own_tokens()
         (lambda m: mixture.ribbon(m, IDS, 0, names=["a"]), "30 labels"),
         (lambda m: mixture.states_over_time(m, IDS, 0, moments=31), "moments=31"),
         (lambda m: mixture.nearest_values(m, IDS, 30), "query=30"),
+        (lambda m: mixture.nearest_values(m, IDS, 0.5), "query must be a whole number"),
+        (lambda m: mixture.nearest_values(m, IDS, -1), "query"),
         (lambda m: mixture.nearest_values(m, IDS, 3, memory=5), "memory=5"),
+        (lambda m: mixture.nearest_values(m, IDS, 3, head=2), "head=2"),
     ],
 )
 def test_bad_input_of_the_probe_is_named(call, named):

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import BadInput
+from workbench.memory.layers.base import whole
 from workbench.memory.layers.mom import MoM
 
 if TYPE_CHECKING:
@@ -116,25 +117,31 @@ def spectra(memory: Tensor, shared: bool = True) -> pd.DataFrame:
 
 
 @torch.no_grad()
-def nearest_values(model: Any, ids: Any, query: int, layer: int = 0, *, memory: int | None = None) -> pd.DataFrame:
+def nearest_values(
+    model: Any, ids: Any, query: int, layer: int = 0, *, memory: int | None = None, head: int | None = None
+) -> pd.DataFrame:
     """Ask every memory as token ``query`` of the stream asks its own, and rank what they stored by what comes back.
 
     Rows by falling similarity: memory, position (of the stored token), token (its id), similarity (cosine of the read
-    with the value that was stored, all heads as one vector). ``memory`` keeps one of them (the shared one is the last).
+    with the value that was stored, all heads as one vector or that of ``head`` alone: a look-up is often one head's).
+    ``memory`` keeps one of them (the shared one is the last).
     """
     import pandas as pd
 
     mixer, stream = mixture_of(model, layer), _stream(model, ids)
     length = stream.shape[1]
-    if not 0 <= query < length:
+    if whole("query", query, 0) >= length:
         raise BadInput(f"query={query} is outside the stream of {length} tokens")
     if memory is not None and not 0 <= memory < mixer.groups:
         raise BadInput(f"memory={memory} is outside the {mixer.groups} memories of layer {layer}")
+    if head is not None and not 0 <= head < mixer.heads:
+        raise BadInput(f"head={head} is outside the {mixer.heads} heads of layer {layer}")
     x = layer_input(model, ids, layer)[:, : query + 1]
     q, _, v = mixer.project(x, last_to_all=True)
     held = mixer(x)[1]["memory"][0].to(q.dtype)
-    read = torch.einsum("ghk,ghkv->ghv", q[0, -1], held).flatten(1)
-    alike = torch.nn.functional.cosine_similarity(v[0].flatten(2), read[None], dim=-1)  # t g
+    of = slice(None) if head is None else slice(head, head + 1)
+    read = torch.einsum("ghk,ghkv->ghv", q[0, -1], held)[:, of].flatten(1)
+    alike = torch.nn.functional.cosine_similarity(v[0, :, :, of].flatten(2), read[None], dim=-1)  # t g
     given = mixer.route(x).chosen[0]
     given = torch.cat([given, torch.ones_like(given[:, :1])], 1) if mixer.shared else given
     names, rows = _names(mixer.groups, mixer.shared), []
