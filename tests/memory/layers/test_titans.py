@@ -16,6 +16,7 @@ from workbench.models.mixer import MixerConfig, MixerLM
 from workbench_kernels.linear_memory import linear_recurrence
 
 NAMES = ("titans", "titans-mac", "titans-mag", "titans-mal")
+HEBBIAN: dict[str, Any] = {"depth": 1, "objective": "inner product", "momentum": False}
 
 
 def titans(**settings: Any) -> Any:
@@ -93,6 +94,32 @@ def test_clipped_errors_take_the_steps_of_hubers_loss():
             torch.testing.assert_close(new, w - 0.1 * step)
     with pytest.raises(ValueError, match="clip must be"):
         neural_memory(k, k, v, theta=gate, eta=gate, alpha=gate, state=state, clip=-1.0)
+
+
+@pytest.mark.parametrize("settings", [{"chunk": 4}, {"chunk": 4, "depth": 1}, HEBBIAN])
+def test_a_memory_that_forgets_all_still_learns(settings):
+    """alpha of one in float32: nothing of earlier tokens is read, and every gradient is a number."""
+    layer = titans(**settings, conv=0).float()
+    torch.nn.init.constant_(layer.core.gate_bias[2], 60.0)
+    torch.nn.init.normal_(layer.core.first[-1])
+    x = tokens(9).float()
+    y, _ = layer(x)
+    y.square().sum().backward()
+    assert all(p.grad is None or torch.isfinite(p.grad).all() for p in layer.parameters())
+    if settings is HEBBIAN:
+        torch.testing.assert_close(y[:, 8], layer(x[:, 8:])[0][:, 0])
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_gates_of_half_precision_are_no_coarser_than_their_memory(dtype):
+    """sigmoid(8) = .99966 is 1 in bfloat16: the memory would be wiped at every token."""
+    layer = titans(conv=0).to(dtype)
+    torch.nn.init.constant_(layer.core.gate_bias[2], 8.0)
+    torch.nn.init.zeros_(layer.core.to_gates.weight)
+    alpha = layer.core.gates(tokens(3).to(dtype)).alpha
+    assert alpha.dtype == torch.float32
+    torch.testing.assert_close(1 - alpha, torch.full_like(alpha, 3.3535e-4), rtol=1e-3, atol=0)
 
 
 # -- attention --------------------------------------------------------------------------------------------------------
@@ -320,6 +347,12 @@ BAD = [
     ("titans", {"decay_to": "mean"}, "decay_to must be one of"),
     ("titans", {"objective": "cosine"}, "objective must be one of"),
     ("titans", {"objective": "inner product"}, "it needs depth=1"),
+    ("titans", {**HEBBIAN, "decay_to": "init"}, "it needs .*decay_to='zero'"),
+    ("titans", {"momentum": "no"}, "momentum must be True or False"),
+    ("titans-mac", {"decay": None}, "decay must be True or False"),
+    ("titans-mag", {"unit_keys": 1}, "unit_keys must be True or False"),
+    ("titans", {"theta_max": True}, "theta_max must be"),
+    ("titans", {"clip": True}, "clip must be"),
     ("titans", {"persistent": -1}, "persistent must be"),
     ("titans", {"expansion": 0}, "expansion must be"),
     ("titans", {"clip": 0.0}, "clip must be"),

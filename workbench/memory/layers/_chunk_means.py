@@ -11,7 +11,8 @@ def chunk_means(x: Tensor, mean: Tensor, total: Tensor, filled: int, chunk: int)
 
     Args:
         x: (B, T, D), T >= 1: the stream goes on with these tokens.
-        mean: (B, D) of the last whole chunk. total: (B, D), the sum of the ``filled`` < ``chunk`` tokens of the open one.
+        mean: (B, D) of the last whole chunk. total: (B, D), the sum of the open one's ``filled`` tokens.
+        filled: from 0 to ``chunk`` - 1.
 
     Returns:
         Means (B, 1 + N, D), N the chunks that x completes: row n belongs to the n-th chunk from the open one on, and

@@ -52,6 +52,21 @@ class Watched(NamedTuple):
     after: State
 
 
+def _positive(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    """Gates, steps and memories are float32 at least: in 16 bits 1 - alpha is 0 long before alpha is 1."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def _log_kept(alpha: Tensor) -> Tensor:
+    """log(1 - alpha); -inf at 1, and no slope there that would make a gradient NaN."""
+    all_of_it = alpha >= 1
+    return torch.log1p(-alpha.masked_fill(all_of_it, 0.0)).masked_fill(all_of_it, -torch.inf)
+
+
 class NeuralCore(nn.Module):
     """k, v, q -> S_t = eta S - theta grad ||M(k) - v||^2, M_t = (1 - alpha) M + S_t, y = M_t(q).
 
@@ -89,19 +104,23 @@ class NeuralCore(nn.Module):
                 raise BadInput(f"{name} must be one of {', '.join(map(repr, legal))}, got {value!r}")
         if gates_per not in GATES_PER:
             raise UnknownName("choice of gates_per", str(gates_per), GATES_PER)
-        if not isinstance(theta_max, int | float) or not 0 < theta_max < float("inf"):
+        for name, switch in (("momentum", momentum), ("decay", decay), ("unit_keys", unit_keys)):
+            if not isinstance(switch, bool):
+                raise BadInput(f"{name} must be True or False, got {switch!r}")
+        if not _positive(theta_max):
             raise BadInput(f"theta_max must be a finite number > 0, got {theta_max!r}")
-        if clip is not None and not (isinstance(clip, int | float) and 0 < clip < float("inf")):
+        if clip is not None and not _positive(clip):
             raise BadInput(f"clip must be a finite number > 0, or None, got {clip!r}")
-        if objective != "l2" and (depth != 1 or momentum or read != "post"):
+        if objective != "l2" and (depth != 1 or momentum or read != "post" or decay_to != "zero"):
             raise BadInput(
-                "objective='inner product' (Hebbian) is linear attention: it needs depth=1, momentum=False, read='post'"
+                "objective='inner product' (Hebbian) is linear attention: it needs depth=1, momentum=False, "
+                "read='post', decay_to='zero'"
             )
         self.heads, self.head_dim = whole("heads", heads), divides("heads", heads, dim)
         self.depth, self.chunk = whole("depth", depth), whole("chunk", chunk)
         self.conv, self.theta_max = whole("conv", conv, 0), float(theta_max)
-        self.momentum, self.decay, self.decay_to = bool(momentum), bool(decay), decay_to
-        self.read, self.objective, self.unit_keys, self.clip = read, objective, bool(unit_keys), clip
+        self.momentum, self.decay, self.decay_to = momentum, decay, decay_to
+        self.read, self.objective, self.unit_keys, self.clip = read, objective, unit_keys, clip
         self.impl, self.gates_per, self.dim = impl, gates_per, dim
         wide = whole("expansion", expansion) * self.head_dim
         self.sizes = [self.head_dim, *[wide] * (depth - 1), self.head_dim]
@@ -171,7 +190,7 @@ class NeuralCore(nn.Module):
     def gates(self, x: Tensor) -> Gates:
         """In range by construction; momentum or forgetting that is switched off is 0."""
         raw = rearrange(self.to_gates(x), "b t (g h) -> g b t h", h=self.heads) + self.gate_bias[:, None, None]
-        theta, eta, alpha = torch.sigmoid(raw.to(self.first[0].dtype)).unbind(0)
+        theta, eta, alpha = torch.sigmoid(raw.to(_wide(x))).unbind(0)
         off = torch.zeros_like(theta)
         return Gates(self.theta_max * theta, eta if self.momentum else off, alpha if self.decay else off)
 
@@ -191,8 +210,7 @@ class NeuralCore(nn.Module):
         if self.short is not None:
             assert conv is not None
             mixed, conv = self.short(mixed, conv)
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        q, k, v = rearrange(mixed.to(wide), "b t (p h d) -> p b t h d", p=3, h=self.heads).unbind(0)
+        q, k, v = rearrange(mixed.to(_wide(x)), "b t (p h d) -> p b t h d", p=3, h=self.heads).unbind(0)
         return (normalize(q, dim=-1), normalize(k, dim=-1), v, conv) if self.unit_keys else (q, k, v, conv)
 
     def run(self, x: Tensor, state: State) -> tuple[Tensor, State]:
@@ -228,7 +246,7 @@ class NeuralCore(nn.Module):
         """The gradient of -<M(k), v> is -k'v whatever M is: linear attention, with forgetting if there is any."""
         from workbench_kernels.linear_memory import linear_recurrence
 
-        forget = torch.log1p(-gates.alpha) if self.decay else None
+        forget = _log_kept(gates.alpha) if self.decay else None
         written = (v * gates.theta[..., None]).contiguous()
         y, memory = linear_recurrence(
             q.contiguous(), k.contiguous(), written, log_decay=forget, state=state["weights0"], check_values=False,
