@@ -188,8 +188,6 @@ def test_the_layers_take_them(slug: str, launches: list[int]) -> None:
     layer = build_layer(slug, 64, **settings).cuda()
     exact = build_layer(slug, 64, **settings, impl="chunked").cuda().double()
     exact.load_state_dict({name: x.double() for name, x in layer.state_dict().items()})
-    for norm in (m for m in exact.modules() if isinstance(m, torch.nn.RMSNorm)):
-        norm.eps = torch.finfo(torch.float32).eps  # None is the type's own, and the first reads are as small
     x = torch.randn(2, 80, 64, device="cuda")
     y = layer(x)[0]
     assert launches

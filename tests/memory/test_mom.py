@@ -15,6 +15,7 @@ from torch.nn.functional import logsigmoid, normalize, silu, softplus
 from workbench.errors import BadInput
 from workbench.memory.layers._mom_router import balance_loss, route, spread
 from workbench.memory.layers._mom_rules import RULES
+from workbench.memory.layers._norm import EPS
 from workbench.memory.layers.base import build_layer, carried
 from workbench.memory.layers.mom import MoM
 
@@ -98,7 +99,7 @@ def naive(made: MoM, x: Tensor, asked: int | None = None) -> tuple[Tensor, Tenso
                 new = v[h] if beta is None else beta[h] * (v[h] - k[h] @ held)
                 memory[m, h] = memory[m, h] if alone else held + torch.outer(k[h], new)
                 read[h] += w * (q[h] @ memory[m, h]) / math.sqrt(made.key_dim)
-        normed = read / (read.square().mean(-1, keepdim=True) + torch.finfo(x.dtype).eps).sqrt() * made.norm.weight
+        normed = read / (read.square().mean(-1, keepdim=True) + EPS).sqrt() * made.norm.weight
         outputs.append((normed.flatten() * silu(made.to_gate(token))) @ made.to_out)
     return torch.stack(outputs), memory
 

@@ -24,6 +24,8 @@ def made(name: str, **settings: Any) -> Any:
     layer = build_layer(name, DIM, **own).double()
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.4)
+    with torch.no_grad():
+        layer.core.gate_bias[2] -= 3.0  # forgetting half of it a token, a memory would be gone after a few
     return layer
 
 
@@ -40,7 +42,7 @@ def unit(row: Tensor) -> Tensor:
 
 
 def normed(row: Tensor, weight: Tensor) -> Tensor:
-    return weight * row / (row.square().mean() + torch.finfo(row.dtype).eps).sqrt()
+    return weight * row / (row.square().mean() + torch.finfo(torch.float32).eps).sqrt()
 
 
 def network(weights: list[Tensor], row: Tensor) -> Tensor:
@@ -188,5 +190,5 @@ CASES: list[tuple[Any, str, dict[str, Any]]] = [
 def test_a_layer_is_its_equations(equations: Any, name: str, settings: dict[str, Any]) -> None:
     layer, x = made(name, **settings), stream()
     wanted = equations(layer, x)
-    assert wanted.norm(dim=-1).min() > 1e-3
+    assert wanted.norm(dim=-1).min() > 1e-5
     torch.testing.assert_close(layer(x[None])[0][0], wanted, rtol=1e-9, atol=1e-10)

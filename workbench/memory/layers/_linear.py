@@ -15,6 +15,7 @@ from torch.nn.functional import normalize as unit
 from torch.nn.functional import silu
 
 from workbench.memory.layers._conv import ShortConv
+from workbench.memory.layers._norm import rms_norm
 from workbench.memory.layers.base import MemoryLayer, Slot, State, divides, whole, widened
 
 
@@ -68,7 +69,7 @@ class LinearMemory(MemoryLayer):
         self.to_qkv = nn.Linear(dim, self.heads * (2 * self.key_dim + self.value_dim), bias=False)
         self.short = ShortConv(self.to_qkv.out_features, conv) if conv else None
         self.to_gate = open_gate(dim, self.heads * self.value_dim) if gate else None
-        self.norm = nn.RMSNorm(self.value_dim)
+        self.norm = rms_norm(self.value_dim)
         self.to_out = nn.Linear(self.heads * self.value_dim, dim, bias=False)
 
     # ------------------------------------------------------------------ what a mechanism says

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from workbench.memory.layers._conv import ShortConv
+from workbench.memory.layers._norm import rms_norm
 from workbench.memory.layers.base import Slot, State, divides, whole
 
 
@@ -141,7 +142,7 @@ class Joined(nn.Module):
     def __init__(self, dim: int, gate: str):
         super().__init__()
         self.gate = gate
-        self.of_attention, self.of_memory = nn.RMSNorm(dim), nn.RMSNorm(dim)
+        self.of_attention, self.of_memory = rms_norm(dim), rms_norm(dim)
 
     def forward(self, y: Tensor, m: Tensor) -> Tensor:
         y, m = self.of_attention(y), self.of_memory(m)

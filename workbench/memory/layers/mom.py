@@ -16,6 +16,7 @@ from workbench.memory.layers._mom_forms import Part, masked, packed, projected
 from workbench.memory.layers._mom_look import counted, table
 from workbench.memory.layers._mom_router import Routing, balance_loss, route, spread
 from workbench.memory.layers._mom_rules import RULES, Gates, xavier
+from workbench.memory.layers._norm import rms_norm
 from workbench.memory.layers.base import AUX, MemoryLayer, Slot, State, divides, whole, widened
 
 if TYPE_CHECKING:
@@ -113,7 +114,7 @@ class MoM(MemoryLayer):
         self.gates = Gates(self.rule, self.dim, self.heads, self.key_dim, own, self.groups)
         self.short = ShortConv(2 * keys + values, self.conv) if self.conv else None
         self.to_gate = open_gate(self.dim, values)
-        self.norm = nn.RMSNorm(self.value_dim)
+        self.norm = rms_norm(self.value_dim)
         self.to_out = nn.Parameter(xavier(values, self.dim))
 
     @property

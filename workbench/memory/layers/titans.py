@@ -10,6 +10,7 @@ from torch.nn.functional import silu
 
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._linear import open_gate
+from workbench.memory.layers._norm import rms_norm
 from workbench.memory.layers._titans_base import TitansLayer
 from workbench.memory.layers.base import Slot, State
 
@@ -36,7 +37,8 @@ class Titans(TitansLayer):
         momentum, decay: False holds eta, alpha at 0.
         decay_to: what forgetting leads to, "zero" (the paper) or "init", M_0.
         read: "post" M_t(q_t), "pre" M_{t-1}(q_t), "prev_chunk" the weights of the chunk's start.
-        objective: "l2", or "inner product", whose step is Hebbian (linear attention; depth 1, no momentum).
+        objective: "l2", or "inner product", whose step is Hebbian (linear attention; depth 1, no momentum, no error
+            that could be clipped).
         unit_keys: keys and queries of length one (4.4).
         clip: longest error that a step is taken for (Huber's loss instead of the square): a memory whose steps are too
             large for its chunk then swings, but does not grow without bound. None is the paper's loss.
@@ -71,7 +73,7 @@ class Titans(TitansLayer):
 
     def __init__(self, dim: int, heads: int = 4, *, persistent: int = 4, **memory: Any):
         super().__init__(dim, heads, persistent, memory)
-        self.norm = nn.RMSNorm(dim // heads)
+        self.norm = rms_norm(dim // heads)
         self.to_gate, self.to_out = open_gate(dim, dim), nn.Linear(dim, dim, bias=False)
 
     def layout(self, batch: int) -> dict[str, Slot]:

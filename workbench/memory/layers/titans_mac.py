@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._conv import ShortConv
+from workbench.memory.layers._norm import rms_norm
 from workbench.memory.layers._titans_attention import Joined, SegmentAttention, segment_mask
 from workbench.memory.layers._titans_base import TitansLayer
 from workbench.memory.layers.base import Slot, State, widened
@@ -47,7 +48,7 @@ class TitansMAC(TitansLayer):
         self.gate, self.join = checked_gate(gate), Joined(dim, gate)
         self.to_query = nn.Linear(dim, dim, bias=False)
         self.short = ShortConv(dim, self.core.conv) if self.core.conv else None
-        self.norm, self.to_out = nn.RMSNorm(dim), nn.Linear(dim, dim, bias=False)
+        self.norm, self.to_out = rms_norm(dim), nn.Linear(dim, dim, bias=False)
 
     # ------------------------------------------------------------------ the state
     def layout(self, batch: int) -> dict[str, Slot]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.memory.base import MEMORIES
+from workbench.memory.layers._norm import rms_norm
 from workbench.memory.layers._titans_base import WindowedTitans
 from workbench.memory.layers.base import State, widened
 
@@ -32,7 +33,7 @@ class TitansMAL(WindowedTitans):
 
     def __init__(self, dim: int, heads: int = 4, *, window: int = 64, persistent: int = 4, **memory: Any):
         super().__init__(dim, heads, window, persistent, memory)
-        self.norm = nn.RMSNorm(dim)
+        self.norm = rms_norm(dim)
 
     def run_even(self, x: Tensor, state: State) -> tuple[Tensor, State]:
         m, memory = self.core.run(x, state)
