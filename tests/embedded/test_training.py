@@ -19,11 +19,19 @@ from workbench.training.mixture import MIXTURE, world_makers
 from workbench.training.stream import Stream, StreamSpec, batches
 
 STEPS = 12
-TRAIN = (
-    "import torch; torch.set_num_threads(1)\n"
-    "from workbench.training import train_embedded\n"
-    "train_embedded('embedded-relu', {out!r}, steps={steps}, size='tiny', device='cpu', progress=False)\n"
-)
+#: Waits after the seventh step to be killed: on a busy machine the others may be over before anybody has looked.
+TRAIN = """
+import signal, torch
+from workbench.training import loop, train_embedded
+torch.set_num_threads(1)
+log = loop.Run._log
+def log_and_wait(run, *words):
+    log(run, *words)
+    if run.step == 7:
+        signal.pause()
+loop.Run._log = log_and_wait
+train_embedded("embedded-relu", {out!r}, steps={steps}, size="tiny", device="cpu", progress=False)
+"""
 
 
 def tiny(out, **settings):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from types import SimpleNamespace
 
@@ -51,12 +52,14 @@ def pool(n: int = 64, seed: int = 0) -> Pool:
     return Pool(made.ids, made.targets)
 
 
-if __name__ == "__main__":  # a training that announces each step, to be killed
+if __name__ == "__main__":  # a training that announces each step and waits at step 15 to be killed
     torch.set_num_threads(1)
 
     def announced(steps, label):
         for step in steps:
             print(step, flush=True)  # noqa: T201
+            if step == 15:  # a step takes a millisecond: the next checkpoint could come before the blow
+                signal.pause()
             yield step
 
     train(build_with_dropout, pool(), RECIPE, (0, 1), device="cpu", checkpoint=sys.argv[1], progress=announced)
