@@ -1,8 +1,12 @@
-"""One thread a process (tiny models are slower with two), no hub, a cache of the test run's own."""
+"""One thread a process (tiny models are slower with two), no hub, a cache of the run's own, the same chance every run.
+
+Hypothesis draws the same examples in every run and looks at no clock; ``--hypothesis-profile=default`` explores.
+"""
 
 from __future__ import annotations
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -13,7 +17,14 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
 os.environ.setdefault("WORKBENCH_CACHE", tempfile.mkdtemp(prefix="workbench-cache-"))
 
+import hypothesis
 import pytest
+
+# A busy machine draws slowly, too; what is slow is seen in the durations that every run prints.
+hypothesis.settings.register_profile(
+    "repeated", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("repeated")
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -34,8 +45,10 @@ def real_data() -> Path:
 
 
 @pytest.fixture(autouse=True)
-def _one_torch_thread() -> None:
-    import sys
-
+def _same_start() -> None:
+    """One thread, and global generators that do not depend on the tests before."""
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(1)
+        sys.modules["torch"].manual_seed(0)
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed(0)

@@ -20,7 +20,8 @@ from workbench.sandbox import Limits, Report, SandboxUnavailable, protections, r
 from workbench.sandbox.jail.supervisor import held_by_kernel
 from workbench.sandbox.limits import check_files
 
-few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+SLOW_AND_SHARED = [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+few = settings(max_examples=8, deadline=None, suppress_health_check=SLOW_AND_SHARED)
 
 
 def test_report_of_a_good_program(place: Path, without: tuple[str, ...]) -> None:
