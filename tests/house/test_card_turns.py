@@ -10,7 +10,8 @@ from typing import Any
 from tests.gpu.card_turns import turn
 
 
-def _visit(folder: Path, whole: bool, rounds: int, log: Any) -> None:
+def _visit(folder: Path, whole: bool, rounds: int, log: Any, all_there: Any) -> None:
+    all_there.wait(60)
     for _ in range(rounds):
         with turn(folder, whole):
             begun = time.monotonic()
@@ -20,8 +21,8 @@ def _visit(folder: Path, whole: bool, rounds: int, log: Any) -> None:
 
 def _visits(folder: Path, guests: list[tuple[bool, int]]) -> list[tuple[bool, float, float]]:
     spawn = multiprocessing.get_context("spawn")
-    log = spawn.Queue()
-    processes = [spawn.Process(target=_visit, args=(folder, whole, rounds, log)) for whole, rounds in guests]
+    log, all_there = spawn.Queue(), spawn.Barrier(len(guests))  # or one may be done before another has started
+    processes = [spawn.Process(target=_visit, args=(folder, *guest, log, all_there)) for guest in guests]
     for process in processes:
         process.start()
     seen = [log.get(timeout=60) for _ in range(sum(rounds for _, rounds in guests))]
