@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -89,10 +88,9 @@ def test_starting_is_quick_and_light() -> None:
         "try: app(['papers', '--json'], prog_name='workbench')\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'transformers', 'altair', 'pandas', 'scipy', 'ray', 'IPython', 'anywidget'}\n"
-        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)"
+        "import time; print(sorted(heavy & set(sys.modules)), time.process_time(), file=sys.stderr)"
     )
-    start = time.perf_counter()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    seconds = time.perf_counter() - start
-    assert done.stderr.strip() == "[]"
-    assert seconds < 3, "0.3 s on a quiet machine; the rest is room for a busy one"
+    loaded, seconds = done.stderr.rsplit(maxsplit=1)
+    assert loaded == "[]"
+    assert float(seconds) < 3, "0.3 s of the processor on a quiet machine; waiting for it does not count"
