@@ -31,8 +31,8 @@ def marked(token: str) -> list[psutil.Process]:
     return found
 
 
-def gone(token: str, seconds: float = 2.0) -> bool:
-    """Whether no marked process is left (some time for the kernel to take the last one down)."""
+def gone(token: str, seconds: float = 20.0) -> bool:
+    """Whether no marked process is left (time for a busy kernel to take the last one down; left alone, they run on)."""
     end = time.monotonic() + seconds
     while marked(token):
         if time.monotonic() > end:

@@ -34,7 +34,7 @@ run(code, args=[sys.argv[1]], limits=Limits(seconds=60), without=sys.argv[2:])
 
 
 def wait_for(token: str, least: int = 1) -> list[psutil.Process]:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while len(found := [p for p in marked(token) if "runner.py" in " ".join(p.cmdline())]) < least:
         assert time.monotonic() < end, "the sandbox did not start"
         time.sleep(0.02)
@@ -50,8 +50,8 @@ def test_caller_is_killed(place: Path, token: str, without: tuple[str, ...], roo
         time.sleep(delay)
         os.kill(caller.pid, number)
         caller.wait()
-        assert gone(token, 5.0)
-        end = time.monotonic() + 5
+        assert gone(token)
+        end = time.monotonic() + 20
         while os.listdir(place) and time.monotonic() < end:  # the supervisor removes the folder, as nobody else can
             time.sleep(0.02)
         assert os.listdir(place) == []
@@ -60,10 +60,12 @@ def test_caller_is_killed(place: Path, token: str, without: tuple[str, ...], roo
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_supervisor_dies_or_hangs(place: Path, token: str, without: tuple[str, ...], number: int) -> None:
     done: list[Report | Exception] = []
+    # only the caller's clock ends a run whose supervisor hangs; one that dies is noticed long before
+    limits = Limits(seconds=2.5 if number == signal.SIGSTOP else 60)
 
     def call() -> None:
         try:
-            done.append(run("import time\ntime.sleep(60)", args=[token], limits=Limits(seconds=1.5), without=without))
+            done.append(run("import time\ntime.sleep(60)", args=[token], limits=limits, without=without))
         except Exception as problem:
             done.append(problem)
 
@@ -72,7 +74,7 @@ def test_supervisor_dies_or_hangs(place: Path, token: str, without: tuple[str, .
     wait_for(token)
     supervisor = next(child for child in psutil.Process().children() if "launch.py" in " ".join(child.cmdline()))
     supervisor.send_signal(number)
-    thread.join(15)
+    thread.join(45)
     assert not thread.is_alive()
     assert isinstance(done[0], Report)
     assert done[0].status == ("lost" if number == signal.SIGKILL else "timeout")
@@ -90,6 +92,6 @@ def test_caller_is_interrupted(place: Path, token: str, without: tuple[str, ...]
     )
     wait_for(token)
     caller.send_signal(signal.SIGINT)
-    assert caller.communicate(timeout=10)[0] == "interrupted\n"
+    assert caller.communicate(timeout=45)[0] == "interrupted\n"
     assert gone(token)
     assert os.listdir(place) == []

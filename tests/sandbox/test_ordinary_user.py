@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,8 +72,21 @@ def home(root: Path) -> Iterator[Path]:
             os.chown(os.path.join(place, name), UID, UID)
     yield folder
     assert os.listdir(folder / "tmp") == []
-    assert not [p for p in psutil.process_iter() if p.status() != psutil.STATUS_ZOMBIE and p.uids().real == UID]
+    end = time.monotonic() + 20  # the daemons would sleep for a minute
+    while processes_of_the_user() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert processes_of_the_user() == []
     shutil.rmtree(folder)
+
+
+def processes_of_the_user() -> list[int]:
+    """Living processes of that user; others may end while they are looked at."""
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if process.uids().real == UID and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
 
 
 def _as_user(python: str, home: Path, programs: dict[str, str], without: list[str], require: list[str]) -> dict:
