@@ -100,7 +100,7 @@ def environment(folder: Path, work: Path, **extra: str) -> dict[str, str]:
 def workbench(*arguments: str, env: dict[str, str], **options: object) -> subprocess.CompletedProcess[str]:
     """``workbench ARGUMENTS`` to its end."""
     command = [sys.executable, "-m", "workbench.cli", *arguments]
-    return subprocess.run(command, env=env, capture_output=True, text=True, timeout=120, check=False, **options)  # type: ignore[call-overload]
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
 
 
 def start(*arguments: str, env: dict[str, str]) -> subprocess.Popen[str]:

@@ -94,7 +94,7 @@ def test_lab_serves_the_start_notebook_under_its_token(tmp_path: Path) -> None:
         assert answers(f"{found[1]}api/status?token=wrong") == 403
     finally:
         process.terminate()
-        _, stderr = process.communicate(timeout=30)
+        _, stderr = process.communicate(timeout=100)
     assert ("adding --allow-root" in stderr) == (os.geteuid() == 0)
 
 

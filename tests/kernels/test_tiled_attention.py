@@ -232,4 +232,4 @@ def test_everything_runs_without_triton():
         "wk.pooled_attention(q, q, lse, shape=(8, 8)); wk.attention_statistics(q, q, lse)\n"
         "assert 'workbench' not in sys.modules and 'transformers' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", code], check=True)

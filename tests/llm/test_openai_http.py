@@ -229,15 +229,15 @@ def test_a_slow_server_is_waited_for() -> None:
 
 
 def test_no_server_at_all() -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    llm = open_llm(f"openai:tiny@http://127.0.0.1:{port}/v1", retries=1, timeout=2)
-    with pytest.raises(LlmError, match=f"127.0.0.1:{port}/v1 cannot be reached.*2 tries.*ollama serve") as caught:
-        llm.chat("Hi")
-    assert caught.value.attempts == 2
     ledger = Ledger()
-    reply = ask(llm, "Hi", Note, fallback=lambda: Note(title="rule", words=[]), ledger=ledger)
+    with socket.socket() as held:  # bound, so that nobody else gets the port, and nobody listens
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+        llm = open_llm(f"openai:tiny@http://127.0.0.1:{port}/v1", retries=1, timeout=2)
+        with pytest.raises(LlmError, match=f"127.0.0.1:{port}/v1 cannot be reached.*2 tries.*ollama serve") as caught:
+            llm.chat("Hi")
+        assert caught.value.attempts == 2
+        reply = ask(llm, "Hi", Note, fallback=lambda: Note(title="rule", words=[]), ledger=ledger)
     assert reply.parsed == Note(title="rule", words=[])
     assert "cannot be reached" in str(reply.fallback)
     assert (reply.attempts, ledger.fallbacks, ledger.usage.calls) == (2, 1, 0)

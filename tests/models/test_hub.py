@@ -146,7 +146,7 @@ def located(names, endpoint, home, **more):
     env |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
     env |= {"NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", **more}
     command = [sys.executable, "-c", PROGRAM, json.dumps(names)]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.strip().splitlines()[-1])
 

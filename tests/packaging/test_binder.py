@@ -28,7 +28,8 @@ def test_the_install_steps_end_in_a_working_workbench(root: Path, tmp_path: Path
     if not can_install(python):
         pytest.skip("no package index can be reached from here")
     checkout = tmp_path / "checkout"
-    skip = shutil.ignore_patterns(".venv", ".git", "artefacts", "__pycache__", ".*_cache", "*.tmp")
+    # what other tests write meanwhile may be gone before it is copied
+    skip = shutil.ignore_patterns(".venv", ".git", ".hypothesis", "artefacts", "__pycache__", ".*_cache", "*.tmp")
     shutil.copytree(root, checkout, ignore=skip)
     env = os.environ | {
         "PATH": f"{environment / 'bin'}:{os.environ['PATH']}",

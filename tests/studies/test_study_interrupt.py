@@ -35,7 +35,7 @@ def test_resumes_after(blow: signal.Signals, code: int, work: Path, installed: P
         study_kit.wait_for(lambda: study_kit.computed(work) == [0, 1])
     finally:
         process.send_signal(blow)
-        stdout, stderr = process.communicate(timeout=30)
+        stdout, stderr = process.communicate(timeout=100)
     assert process.returncode == code
     assert stdout == ""
     assert "Traceback" not in stderr

@@ -83,7 +83,7 @@ def test_a_killed_driver_resumes(cluster: tuple[Path, str], installed: Path, tmp
         study_kit.wait_for(lambda: 2 in study_kit.computed(work), seconds=60)  # its worker may start after the others
     finally:
         process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
+        process.communicate(timeout=100)
         hang.unlink()
 
     again = study_kit.workbench("run", "drift", "--seeds", "4", "--json", env={**env, "DRIFT_LOG": str(log)})
