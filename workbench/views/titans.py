@@ -25,6 +25,8 @@ MEASURES = {
     "eta": "momentum gate η",
     "alpha": "forgetting α",
 }
+#: What their axis is called.
+KINDS = {"surprise": "norm", "momentum": "norm", "before": "squared error", "after": "squared error"}
 #: Order (and so colours) of the trained models, in two pictures: Titans and what is taken away from it, and others.
 TITANS = ("LMM", "MAC", "MAG", "MAL", "LMM, linear memory", "LMM, no momentum", "LMM, no decay")
 OTHERS = ("LMM", "DeltaNet", "Hebbian + decay", "TTT, linear", "window attention")
@@ -72,7 +74,7 @@ def surprise_trace(
     base = alt.Chart(long).encode(x=x)
     colour = alt.Color("measure:N", title=None, sort=names, scale=theme.categories(names))
     lines = base.mark_line(strokeWidth=1.6).encode(
-        y=alt.Y("value:Q", title="norm, squared error"), color=colour,
+        y=alt.Y("value:Q", title=", ".join(dict.fromkeys(KINDS.get(name, "gate") for name in measures))), color=colour,
         opacity=alt.condition(pick, alt.value(1.0), alt.value(0.12)),
     )  # fmt: skip
     told = [alt.Tooltip(f"{n}:N" if n in shown else f"{n}:Q", format="" if n in shown else ".3~g")
@@ -161,11 +163,14 @@ def inner_curves(frame: pd.DataFrame, part: str, *, title: str = "", subtitle: s
 def recall_curves(
     frame: pd.DataFrame, part: str = "length", models: Sequence[str] = TITANS, *, title: str = "", subtitle: str = ""
 ) -> alt.Chart:
-    """Part B: recall of trained models by length of the stream, or by number of facts ("facts")."""
+    """Part B: recall of trained models by length of the stream, or by number of facts ("facts").
+
+    Bands: the lowest and the highest model of a variant; of a single one, the 95 % interval over test sequences.
+    """
     rows = frame[(frame["part"] == part) & (frame["metric"] == "recall") & frame["variant"].isin(models)]
     x_title = "length of the stream (tokens)" if part == "length" else "facts in the stream"
     return line_with_band(
-        _means(rows), "x", "value", low="low", high="high", colour="variant", order=list(models), zero=True, width=250,
+        _ranges(rows), "x", "value", low="low", high="high", colour="variant", order=list(models), zero=True, width=250,
         x_title=x_title, y_title="recall of facts", title=title, subtitle=subtitle,
     )  # fmt: skip
 
@@ -208,6 +213,8 @@ def paper_figure(
     note = [
         "The paper's column is the mean of its needle tasks at 2K to 16K tokens, models of 340M parameters and more;",
         "ours are models of 0.15M on streams of facts longer than in training: compare the order, not the numbers.",
+        "Bands of several models: the lowest and the highest; bars: 95 % intervals over models, of two a wide one.",
+        "One model, or a memory alone: 95 % intervals over groups of test sequences, or over streams.",
     ]
     title = "A memory that is a network, trained while it reads"
     rows = [theme.beside(*parts) for parts in (top, [dots, *alone]) if parts]
@@ -219,17 +226,37 @@ def _has(frame: pd.DataFrame, part: str, metric: str) -> bool:
     return bool(((frame["part"] == part) & (frame["metric"] == metric)).any())
 
 
+def _by_model(rows: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
+    """One row a trained model, variant and x where there are several models; else the rows as they are: groups of test
+    sequences of one model, or streams of a memory alone."""
+    models = [key for key in ("seed", "model") if key in rows]
+    several = "model" in rows and rows["model"].astype(bool).any() and len(rows[models].drop_duplicates()) > 1
+    if not several:
+        return rows, False
+    return rows.groupby([*models, "variant", "x"], sort=False)["value"].mean().reset_index(), True
+
+
 def _means(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean and 95 % interval by variant and x: over trained models where there are several, else over units."""
-    keys = [key for key in ("seed", "model") if key in rows]
-    several = len(rows[keys].drop_duplicates()) > 1 if keys else False
-    if several:
-        rows = rows.groupby([*keys, "variant", "x"])["value"].mean().reset_index()
-    found = rows.groupby(["variant", "x"], sort=False)["value"].agg(["mean", "sem"]).reset_index()
-    half = 1.96 * found["sem"].fillna(0.0)
-    return found.assign(
-        value=found["mean"], low=(found["mean"] - half).clip(0), high=(found["mean"] + half).clip(upper=1)
-    )
+    """Mean and 95 % interval (Student's t) by variant and x, over the rows of ``_by_model``."""
+    import pandas as pd
+
+    from workbench.statistics import t_interval
+
+    lines = []
+    for names, group in _by_model(rows)[0].groupby(["variant", "x"], sort=False)["value"]:
+        found = t_interval(group) if len(group) > 1 else (group.iloc[0],) * 3
+        lines.append((*names, *found[:3]))
+    means = pd.DataFrame(lines, columns=["variant", "x", "value", "low", "high"])
+    return means.assign(low=means["low"].clip(0, 1), high=means["high"].clip(0, 1))
+
+
+def _ranges(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean by variant and x, with the lowest and the highest trained model: intervals over two fill the picture."""
+    models, several = _by_model(rows)
+    if not several:
+        return _means(rows)
+    found = models.groupby(["variant", "x"], sort=False)["value"]
+    return found.agg(value="mean", low="min", high="max").reset_index()
 
 
 def _ablation(frame: pd.DataFrame | None, trained_at: int) -> pd.DataFrame | None:

@@ -274,10 +274,29 @@ def test_pictures(tmp_path):
     for name, chart in charts.items():
         chart.save(str(tmp_path / f"{name}.png"))
         assert (tmp_path / f"{name}.png").stat().st_size > 3_000
+    assert '"title": "norm, squared error"' in json.dumps(charts["trace"].to_dict())
+    assert '"title": "norm, gate"' in json.dumps(views.surprise_trace(trace, ["surprise", "theta", "alpha"]).to_dict())
     with pytest.raises(BadInput, match="nothing to draw"):
         views.paper_figure(None, None, None, trained_at=256)
     with pytest.raises(BadInput, match="'surprise' is missing"):
         views.surprise_trace(trace.drop(columns="surprise"))
+
+
+def test_intervals_are_students_over_models_and_bands_end_at_models():
+    """Two models at .6 and .8, each on groups that differ: what is over groups or normal would be far narrower."""
+    frame = pd.DataFrame(
+        [{"seed": 0, "part": "length", "variant": L, "x": 512.0, "model": str(m), "unit": str(g), "metric": "recall",
+          "value": value + 0.01 * (g - 1)} for m, value in enumerate((0.6, 0.8)) for g in range(3)]
+    )  # fmt: skip
+    wide = views._means(frame).iloc[0]
+    assert (wide["value"], wide["low"], wide["high"]) == pytest.approx((0.7, 0.0, 1.0))  # .7 -+ 12.7 * .1
+    band = views._ranges(frame).iloc[0]
+    assert (band["value"], band["low"], band["high"]) == pytest.approx((0.7, 0.6, 0.8))
+    one = views._ranges(frame[frame["model"] == "0"]).iloc[0]
+    assert (one["low"], one["high"]) == pytest.approx((0.6 - 0.02484, 0.6 + 0.02484), abs=1e-4)  # t(2) .01 / sqrt(3)
+    streams = alone("A2", {"delta": UP}).assign(model="")
+    seeds = pd.concat([streams, streams.assign(seed=1)])
+    assert views._means(seeds)["high"].iloc[0] < views._means(streams)["high"].iloc[0]  # 12 streams, not 2 seeds
 
 
 def test_claims_and_figure_speak_of_the_length_that_is_trained():
