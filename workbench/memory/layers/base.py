@@ -116,9 +116,15 @@ class MemoryLayer(nn.Module, ABC):
         Returns:
             y (B, T, dim), and the new state. ``state`` itself is as it was.
 
+        Under ``torch.autocast`` (mixed precision) it runs in the dtype of its weights: sums over a stream need it.
+
         Raises:
             BadInput: x, state or keep of another size, dtype or device; the message names both.
         """
+        if isinstance(x, Tensor) and torch.is_autocast_enabled(x.device.type):
+            cast = x.dtype == torch.get_autocast_dtype(x.device.type)
+            with torch.autocast(x.device.type, enabled=False):
+                return self(x.to(self.dtype) if cast else x, state, keep=keep)
         self._check_tokens(x)
         if keep is not None:
             self._check_keep(x, keep)
