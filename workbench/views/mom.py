@@ -209,8 +209,18 @@ def paper_figure(
         whose_asked = whose if asked is shown else "recorded run"
         rows.append(
             theme.beside(
-                recall_curves(asked, RULES, title=f"MQAR: one memory or several ({whose_asked})"),
-                recall_curves(asked, PARTS, title="What the mixture is made of"),
+                recall_curves(
+                    asked,
+                    RULES,
+                    title=f"MQAR: one memory or several ({whose_asked})",
+                    subtitle="single: a third of the floats that a token of the mixture writes",
+                ),
+                recall_curves(
+                    asked,
+                    PARTS,
+                    title="What the mixture is made of",
+                    subtitle="not at equal state: fewer memories write less",
+                ),
             )
         )
     if shown is not None and _has(shown, "by hand"):
