@@ -40,7 +40,8 @@ class JustReadTwice(Based):
         mode: "prefix" is the paper's layer; "causal" leaves the encoder out (Based); "non-causal" has one sum over the
             whole sequence that every position reads, cannot stream, and serves the paper's synthetic comparison.
         prefix: M; the first call of a stream must bring it whole. None: whatever the first call brings is the prefix,
-            as when a prompt is read and then continued. ``forward(prefix=...)`` and ``reading`` overrule it.
+            as when a prompt is read and then continued. ``forward(prefix=...)`` and ``reading`` overrule it. Refused in
+            the other modes, which have no encoder.
 
     >>> import torch
     >>> layer = JustReadTwice(8, heads=2, key_dim=4)
@@ -63,6 +64,8 @@ class JustReadTwice(Based):
             raise BadInput(f"mode={mode!r} is not one of {', '.join(MODES)}")
         if mode == "non-causal" and self.conv:
             raise BadInput("conv looks back and mode='non-causal' has no direction; leave conv at 0")
+        if prefix is not None and mode != "prefix":
+            raise BadInput(f"prefix={prefix!r} is for mode='prefix'; mode={mode!r} has no encoder, leave it at None")
         self.mode, self.prefix = mode, None if prefix is None else whole("prefix", prefix, 0)
         self.noncausal_prefix = (self.prefix or 0) if mode == "prefix" else 0
         self._prefix_now: tuple[Prefix, ...] = ()
@@ -75,7 +78,10 @@ class JustReadTwice(Based):
     def forward(
         self, x: Tensor, state: State | None = None, *, keep: Tensor | None = None, prefix: Prefix = None
     ) -> tuple[Tensor, State]:
-        """See ``MemoryLayer``; ``prefix`` is M for this call, one number or one a row (B,)."""
+        """See ``MemoryLayer``; ``prefix`` is M for this call, one number or whole numbers (B,), one a row.
+
+        Only the first call of a stream reads a prefix: one that goes on from a state leaves it unread.
+        """
         if prefix is None:
             return super().forward(x, state, keep=keep)
         with reading(self, prefix):
@@ -136,8 +142,9 @@ class JustReadTwice(Based):
     @torch.no_grad()
     def write(self, x: Tensor) -> Tensor:
         """As in every layer; what the encoder added and how the memory stood before are kept for ``contents``."""
-        before, held = self.held["memory"], self.held["seen"]
+        before, held, encoded = self.held["memory"], self.held["seen"], self._encoded
         y = super().write(x)
+        self._encoded = encoded
         stream = x[None] if x.dim() == 2 else x
         if self.to_encoder is not None and not held:
             length, inside = self._prefix_of(stream)
@@ -148,6 +155,11 @@ class JustReadTwice(Based):
 
     def reset(self) -> None:
         super().reset()
+        self._encoded = self._before = None
+
+    def hold(self, state: State, tokens: int) -> None:
+        """As in every layer; of a state from elsewhere nobody knows what its encoder wrote, nor what stood before."""
+        super().hold(state, tokens)
         self._encoded = self._before = None
 
     def contents(self) -> pd.DataFrame:
@@ -181,18 +193,31 @@ def _both(keep: Tensor | None, inside: Tensor | None, length: int) -> Tensor | N
 
 
 def _check_rows(prefix: Tensor, x: Tensor) -> None:
-    if prefix.shape != x.shape[:1] or prefix.is_floating_point() or prefix.device != x.device:
+    fits = prefix.shape == x.shape[:1] and prefix.device == x.device
+    if not fits or prefix.dtype not in (torch.int64, torch.int32):
         raise BadInput(
-            f"prefix must be one number, or whole numbers of shape {tuple(x.shape[:1])} on {x.device}, "
+            f"prefix must be one number, or int64 or int32 of shape {tuple(x.shape[:1])} on {x.device}, "
             f"got {prefix.dtype} {tuple(prefix.shape)} on {prefix.device}"
         )
+    if _readable(prefix) and not bool(((prefix >= 0) & (prefix <= x.shape[1])).all()):
+        raise BadInput(
+            f"prefix holds {int(prefix.min())} to {int(prefix.max())} but the first call brings {x.shape[1]} tokens; "
+            "every row's M must lie in it: fill rows up (fill_prefix), or give smaller numbers"
+        )
+
+
+def _readable(numbers: Tensor) -> bool:
+    """Whether the host may look: not while seeds are stacked over them, nor while a CUDA graph is recorded."""
+    return not torch._C._functorch.is_batchedtensor(numbers) and not (
+        numbers.is_cuda and torch.cuda.is_current_stream_capturing()
+    )
 
 
 @contextmanager
 def reading(model: nn.Module, prefix: Prefix) -> Iterator[nn.Module]:
     """Every prefix layer in ``model`` takes ``prefix`` as M until the block ends; nested blocks overrule outer ones."""
-    if isinstance(prefix, int):
-        whole("prefix", prefix, 0)
+    if not (prefix is None or isinstance(prefix, Tensor)):
+        whole("prefix (one number, a tensor of one a row, or None: all that comes)", prefix, 0)
     layers = [part for part in model.modules() if isinstance(part, JustReadTwice)]
     for layer in layers:
         layer._prefix_now = (*layer._prefix_now, prefix)
@@ -208,6 +233,8 @@ def prefix_lengths(ids: Tensor, separator: int) -> Tensor:
 
     Raises BadInput when a row has none.
     """
+    if not isinstance(ids, Tensor) or ids.dim() != 2:
+        raise BadInput(f"ids must be a tensor (rows, tokens), got {_shape(ids)}")
     found = ids == separator
     if not bool(found.any(1).all()):
         rows = (~found.any(1)).nonzero()[:, 0].tolist()
@@ -224,8 +251,8 @@ def fill_prefix(ids: Tensor, prefix: int, *, how: str = "left", pad: int = 0) ->
     Raises BadInput for an empty prompt or one longer than the prefix.
     """
     whole("prefix", prefix)
-    if ids.dim() != 1 or not 0 < len(ids) <= prefix:
-        raise BadInput(f"ids must be a prompt of 1 to {prefix} tokens, got shape {tuple(ids.shape)}")
+    if not isinstance(ids, Tensor) or ids.dim() != 1 or not 0 < len(ids) <= prefix:
+        raise BadInput(f"ids must be a tensor, a prompt of 1 to {prefix} tokens, got {_shape(ids)}")
     if how not in FILLS:
         raise BadInput(f"how={how!r} is not one of {', '.join(FILLS)}")
     missing = prefix - len(ids)
@@ -234,3 +261,7 @@ def fill_prefix(ids: Tensor, prefix: int, *, how: str = "left", pad: int = 0) ->
         return copies[len(copies) - prefix :], torch.ones(prefix, dtype=torch.bool, device=ids.device)
     filled = torch.cat([ids.new_full((missing,), pad), ids])
     return filled, torch.arange(prefix, device=ids.device) >= missing
+
+
+def _shape(given: Any) -> str:
+    return f"shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
