@@ -211,7 +211,7 @@ def paper_figure(
         items=list(ABLATION.values()),
     )  # fmt: skip
     note = [
-        "The paper's column is the mean of its needle tasks at 2K to 16K tokens, models of 340M parameters and more;",
+        "The paper's column is the mean of its needle tasks at 2K to 16K tokens, models of 170M parameters or more;",
         "ours, of .12M to .19M, on streams of facts longer than in training: compare the order, not the numbers.",
         "Bands of several models: the lowest and the highest; bars: 95 % intervals over models, of two a wide one.",
         "One model, or a memory alone: 95 % intervals over groups of test sequences, or over streams.",

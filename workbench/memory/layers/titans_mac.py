@@ -22,9 +22,11 @@ from workbench.memory.layers.titans_mag import checked_gate
 class TitansMAC(TitansLayer):
     """For each segment S: h = M_{t-1}(S W_Q), y = S + Attn([P, h, S]), M_t = M_{t-1} written with y, o = y (x) M_t(y).
 
-    arXiv 2501.00663, equations 21 to 25, with the residual of an attention layer in y. Two things are made causal that
-    the equations leave open, because otherwise a token would be told of later ones: a token sees the answers h of
-    tokens up to itself only, and o reads the memory right after the token's own step, not after the whole segment's.
+    arXiv 2501.00663, equations 21 to 25, with the residual of an attention layer in y, which is normalised before it is
+    written. Two things are made causal that the equations leave open, because otherwise a token would be told of later
+    ones: a token sees the answers h of tokens up to itself only, and o reads the memory right after the token's own
+    step, not after the whole segment's. Of y only the segment's rows are written; the persistent tokens themselves
+    begin the memory, as in the other Titans.
 
     Args:
         dim, heads, persistent and the memory's own: see ``Titans``. heads are also the attention's.
