@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -198,6 +200,49 @@ def test_the_recorded_run_says_what_the_notebook_says(record):
     assert {key for key, verdict in verdicts.items() if verdict == HOLDS} == holds
     failed = {"C1a", "C1b", "C2a", "C2c", "C2d", "C5a"}
     assert {key for key, verdict in verdicts.items() if verdict == NOT_REPRODUCED} == failed
+
+
+def short(number: float) -> str:
+    """Two decimals without the zero before the point, as the notebook writes shares."""
+    return f"{number:.2f}".replace("0.", ".", 1) if abs(number) < 0.995 else f"{number:.2f}"
+
+
+def test_the_notebook_s_numbers_are_those_of_the_record(record):
+    notebook = Path(__file__).parents[2] / "notebooks" / "02-sequence-layers" / "just-read-twice.ipynb"
+    texts = ["".join(cell["source"]) for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]]
+    (text,) = (said for said in texts if "What the recorded run says" in said)
+    rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in text.splitlines() if " kB |" in line}
+    text = " ".join(text.split())
+
+    sets = record[record["experiment"] == "sets"]
+    order = (sets["first"] < sets["second"]).map({True: "small", False: "large"})
+    shares = sets.groupby(["x", "item", order])["value"].mean()
+    assert set(rows) == {f"{x / 1e3:.0f} kB" for x in sets["x"].unique()}
+    for x in sets["x"].unique():
+        own = [" / ".join(short(shares[x, mode, name]) for name in ("small", "large")) for mode in models.MODES]
+        assert [cell.strip() for cell in rows[f"{x / 1e3:.0f} kB"]] == own
+    by_state = (shares[:, "causal", "small"] - shares[:, "causal", "large"]).sort_index()
+    assert f"({short(by_state.iloc[0])} at 3 kB, {short(by_state.iloc[-1])} at 29 kB)" in text
+    pairs = sets[(sets["item"] == "causal") & (sets["x"] == sets["x"].min())].groupby("first")["value"].mean()
+    assert f"at 3 kB {short(pairs[76])} are right with 76 and then 4 elements, {short(pairs[4])} the other" in text
+
+    def told(found: Any) -> str:
+        return f"{short(found.effect)} [{short(found.low)}, {short(found.high)}]"
+
+    judged = STUDIES.get(SLUG).judge(record, "full")
+    assert f"small set first minus large set first is {told(judged['C1a'])}" in text
+    assert f"(C2b, {told(judged['C2b'])} over all states)" in text
+    for mode, said in (("non-causal", "for the non-causal model"), ("prefix", "for the prefix model")):
+        gaps = claims._of_seeds(record, lambda rows, mode=mode: claims._gap(rows[rows["item"] == mode]))
+        assert f"{told(gaps)} {said}" in text
+    assert f"takes {judged['C5a'].effect:.2f} times as long" in text
+    assert f"costs {judged['C5b'].effect:.2f} times as much" in text
+    right = record[record["metric"] == "correct"].groupby(["item", "x"])["value"].mean().map("{:.3f}".format)
+    once, twice, prefix = (right[key][1:] for key in ((claims.RECURRENT, 1), (claims.RECURRENT, 2), (claims.PREFIX, 1)))
+    assert f"repeating changes nothing ({once} and {twice}), and neither does the prefix ({prefix})" in text
+    steps = record[(record["metric"] == "steps") & record["item"].str.startswith("sets-")]["value"]
+    assert "9,900 to 10,000 steps" in text
+    assert steps.between(9_900, 10_000).all()
 
 
 # ---- claims -------------------------------------------------------------------------------------------------------
