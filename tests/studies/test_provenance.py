@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
@@ -62,6 +63,17 @@ def test_the_fingerprint_of_a_shipped_study_covers_its_counts() -> None:
     import workbench.studies.flash_attention as study
 
     assert "_flash_counts.py" in {path.name for path in provenance._with_helpers(Path(study.__file__))}
+
+
+def test_the_fingerprint_covers_every_room_that_a_study_calls() -> None:
+    """How models are trained and peers are raced changes numbers as much as the mechanisms do."""
+    root, covered = Path(provenance.__file__).parent, {name.removesuffix(".py") for name in provenance._BELOW_STUDIES}
+    rooms = {"studies", *(name for name in covered if (root / name).is_dir())}
+    called = {
+        match for room in rooms for path in (root / room).rglob("*.py")
+        for match in re.findall(r"(?:from|import) workbench\.(\w+)", path.read_text())
+    }  # fmt: skip
+    assert called - covered == {"studies", "views", "provenance"}, "views only draw; provenance is about them all"
 
 
 def test_the_fingerprint_ignores_what_cannot_change_a_number(tmp_path: Path) -> None:

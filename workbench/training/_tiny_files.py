@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from workbench.errors import BundleError, ModelError
 from workbench.storage import write_bytes
@@ -38,15 +39,31 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise BundleError(f"{path} is damaged or was not written by this workbench: {error}; make it anew") from error
 
 
-def read_run(path: Path, identity: Mapping[str, Any]) -> tuple[dict[str, Tensor], int] | None:
-    """Tensors and step of a run's checkpoint; None where there is none, ModelError for another run's."""
+def read_run(
+    path: Path, identity: Mapping[str, Any], at_step: Callable[[int], Mapping[str, Any]]
+) -> tuple[dict[str, Tensor], int] | None:
+    """Tensors and step of a run's checkpoint; None where there is none, ModelError for another run's.
+
+    ``at_step`` gives the part of the identity that depends on the step.
+    """
     if not path.exists():
         return None
     tensors, about = read_tensors(path)
     wanted = {key: value for key, value in json.loads(json.dumps(identity)).items() if key not in _MAY_DIFFER}
     different = [key for key, value in wanted.items() if about.get(key) != value]
+    if not different:
+        different = [key for key, value in at_step(int(about["step"])).items() if about.get(key) != value]
     if different:
         raise ModelError(
             f"{path} belongs to another run ({', '.join(different)} differ): choose another checkpoint, or delete it"
         )
     return tensors, int(about["step"])
+
+
+def architecture(model: nn.Module) -> str:
+    """Hash of what a model is, whatever its weights: two that share all shapes may still differ in a window."""
+    config: Any = getattr(model, "config", None)
+    told = config.to_dict() if hasattr(config, "to_dict") else {}
+    told.pop("transformers_version", None)
+    text = f"{model!r} {sorted((name, str(value)) for name, value in told.items())}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 
 from workbench.errors import BadInput
 from workbench.training._long_sums import LongSums
-from workbench.training.tiny import Loss, Pool, Recipe, Trained, answer_loss, as_pool, not_finite, record_of
+from workbench.training._tiny_checks import not_finite
+from workbench.training._tiny_files import architecture, read_run, write_tensors
+from workbench.training.tiny import Loss, Pool, Recipe, Trained, answer_loss, as_pool, record_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -53,11 +55,14 @@ class TinyRun:
         self.graph: torch.cuda.CUDAGraph | None = None
         self.streams = [torch.cuda.Stream() for _ in seeds] if cuda else []
         self.pool: Pool | None = None
+        self._made: Any = None
+        self.data: dict[str, Tensor] = {}
         self._tables()
         self.load_pool()
         assert self.pool is not None
         sizes = [value[0].numel() for value in self.parameters.values()]
-        self.identity: dict[str, Any] = {**record_of(recipe, seeds, self.pool, sum(sizes)), "data": self.pool.digest}
+        made_of = {"model": architecture(self.models[0]), "data": self.pool.digest}
+        self.identity: dict[str, Any] = {**record_of(recipe, seeds, self.pool, sum(sizes)), **made_of}
 
     def _tables(self) -> None:
         """All that a step looks up by its number, on the device; so that it never waits for the host."""
@@ -72,21 +77,21 @@ class TinyRun:
 
     # ------------------------------------------------------------------ data
     def load_pool(self) -> None:
-        """The pool of this step on the device; one of the shape that is there goes into the same memory."""
+        """The pool of this step on the device; on a GPU one of the shape that is there goes into the same memory."""
         made = self.stage(self.step)
-        if made is getattr(self, "_made", None):
+        if self.pool is not None and made is self._made:
             return
         pool, self._made = as_pool(made), made
         tables = {"input_ids": pool.ids.int(), "targets": pool.targets.int(), **pool.extras}
         if "attention_mask" in tables:  # a model takes a bool mask as it is; at numbers it looks, which costs the graph
             tables["attention_mask"] = tables["attention_mask"].bool()
-        held = getattr(self, "data", {})
-        same = held.keys() == tables.keys() and all(held[k].shape == v.shape for k, v in tables.items())
-        if same:
-            for name, value in tables.items():
-                held[name].copy_(value)
+        shapes = {name: value.shape for name, value in tables.items()}
+        if self.device.type == "cuda" and shapes == {name: value.shape for name, value in self.data.items()}:
+            for name, value in tables.items():  # into the memory that the graph reads
+                self.data[name].copy_(value)
         else:
-            self.data = {name: value.to(self.device) for name, value in tables.items()}
+            own = self.device.type == "cuda"  # that memory is written to later, and the pool's must not be
+            self.data = {name: value.to(self.device, copy=own) for name, value in tables.items()}
             self.graph, self.warm = None, 0
         self.pool = pool
 
@@ -298,20 +303,17 @@ class TinyRun:
 
     # ------------------------------------------------------------------ checkpoints
     def save(self, path: Path) -> None:
-        from workbench.training._tiny_files import write_tensors
-
         tensors = {"history": self.history}
         for name, parameter in self.parameters.items():
             tensors[f"parameter/{name}"] = parameter
             for key, value in self.optimiser.state.get(parameter, {}).items():
                 tensors[f"optimiser/{key}/{name}"] = value
-        write_tensors(path, tensors, {"step": self.step, **self.identity})
+        assert self.pool is not None
+        write_tensors(path, tensors, {"step": self.step, "latest data": self.pool.digest, **self.identity})
 
     def resume(self, path: Path) -> None:
         """Go on from a checkpoint if it is there; one of another run raises ModelError."""
-        from workbench.training._tiny_files import read_run
-
-        found = read_run(path, self.identity)
+        found = read_run(path, self.identity, self._latest)
         if found is None:
             return
         tensors, self.step = found
@@ -324,6 +326,10 @@ class TinyRun:
                 if state:
                     self.optimiser.state[parameter] = {key: value.to(self.device) for key, value in state.items()}
         self.at.fill_(self.step)
+
+    def _latest(self, step: int) -> dict[str, Any]:
+        """What the run must have read last before ``step``: a curriculum may begin alike and go on otherwise."""
+        return {"latest data": as_pool(self.stage(step - 1)).digest}
 
 
 def _built(build: Callable[[int], nn.Module], seed: int) -> nn.Module:

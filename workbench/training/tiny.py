@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workbench.errors import BadInput, ModelError
+from workbench.errors import BadInput
 from workbench.training._tiny_bundle import (
     bundle_path,
     bundle_record,
@@ -34,6 +34,7 @@ from workbench.training._tiny_bundle import (
     ship,
     shipped,
 )
+from workbench.training._tiny_checks import device_of, id_table, number, whole, whole_seeds
 from workbench.training._tiny_stages import stage_of_step
 
 if TYPE_CHECKING:
@@ -90,14 +91,15 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "checkpoint_every", "log_every"):
-            _whole(name, getattr(self, name), 1)
+            whole(name, getattr(self, name), 1)
         for name in ("warmup", "data_seed"):
-            _whole(name, getattr(self, name), 0)
+            whole(name, getattr(self, name), 0)
         for name, above in (("lr", 0.0), ("clip", 0.0)):
-            _number(name, getattr(self, name), above, math.inf, open_low=True)
+            number(name, getattr(self, name), above, math.inf, open_low=True)
         for name, most in (("weight_decay", math.inf), ("next_token", math.inf), ("final_share", 1.0)):
-            _number(name, getattr(self, name), 0.0, most)
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            number(name, getattr(self, name), 0.0, most)
+        pair = isinstance(self.betas, Sequence) and len(self.betas) == 2
+        if not pair or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in self.betas):
             raise BadInput(f"betas={self.betas!r}: expected two numbers from 0 to below 1")
         if self.schedule not in SCHEDULES:
             raise BadInput(f"schedule={self.schedule!r}: expected one of {', '.join(SCHEDULES)}")
@@ -126,7 +128,7 @@ class Pool:
     extras: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        ids, targets = _table("ids", self.ids), _table("targets", self.targets)
+        ids, targets = id_table("ids", self.ids), id_table("targets", self.targets)
         if ids.shape != targets.shape:
             raise BadInput(f"targets are {tuple(targets.shape)} but ids are {tuple(ids.shape)}: one target a token")
         if int(ids.min()) < 0:
@@ -135,8 +137,8 @@ class Pool:
             raise BadInput(f"targets must be token ids, or {IGNORE} where nothing is asked")
         extras = {name: torch.as_tensor(value) for name, value in self.extras.items()}
         for name, value in extras.items():
-            if len(value) != len(ids):
-                raise BadInput(f"extras[{name!r}] has {len(value)} rows, the pool {len(ids)}")
+            if value.dim() == 0 or len(value) != len(ids):
+                raise BadInput(f"extras[{name!r}] is {tuple(value.shape)}: expected {len(ids)} rows, as the pool has")
         for name, value in (("ids", ids), ("targets", targets), ("extras", extras)):
             object.__setattr__(self, name, value)
 
@@ -145,20 +147,27 @@ class Pool:
 
     @functools.cached_property
     def digest(self) -> str:
-        """Hash of ids and targets: a checkpoint goes on with the data that it began with."""
+        """Hash of ids, targets and extras: a checkpoint goes on with the data that it began with."""
         held = hashlib.sha256()
         for table in (self.ids, self.targets):
             held.update(table.to(torch.int32).cpu().contiguous().numpy().tobytes())
+        for name, value in sorted(self.extras.items()):
+            held.update(f"{name} {value.dtype}".encode())
+            held.update(value.cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return held.hexdigest()[:16]
 
 
 def as_pool(made: Any) -> Pool:
-    """A pool of anything with ``ids`` and ``targets``: a ``Pool``, or what a generator of the datasets gives."""
+    """A pool of anything with ``ids`` and ``targets``: a ``Pool``, or what a generator of the datasets gives.
+
+    Sequences of several ``lengths`` bring an ``attention_mask``, as they do where they are scored (``tasks.recall``).
+    """
     if isinstance(made, Pool):
         return made
     if not (hasattr(made, "ids") and hasattr(made, "targets")):
         raise BadInput(f"a pool has ids and targets (N, T), got {type(made).__name__}")
-    return Pool(made.ids, made.targets)
+    padded = hasattr(made, "lengths") and int(np.min(made.lengths)) < np.shape(made.ids)[1]
+    return Pool(made.ids, made.targets, {"attention_mask": np.asarray(made.ids) != 0} if padded else {})
 
 
 @dataclass
@@ -242,7 +251,8 @@ def train(
             of one seed, ``batch`` holds ``input_ids``, ``targets`` (B, T) and the extras. Default: ``answer_loss``.
         progress: ``progress(steps, label)`` iterates over steps (``studies.base.Progress`` is one); None is silent.
         checkpoint: a safetensors file, written every ``recipe.checkpoint_every`` steps and at the end, atomically. If
-            it is there, the run goes on from it; one of another run is refused.
+            it is there, the run goes on from it: on a CPU as if it had never stopped, to the bit. One of another run
+            (recipe, seeds, model, first or latest data) is refused; a ``loss`` of your own cannot be compared.
         budget_seconds: stop (with a checkpoint) when they are used up; ``complete`` is then False.
         diverged: "raise" a ModelError when a loss is not finite, or "keep" going: the other seeds are not touched.
 
@@ -252,17 +262,17 @@ def train(
     """
     from workbench.training._tiny_run import TinyRun
 
-    seeds = _seeds(seeds)
+    seeds = whole_seeds(seeds)
     if diverged not in ("raise", "keep"):
         raise BadInput(f"diverged={diverged!r}: expected raise or keep")
     if budget_seconds is not None and not budget_seconds > 0:
         raise BadInput(f"budget_seconds={budget_seconds!r}: expected seconds above 0, or None")
-    run = TinyRun(build, pool, recipe, seeds, _device(device), loss, stack, graph)
+    run = TinyRun(build, pool, recipe, seeds, device_of(device), loss, stack, graph)
     if checkpoint is not None:
         run.resume(Path(checkpoint))
     bar = progress or (lambda steps, label: steps)
     begun = time.monotonic()
-    with _full_precision():
+    with _full_precision(), torch.random.fork_rng(devices=[]):  # on a CPU every step seeds torch's generator
         for step in bar(range(run.step, recipe.steps), label):
             run.advance()
             if (step + 1) % recipe.log_every == 0 and diverged == "raise":
@@ -293,9 +303,9 @@ def seconds_a_step(
     """Median seconds of a step, measured on models that are thrown away; what is done once is not counted."""
     from workbench.training._tiny_run import TinyRun
 
-    enough = replace(recipe, steps=_whole("steps", steps, 1) + 10 + recipe.warmup + TinyRun.before)
-    run = TinyRun(build, pool, enough, _seeds(seeds), _device(device), loss, stack, graph)
-    with _full_precision():
+    enough = replace(recipe, steps=whole("steps", steps, 1) + 10 + recipe.warmup + TinyRun.before)
+    run = TinyRun(build, pool, enough, whole_seeds(seeds), device_of(device), loss, stack, graph)
+    with _full_precision(), torch.random.fork_rng(devices=[]):
         for _ in range(TinyRun.before):
             run.advance()
         return run.median_seconds(steps)
@@ -315,7 +325,7 @@ def faster_way(
     Large steps gain nothing from a stack. What is tried are ``seconds_a_step``'s ``settings``.
     """
     timed = {}
-    for stack in (True, False) if _device(device).type == "cuda" and len(seeds) > 1 else (False,):
+    for stack in (True, False) if device_of(device).type == "cuda" and len(seeds) > 1 else (False,):
         timed[stack] = seconds_a_step(build, pool, recipe, seeds, device=device, stack=stack, **settings)
     best = min(timed, key=lambda stack: timed[stack])
     return best, timed[best]
@@ -338,7 +348,7 @@ def fitted(recipe: Recipe, seconds_a_step: float, budget_seconds: float, *, leas
     Raises:
         BadInput: not even ``least`` steps fit; the message says what would.
     """
-    _number("seconds_a_step", seconds_a_step, 0.0, math.inf, open_low=True)
+    number("seconds_a_step", seconds_a_step, 0.0, math.inf, open_low=True)
     steps = min(recipe.steps, int(budget_seconds / seconds_a_step))
     if steps < min(least, recipe.steps):
         raise BadInput(
@@ -355,48 +365,3 @@ def record_of(recipe: Recipe, seeds: Sequence[int], pool: Pool, parameters: int)
     settings = {**asdict(recipe), "betas": list(recipe.betas)}
     return {"recipe": settings, "seeds": list(seeds), "sequences": len(pool), "tokens": int(pool.ids.shape[1]),
             "parameters": parameters, "code": code_version()}  # fmt: skip
-
-
-def _seeds(seeds: Sequence[int]) -> tuple[int, ...]:
-    held = tuple(_whole("seeds", seed, 0) for seed in seeds)
-    if not held or len(set(held)) < len(held):
-        raise BadInput(f"seeds={list(held)}: expected one or more different whole numbers")
-    return held
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(f"device={name!r}: torch sees no CUDA device here; use device='cpu' or 'auto'")
-    return torch.device(name)
-
-
-def _table(name: str, value: Any) -> Tensor:
-    made = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
-    if made.dim() != 2 or 0 in made.shape or made.is_floating_point() or made.is_complex() or made.dtype == torch.bool:
-        raise BadInput(f"{name} must be whole numbers (sequences, tokens), got {made.dtype} {tuple(made.shape)}")
-    return made
-
-
-def _whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise BadInput(f"{name}={value!r}: expected a whole number of at least {least}")
-    return int(value)
-
-
-def _number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value > high or value < low or (open_low and value == low):
-        legal = f"above {low:g}" if open_low else f"of at least {low:g}"
-        raise BadInput(
-            f"{name}={value!r}: expected a number {legal}{'' if math.isinf(high) else f', at most {high:g}'}"
-        )
-
-
-def not_finite(step: int, seeds: Sequence[int]) -> ModelError:
-    named = ", ".join(map(str, seeds))
-    return ModelError(
-        f"the loss of seed {named} is not finite before step {step}: lower lr or clip; a checkpoint, if there is one, "
-        "is whole; diverged='keep' lets the other seeds go on"
-    )

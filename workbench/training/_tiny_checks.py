@@ -1,0 +1,62 @@
+"""Bad input of a tiny training, by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.errors import BadInput, ModelError
+
+
+def whole_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(seeds, Iterable):
+        raise BadInput(f"seeds={seeds!r}: expected one or more whole numbers, (0, 1, 2) say")
+    held = tuple(whole("seeds", seed, 0) for seed in seeds)
+    if not held or len(set(held)) < len(held):
+        raise BadInput(f"seeds={list(held)}: expected one or more different whole numbers")
+    return held
+
+
+def device_of(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if str(name).split(":")[0] not in ("cpu", "cuda"):
+        raise BadInput(f"device={name!r}: expected auto, cpu, cuda, or cuda:1 and the like")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise BadInput(f"device={name!r}: torch sees no CUDA device here; use device='cpu' or 'auto'")
+    return torch.device(name)
+
+
+def id_table(name: str, value: Any) -> Tensor:
+    made = torch.as_tensor(np.asarray(value) if not isinstance(value, Tensor) else value)
+    if made.dim() != 2 or 0 in made.shape or made.is_floating_point() or made.is_complex() or made.dtype == torch.bool:
+        raise BadInput(f"{name} must be whole numbers (sequences, tokens), got {made.dtype} {tuple(made.shape)}")
+    return made
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise BadInput(f"{name}={value!r}: expected a whole number of at least {least}")
+    return int(value)
+
+
+def number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
+    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not good or value > high or value < low or (open_low and value == low):
+        legal = f"above {low:g}" if open_low else f"of at least {low:g}"
+        raise BadInput(
+            f"{name}={value!r}: expected a number {legal}{'' if math.isinf(high) else f', at most {high:g}'}"
+        )
+
+
+def not_finite(step: int, seeds: Sequence[int]) -> ModelError:
+    named = ", ".join(map(str, seeds))
+    return ModelError(
+        f"the loss of seed {named} is not finite before step {step}: lower lr or clip; a checkpoint, if there is one, "
+        "is whole; diverged='keep' lets the other seeds go on"
+    )
