@@ -65,6 +65,12 @@ class Convolved:
         return silu(sum(w * known for w, known in zip(self.short.weight.flip(0), last)))
 
 
+def loss_of(error: Tensor, clip: float | None) -> Tensor:
+    """The square (12), or Huber's loss."""
+    length = error.norm()
+    return length**2 if clip is None or length < clip else 2 * clip * length - clip**2
+
+
 class Memory:
     """One head after the other: equations 11 to 14, the gradient by autograd at the weights of the chunk's start."""
 
@@ -83,12 +89,13 @@ class Memory:
         self.seen += 1
         q, k, v = (heads_of(part) for part in self.mix(core.to_qkv.weight @ row).split(DIM))
         gates = (core.to_gates.weight @ row).view(3, HEADS) + core.gate_bias
-        theta, eta, alpha = gates.sigmoid() * gates.new_tensor([[core.theta_max], [1.0], [1.0]])
+        largest = [[core.theta_max], [float(core.momentum)], [float(core.decay)]]
+        theta, eta, alpha = gates.sigmoid() * gates.new_tensor(largest)
         reads = []
         for h in range(HEADS):
             with torch.enable_grad():
-                loss = (network(self.anchors[h], unit(k[h])) - v[h]).square().sum()
-                slopes = torch.autograd.grad(loss, self.anchors[h])
+                error = network(self.anchors[h], unit(k[h])) - v[h]
+                slopes = torch.autograd.grad(loss_of(error, core.clip), self.anchors[h])
             self.momentum[h] = [eta[h] * s - theta[h] * slope for s, slope in zip(self.momentum[h], slopes)]
             self.weights[h] = [(1 - alpha[h]) * w + s for w, s in zip(self.weights[h], self.momentum[h])]
             reads.append(network(self.weights[h], unit(q[h])))
@@ -174,7 +181,9 @@ CASES: list[tuple[Any, str, dict[str, Any]]] = [
     (lmm, "titans", {"depth": 1}),
     (lmm, "titans", {"depth": 2}),
     (lmm, "titans", {"depth": 3, "conv": 0, "persistent": 0}),
-    (lmm, "titans", {"depth": 2, "chunk": 1}),
+    (lmm, "titans", {"depth": 2, "chunk": 1, "clip": 0.7}),
+    (lmm, "titans", {"depth": 2, "momentum": False}),
+    (lmm, "titans", {"depth": 2, "decay": False, "clip": 0.7}),
     (mag, "titans-mag", {"window": 4}),
     (mag, "titans-mag", {"window": 3, "gate": "sum", "conv": 0}),
     (mal, "titans-mal", {"window": 4}),
