@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.func import functional_call, stack_module_state, vmap
 
 from tests.memory.layers.layer_kit import CASES, DIM, TOKENS, Case, copied, pieces, same, stream, tensors, tokens
-from workbench.errors import BadInput, MemoryError_
+from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES, Memory
 from workbench.memory.layers.base import build_layer, layer_names, nbytes
 
@@ -76,6 +76,19 @@ def test_fed_in_pieces_equals_one_pass(case: Case) -> None:
         y, state = stream(layer, x, list(sizes))
         torch.testing.assert_close(y, whole, rtol=1e-9, atol=1e-10, msg=lambda m, s=sizes: f"pieces {s}: {m}")
         assert same(state, last, 1e-9), sizes
+
+
+@every_layer
+def test_what_pieces_teach_equals_one_pass(case: Case) -> None:
+    """Gradients go through the state that one call hands to the next."""
+    layer, x = case.layer(), tokens().requires_grad_()
+    learned = [x, *(value for value in layer.parameters() if value.numel())]
+    taught = [
+        torch.autograd.grad(y.square().sum(), learned, allow_unused=True)
+        for y, _ in (layer(x), stream(layer, x, [5, 1, 3, 4]))
+    ]
+    for whole, parts in zip(*taught):
+        torch.testing.assert_close(parts, whole, rtol=1e-7, atol=1e-10)
 
 
 @every_layer
@@ -330,77 +343,3 @@ def test_the_held_memory_writes_reads_and_says_what_it_holds(case: Case) -> None
     layer.reset()
     assert same(layer.held, layer.start(1))
     assert layer.events().held() == set()
-
-
-# -- bad input --------------------------------------------------------------------------------------------------------
-
-
-@every_layer
-def test_bad_tokens_are_named(case: Case) -> None:
-    layer = case.layer()
-    for bad in (tokens()[..., :-1], tokens()[0], tokens()[:, :0], "text"):
-        with pytest.raises(BadInput, match="x must be a tensor"):
-            layer(bad)
-    with pytest.raises(BadInput, match=r"torch\.float32"):
-        layer(tokens().float())
-    for bad in (torch.ones(2, TOKENS), torch.ones(2, TOKENS - 1, dtype=torch.bool), [True]):
-        with pytest.raises(BadInput, match="keep must be bool"):
-            layer(tokens(), keep=bad)
-    with pytest.raises(BadInput, match="one stream"):
-        layer.write(tokens(2))
-
-
-@every_layer
-def test_a_state_of_another_batch_dtype_device_or_layer_is_refused(case: Case) -> None:
-    layer = case.layer()
-    _, state = layer(tokens(2))
-    before = copied(state)
-    with pytest.raises(BadInput, match="must be"):
-        layer(tokens(3), state)
-    with pytest.raises(BadInput, match=r"torch\.float32"):
-        layer(tokens(2), {k: v.float() if isinstance(v, Tensor) else v for k, v in state.items()})
-    with pytest.raises(BadInput, match="meta"):
-        layer(tokens(2), {k: v.to("meta") if isinstance(v, Tensor) else v for k, v in state.items()})
-    with pytest.raises(BadInput, match="holds"):
-        layer(tokens(2), {**state, "stranger": torch.zeros(2)})
-    with pytest.raises(BadInput, match="what an earlier call gave back"):
-        layer(tokens(2), next(tensors(state))[1])
-    some = next(tensors(state))[0]
-    with pytest.raises(BadInput, match=f"{some}.* must be .*, got None"):
-        layer(tokens(2), {**state, some: None})
-    assert same(state, before)
-
-
-@every_layer
-def test_counts_that_no_stream_has_are_refused(case: Case) -> None:
-    layer = case.layer()
-    _, state = layer(tokens(2))
-    before = copied(state)
-    for name, slot in layer.layout(2).items():
-        if slot.shape:
-            continue
-        for bad in (True, 1.5, "x", None, torch.ones(2), torch.ones(3, dtype=torch.int64)):
-            with pytest.raises(BadInput, match=f"{name}.* must be a whole number"):
-                layer(tokens(2), {**state, name: bad})
-        beyond = [] if slot.most is None else [slot.most + 1, torch.tensor([0, slot.most + 1])]
-        for bad in (-1, torch.tensor([0, -1]), *beyond):
-            with pytest.raises(BadInput, match=f"{name}.* must be .*got {int(torch.as_tensor(bad).view(-1)[-1])}"):
-                layer(tokens(2), {**state, name: bad})
-    assert same(state, before)
-
-
-@pytest.mark.parametrize("slug", layer_names())
-def test_sizes_that_do_not_fit_are_refused(slug: str) -> None:
-    with pytest.raises(BadInput, match="dim"):
-        build_layer(slug, 0)
-    with pytest.raises(BadInput, match="cannot be built with"):
-        build_layer(slug, DIM, no_such_setting=1)
-    if "heads" in MEMORIES.get(slug).examples[0]:
-        for heads in (3, 0, 1.5):
-            with pytest.raises(BadInput, match="heads"):
-                build_layer(slug, DIM, heads=heads)
-
-
-def test_a_memory_of_another_kind_is_no_layer() -> None:
-    with pytest.raises(MemoryError_, match="linear-attention"):
-        build_layer("sirllm", DIM)
