@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from workbench.errors import BadInput, WorkbenchError
+from workbench.studies._trainings import had
+from workbench.studies._trainings import learned as means
 from workbench.studies.base import Progress
 
 if TYPE_CHECKING:
@@ -317,11 +318,8 @@ def sizes(variant: str, model: MixerLM, settings: Mapping[str, Any]) -> Lines:
 
 def learned(variant: str, losses: Any, every: int = 50) -> Lines:
     """Loss (nats, weighted as the corpus weighs) and share of answer tokens right, means of ``every`` steps."""
-    numbers = {seed: i for i, seed in enumerate(dict.fromkeys(losses["seed"]))}
-    blocks = losses.assign(x=((losses["step"] - 1) // every + 1) * every).groupby(["seed", "x"])[["loss", "right"]]
-    for (seed, x), row in blocks.mean().iterrows():
-        for metric in ("loss", "right"):
-            yield line("LM training", variant, x, metric, row[metric], numbers[seed])
+    for x, number, metric, value in means(losses, every):
+        yield line("LM training", variant, x, metric, value, number)
 
 
 # ---- the part of a study ------------------------------------------------------------------------------------------
@@ -343,7 +341,8 @@ def lines(
     yield line("LM training", "all", 0, "seeds", plan.seeds)
     for variant in progress(list(variants), "language models"):
         left = settings["deadline_seconds"] - (time.monotonic() - begun)
-        made = _made(variant, variants[variant], settings, data, plan, seed, left, progress)
+        options = {"budget_seconds": left, "diverged": "keep"}
+        made = had(variant, partial(trained, variants[variant], settings, data, plan, seed, **options), left, progress)
         if made is not None:
             yield line("LM training", variant, plan.steps, "seconds", made.record["seconds"])
             yield from sizes(variant, made.models[0], settings)
@@ -358,27 +357,6 @@ def _told(data: Corpus) -> Lines:
         yield line("LM corpus", f"held out: {name}", 0, "tokens scored", (windows.weights > 0).sum())
     for gap, asked in data.asked.items():
         yield line("LM recall", "chance", gap, "chance", asked.chance)
-
-
-def _made(
-    variant: str, mixer: Mixer, settings: Mapping[str, Any], data: Corpus, plan: Plan, seed: int,
-    left: float, progress: Progress,
-) -> Any:  # fmt: skip
-    """The trained models of one variant; None, with the reason said, where they cannot be had."""
-    if left <= 0:
-        progress.say(f"{variant}: left out, the time is up")
-        return None
-    try:
-        made = trained(mixer, settings, data, plan, seed, budget_seconds=left, diverged="keep")
-    except BadInput:  # settings that no model can have are a mistake of the study, not of the machine
-        raise
-    except (RuntimeError, WorkbenchError) as error:  # a card that runs out of memory must not cost the others
-        progress.say(f"{variant}: left out, {type(error).__name__}: {error}")
-        return None
-    if not made.complete:
-        progress.say(f"{variant}: left out, the time was up before its last step")
-        return None
-    return made
 
 
 def shown(

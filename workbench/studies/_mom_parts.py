@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from workbench.studies import _mom_models as tiny
+from workbench.studies._trainings import learned as means
 
 Lines = Iterator[dict[str, Any]]
 FULL_ATTENTION = "full attention"
@@ -81,11 +82,8 @@ def _idle(layer: Any) -> int:
 
 def learned(variant: str, losses: Any, every: int = 50) -> Lines:
     """Loss (nats) and share of right answers while training, means of ``every`` steps."""
-    numbers = {seed: i for i, seed in enumerate(dict.fromkeys(losses["seed"]))}
-    blocks = losses.assign(x=((losses["step"] - 1) // every + 1) * every).groupby(["seed", "x"])[["loss", "right"]]
-    for (seed, x), row in blocks.mean().iterrows():
-        for metric in ("loss", "right"):
-            yield line("training", variant, x, metric, row[metric], numbers[seed])
+    for x, number, metric, value in means(losses, every):
+        yield line("training", variant, x, metric, value, number)
 
 
 def live(settings: Mapping[str, Any], seed: int) -> Lines:

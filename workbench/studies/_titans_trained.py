@@ -24,6 +24,7 @@ from workbench.studies._titans_claims import (
     TTT,
     WINDOW,
 )
+from workbench.studies._trainings import learned
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -156,11 +157,8 @@ def trained(
 
 def training_lines(variant: str, losses: Any, every: int = 50) -> Lines:
     """The loss and the share of right answers, means of ``every`` steps."""
-    blocks = losses.assign(x=((losses["step"] - 1) // every + 1) * every).groupby(["seed", "x"])[["loss", "right"]]
-    numbers = {seed: i for i, seed in enumerate(dict.fromkeys(losses["seed"]))}
-    for (seed, x), row in blocks.mean().iterrows():
-        for metric in ("loss", "right"):
-            yield _line("training", variant, x, numbers[seed], metric, row[metric])
+    for x, number, metric, value in learned(losses, every):
+        yield _line("training", variant, x, number, metric, value)
 
 
 def _line(part: str, variant: str, x: float, model: Any, metric: str, value: float, unit: Any = 0) -> dict[str, Any]:

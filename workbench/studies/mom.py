@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from workbench.studies import _corpus_lm as language
@@ -162,24 +163,14 @@ def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Line
 def _made(
     variant: str, settings: Mapping[str, Any], plan: Any, seeds: list[int], begun: float, progress: Progress
 ) -> Any:
-    """The trained models of one variant; None, with the reason said, where they cannot be had."""
-    from workbench.errors import WorkbenchError
+    """The trained models of one variant; none is begun after ``last_start_seconds``."""
     from workbench.studies import _mom_models as tiny
+    from workbench.studies._trainings import had
 
     passed = time.monotonic() - begun
-    if passed > settings["last_start_seconds"]:
-        progress.say(f"{variant}: left out, the time is up")
-        return None
     options = {"label": variant, "diverged": "keep", "budget_seconds": settings["deadline_seconds"] - passed}
-    try:
-        made = tiny.trained(variant, settings, plan, seeds, settings["device"], **options)
-    except (RuntimeError, WorkbenchError) as error:  # a card that runs out of memory must not cost the other variants
-        progress.say(f"{variant}: left out, {type(error).__name__}: {error}")
-        return None
-    if not made.complete:
-        progress.say(f"{variant}: left out, the time was up before its last step")
-        return None
-    return made
+    train = partial(tiny.trained, variant, settings, plan, seeds, settings["device"], **options)
+    return had(variant, train, settings["last_start_seconds"] - passed, progress)
 
 
 def _looked_at(variant: str, models: list[Any], settings: Mapping[str, Any], seed: int) -> Lines:
