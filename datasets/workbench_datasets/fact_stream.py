@@ -136,6 +136,8 @@ def fact_stream(
     >>> pool.ids.shape, int((pool.targets != -100).sum())
     ((3, 64), 6)
     """
+    if segments is not None and (not isinstance(segments, Sequence) or placement != "segment"):
+        raise ValueError(f"segments={segments!r}: expected segment numbers, (0, 2) say, with placement='segment'")
     held = None if segments is None else tuple(segments)
     plan = Plan(length, facts, queries, placement, segment, held, per_segment, min_gap, distractor_ratio, topics,
                 overwrite)  # fmt: skip

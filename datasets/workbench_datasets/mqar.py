@@ -6,6 +6,8 @@ repeat-aware form for Just Read Twice (2407.05483). Written from the description
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from workbench_datasets.streams import Streams, blank, generator, in_blocks, shuffled, whole
@@ -56,7 +58,7 @@ def mqar(
         raise ValueError(
             f"length={length}: {pairs} pairs told {repeats} times and asked once need {told + 2 * pairs} tokens or more"
         )
-    if not isinstance(power, int | float) or not power > 0:
+    if not isinstance(power, int | float) or not 0 < power < math.inf:
         raise ValueError(f"power={power!r}: expected a positive number (0.01: questions soon after the pairs)")
     rng = generator("mqar", seed, split, pairs, length, vocabulary, repeats)
     make = _Maker(rng, pairs, length, vocabulary, repeats, show_answers, float(power))

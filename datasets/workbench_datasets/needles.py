@@ -46,6 +46,8 @@ def needles(
     whole("length", length, _TOKENS_A_FACT + QUESTION_TOKENS)
     if haystack not in HAYSTACKS:
         raise ValueError(f"haystack={haystack!r}: expected one of {', '.join(HAYSTACKS)}")
+    if not isinstance(depth, Sequence) or len(depth) != 2:
+        raise ValueError(f"depth={depth!r}: expected two shares, (0.5, 0.5) for the middle")
     low, high = (share("depth", value) for value in depth)
     if low > high:
         raise ValueError(f"depth={depth}: expected (shallowest, deepest), the smaller share first")
@@ -71,6 +73,6 @@ def needles_by_length(
     n: int, lengths: Sequence[int] = (256, 512, 1024, 2048), **settings: object
 ) -> dict[int, Streams]:
     """``n`` sequences of every length, with the same settings."""
-    if not lengths:
-        raise ValueError("lengths is empty: give at least one, in tokens")
+    if not isinstance(lengths, Sequence) or not lengths:
+        raise ValueError(f"lengths={lengths!r}: expected one or more numbers of tokens, (256, 512) say")
     return {length: needles(n, length=length, **settings) for length in lengths}  # type: ignore[arg-type]

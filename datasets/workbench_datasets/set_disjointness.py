@@ -89,8 +89,8 @@ def sizes_pool(
     split: str = "train",
 ) -> Streams:
     """``each`` sequences of every pair of sizes, shuffled together and padded to one length (see ``join``)."""
-    if not sizes:
-        raise ValueError("sizes is empty: give pairs such as (4, 16)")
+    if not sizes or not all(isinstance(pair, Sequence) and len(pair) == 2 for pair in sizes):
+        raise ValueError(f"sizes={sizes!r}: expected one or more pairs such as (4, 16)")
     parts = [set_disjointness(each, a, b, vocabulary=vocabulary, seed=seed, split=split) for a, b in sizes]
     return join(parts, length=length, side=side, seed=seed)
 
