@@ -61,6 +61,8 @@ def _gates(rules: Sequence[Rule], repeats: int, length: int) -> dict[str, Tensor
     full = {name: gate[:, None, None].repeat(1, length, 1) for name, gate in gates.items()}
     for row, rule in enumerate(rules):
         if rule.reset is not None:
+            if not 0 < rule.reset[0] <= length:
+                raise BadInput(f"reset {rule.reset[0]} tokens before the end of {length}: choose 1 to {length}")
             full["alpha"][row, length - rule.reset[0]] = rule.reset[1]
     return {name: gate.repeat_interleave(repeats, 0) for name, gate in full.items()}
 
@@ -236,6 +238,9 @@ def surprise_trace(rule: Rule, k: Tensor, v: Tensor, seed: int = 0, top: int = 5
     (numbers of the ``top`` nearest values before the write).
     """
     import pandas as pd
+
+    if rule.hebbian or rule.features:
+        raise BadInput("a surprise trace is of a memory that takes gradient steps on the keys: no hebbian, no features")
 
     length, d = k.shape
     keys, values = k[None, :, None], v[None, :, None]

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
+from workbench.errors import BadInput
 from workbench.views import theme
-from workbench.views._check import frame_for, matrix
+from workbench.views._check import frame_for, matrix, one_of
 from workbench.views.figures import line_with_band, paper_recorded_live
 from workbench.views.language import language_figure
 
@@ -27,6 +28,9 @@ MEASURES = {
 }
 #: What their axis is called.
 KINDS = {"surprise": "norm", "momentum": "norm", "before": "squared error", "after": "squared error"}
+#: Parts of the study that are curves, and what their x is.
+INNER = {"A2": "pairs written, once each", "A4": "tokens whose gradients are taken together (b)"}
+TRAINED = {"length": "length of the stream (tokens)", "facts": "facts in the stream"}
 #: Order (and so colours) of the trained models, in two pictures: Titans and what is taken away from it, and others.
 TITANS = ("LMM", "MAC", "MAG", "MAL", "LMM, linear memory", "LMM, no momentum", "LMM, no decay")
 OTHERS = ("LMM", "DeltaNet", "Hebbian + decay", "TTT, linear", "window attention")
@@ -62,6 +66,8 @@ def surprise_trace(
 
     Columns: position, and each of ``measures`` (keys of :data:`MEASURES`); optional ``token`` and ``nearest``.
     """
+    if not measures:
+        raise BadInput(f"surprise_trace: measures names no line; choose some of {', '.join(MEASURES)}")
     data = frame_for("surprise_trace", frame, numbers=("position", *measures))
     names = [MEASURES.get(name, name) for name in measures]
     shown = [name for name in ("token", "nearest") if name in data]
@@ -133,6 +139,11 @@ def attention_mask(mask: Any, groups: Sequence[tuple[str, int]], *, title: str =
 
     seen = matrix("mask", mask)
     kinds = [name for name, count in groups for _ in range(count)]
+    if len(kinds) != seen.shape[1] or not seen.any():
+        raise BadInput(
+            f"attention_mask: groups count {len(kinds)} columns and the mask has {seen.shape[1]}, of which "
+            f"{int(seen.any(0).sum())} are seen; give as many, of which some token sees one"
+        )
     data = pd.DataFrame(
         [{"token": i, "column": j, "kind": kinds[j]} for i in range(len(seen)) for j in range(len(kinds)) if seen[i, j]]
     )
@@ -149,10 +160,17 @@ def attention_mask(mask: Any, groups: Sequence[tuple[str, int]], *, title: str =
     return theme.themed(cells.properties(width=size * len(kinds), height=size * len(seen)), title, subtitle)
 
 
+def _rows(view: str, frame: pd.DataFrame, part: str, parts: dict[str, str], metric: str) -> pd.DataFrame:
+    """The rows of one part of the study, whose frame may have more rows than a chart can hold."""
+    one_of(view, "part", part, tuple(parts))
+    frame_for(view, frame[:1], numbers=("x", "value"), columns=("part", "metric", "variant"))
+    return frame[(frame["part"] == part) & (frame["metric"] == metric)]
+
+
 def inner_curves(frame: pd.DataFrame, part: str, *, title: str = "", subtitle: str = "") -> alt.Chart:
     """Part A of the study: recall by number of pairs (A2), or by chunk size (A4)."""
-    rows = _means(frame[(frame["part"] == part) & (frame["metric"] == "accuracy")])
-    x_title = {"A2": "pairs written, once each", "A4": "tokens whose gradients are taken together (b)"}[part]
+    rows = _means(_rows("inner_curves", frame, part, INNER, "accuracy"))
+    x_title = INNER[part]
     return line_with_band(
         rows, "x", "value", low="low", high="high", colour="variant", log_x=part == "A4", zero=True,
         width=250,
@@ -167,8 +185,8 @@ def recall_curves(
 
     Bands: the lowest and the highest model of a variant; of a single one, the 95 % interval over test sequences.
     """
-    rows = frame[(frame["part"] == part) & (frame["metric"] == "recall") & frame["variant"].isin(models)]
-    x_title = "length of the stream (tokens)" if part == "length" else "facts in the stream"
+    rows = _rows("recall_curves", frame, part, TRAINED, "recall")
+    rows, x_title = rows[rows["variant"].isin(models)], TRAINED[part]
     return line_with_band(
         _ranges(rows), "x", "value", low="low", high="high", colour="variant", order=list(models), zero=True, width=250,
         x_title=x_title, y_title="recall of facts", title=title, subtitle=subtitle,
@@ -230,8 +248,8 @@ def _by_model(rows: pd.DataFrame) -> tuple[pd.DataFrame, bool]:
     """One row a trained model, variant and x where there are several models; else the rows as they are: groups of test
     sequences of one model, or streams of a memory alone."""
     models = [key for key in ("seed", "model") if key in rows]
-    several = "model" in rows and rows["model"].astype(bool).any() and len(rows[models].drop_duplicates()) > 1
-    if not several:
+    named = "model" in rows and (rows["model"].fillna("") != "").any()  # a memory alone has no model
+    if not named or len(rows[models].drop_duplicates()) < 2:
         return rows, False
     return rows.groupby([*models, "variant", "x"], sort=False)["value"].mean().reset_index(), True
 

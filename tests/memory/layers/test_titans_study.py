@@ -120,6 +120,12 @@ def test_rules_that_do_not_fit_together():
         inner.run([inner.Rule(1), inner.Rule(2)], k, v, 0)
     with pytest.raises(BadInput, match="layers=0"):
         inner.first_weights(0, 4, 4, 1, 0)
+    for rule in (inner.Rule(hebbian=True), inner.Rule(features=16)):
+        with pytest.raises(BadInput, match="takes gradient steps"):
+            inner.surprise_trace(rule, k[0], v[0])
+    for tokens in (0, 5):
+        with pytest.raises(BadInput, match="choose 1 to 4"):
+            inner.run([inner.Rule(reset=(tokens, 1.0))], k, v, 0)
 
 
 # -- trained models ---------------------------------------------------------------------------------------------------
@@ -284,6 +290,21 @@ def test_pictures(tmp_path):
         views.surprise_trace(trace.drop(columns="surprise"))
 
 
+def test_pictures_of_what_is_not_there():
+    rows = alone("A2", {"delta": UP}, 64)
+    for groups, mask in (([("a", 2)], np.ones((3, 3))), ([("a", 3)], np.zeros((3, 3)))):
+        with pytest.raises(BadInput, match=f"groups count {groups[0][1]} columns and the mask has 3"):
+            views.attention_mask(mask, groups)
+    with pytest.raises(BadInput, match="measures names no line"):
+        views.surprise_trace(pd.DataFrame({"position": [0]}), [])
+    with pytest.raises(BadInput, match="inner_curves: part='A9' is not one of 'A2', 'A4'"):
+        views.inner_curves(rows, "A9")
+    with pytest.raises(BadInput, match="recall_curves: part='lengths' is not one of 'length', 'facts'"):
+        views.recall_curves(rows, "lengths")
+    with pytest.raises(BadInput, match="inner_curves: column 'metric' is missing"):
+        views.inner_curves(rows.drop(columns="metric"), "A2")
+
+
 def test_intervals_are_students_over_models_and_bands_end_at_models():
     """Two models at .6 and .8, each on groups that differ: what is over groups or normal would be far narrower."""
     frame = pd.DataFrame(
@@ -299,6 +320,20 @@ def test_intervals_are_students_over_models_and_bands_end_at_models():
     streams = alone("A2", {"delta": UP}).assign(model="")
     seeds = pd.concat([streams, streams.assign(seed=1)])
     assert views._means(seeds)["high"].iloc[0] < views._means(streams)["high"].iloc[0]  # 12 streams, not 2 seeds
+
+
+def test_a_record_of_several_runs_is_drawn():
+    """Six seeds are more rows than a chart may hold; what is drawn are their means."""
+    from workbench_datasets import recorded
+
+    frame = recorded.load("titans", "full")
+    several = pd.concat([frame.assign(seed=seed) for seed in range(6)], ignore_index=True)
+    assert STUDIES.get("titans").figure(None, reported.load("titans"), several).to_dict()
+    one, six = (
+        views._means(rows[(rows["part"] == "A2") & (rows["metric"] == "accuracy")]) for rows in (frame, several)
+    )
+    assert six["value"].tolist() == pytest.approx(one["value"].tolist())
+    assert (six["high"] - six["low"] < 0.6 * (one["high"] - one["low"])).all()  # six times as many streams
 
 
 def test_claims_and_figure_speak_of_the_length_that_is_trained():

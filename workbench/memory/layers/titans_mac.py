@@ -9,12 +9,13 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._conv import ShortConv
 from workbench.memory.layers._norm import rms_norm
 from workbench.memory.layers._titans_attention import Joined, SegmentAttention, segment_mask
 from workbench.memory.layers._titans_base import TitansLayer
-from workbench.memory.layers.base import Slot, State, widened
+from workbench.memory.layers.base import Slot, State, whole, widened
 from workbench.memory.layers.titans_mag import checked_gate
 
 
@@ -109,4 +110,8 @@ class TitansMAC(TitansLayer):
 
     def mask(self, tokens: int) -> Tensor:
         """Who sees what in one segment of ``tokens`` (bool): persistent columns, answers of the memory, tokens."""
+        if whole("tokens", tokens) > self.segment:
+            raise BadInput(
+                f"tokens must be at most segment={self.segment}, got {tokens}: no token sees another segment"
+            )
         return segment_mask(tokens, 0, self.persistent_tokens)

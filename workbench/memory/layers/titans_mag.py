@@ -11,7 +11,7 @@ from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._titans_attention import Joined, window_mask
 from workbench.memory.layers._titans_base import WindowedTitans
-from workbench.memory.layers.base import State, widened
+from workbench.memory.layers.base import State, whole, widened
 
 GATES = ("product", "sum")
 
@@ -60,6 +60,6 @@ class TitansMAG(WindowedTitans):
 
     def mask(self, tokens: int) -> Tensor:
         """Who sees what in a stream of ``tokens`` (bool, without the slots before it): persistent columns, tokens."""
-        seen = window_mask(tokens, 0, self.window, self.persistent_tokens)
+        seen = window_mask(whole("tokens", tokens), 0, self.window, self.persistent_tokens)
         first = self.persistent_tokens
         return torch.cat([seen[:, :first], seen[:, first + self.window - 1 :]], 1)
