@@ -232,9 +232,9 @@ def test_the_notebook_s_numbers_are_those_of_the_record(record):
     judged = STUDIES.get(SLUG).judge(record, "full")
     assert f"small set first minus large set first is {told(judged['C1a'])}" in text
     assert f"(C2b, {told(judged['C2b'])} over all states)" in text
-    for mode, said in (("non-causal", "for the non-causal model"), ("prefix", "for the prefix model")):
-        gaps = claims._of_seeds(record, lambda rows, mode=mode: claims._gap(rows[rows["item"] == mode]))
-        assert f"{told(gaps)} {said}" in text
+    for mode in ("non-causal", "prefix"):
+        gaps = claims.order_matters(sets[sets["item"] == mode].assign(item="causal"))
+        assert f"{told(gaps)} for the {mode} model" in text
     assert f"takes {judged['C5a'].effect:.2f} times as long" in text
     assert f"costs {judged['C5b'].effect:.2f} times as much" in text
     right = record[record["metric"] == "correct"].groupby(["item", "x"])["value"].mean().map("{:.3f}".format)
