@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -59,10 +60,11 @@ def layers(
     from workbench.compare import layers as task
 
     _check(output)
-    frame = task.compare(
-        names or None, anew=train, seeds=task.SEEDS[:seeds] if seeds <= len(task.SEEDS) else range(10, 10 + seeds),
-        device=device, progress=_bar,
-    )  # fmt: skip
+    with _points(len(task.lines(names or None)) * len(task.DIMS)) as told:
+        frame = task.compare(
+            names or None, anew=train, seeds=task.SEEDS[:seeds] if seeds <= len(task.SEEDS) else range(10, 10 + seeds),
+            device=device, progress=_bar, told=told,
+        )  # fmt: skip
     if output is not None:
         _save(frame, output)
     if json:
@@ -70,6 +72,20 @@ def layers(
               "provenance": provenance.libraries(), "rows": _rows(frame)})  # fmt: skip
         return
     _show(frame, task.at_budget(frame))
+
+
+@contextmanager
+def _points(count: int) -> Iterator[Callable[[str], None]]:
+    """A bar over lines and widths, on stderr; it is told the name of each when its turn comes."""
+    from tqdm.auto import tqdm
+
+    with tqdm(total=count, unit="point", leave=False) as bar:
+
+        def told(name: str) -> None:
+            bar.set_description(name)
+            bar.update()
+
+        yield told
 
 
 def _bar(steps: Iterable[int], label: str) -> Iterator[int]:
@@ -83,6 +99,8 @@ def _check(output: Path | None) -> None:
 
     if output is not None and output.suffix not in (".svg", ".png", ".pdf", ".html"):
         raise BadInput(f"output={str(output)!r} must end in .svg, .png, .pdf or .html")
+    if output is not None and not output.absolute().parent.is_dir():
+        raise BadInput(f"output={str(output)!r}: there is no folder {output.parent}; make it first")
 
 
 def _save(frame: pd.DataFrame, output: Path) -> None:

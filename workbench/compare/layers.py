@@ -152,13 +152,14 @@ def compare(
         progress: ``progress(items, label)`` iterates over steps of a training. told: is given each point's name.
 
     Raises:
-        UnknownName, BadInput: names that are no layers, widths below 1.
+        UnknownName, BadInput: names that are no layers, widths below 1, a device that is not there.
     """
     import pandas as pd
 
     dims = DIMS if dims is None else dims
     if not dims or any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in dims):
         raise BadInput(f"dims={dims!r} must be one or more widths >= 1")
+    tiny.device_of(device)  # also where all that is asked for is shipped
     chosen = lines(names)
     held = {} if anew or not shipped_path().is_file() else tiny.bundle_record(shipped_path())["models"]
     rows, made = [], dict[str, PairModel]()

@@ -169,6 +169,7 @@ def test_the_command_prints_a_table_json_and_a_chart(elsewhere, monkeypatch: pyt
     ran = CliRunner().invoke(app, ["compare", "layers", "registered-elsewhere", "-o", str(chart)])
     assert ran.exit_code == 0, ran.output
     assert "registered-elsewhere (heads=2) *" in ran.stdout
+    assert "registered-elsewhere (heads=2), width 8" in ran.stderr  # the bar's
     assert "not counted" in ran.stdout
     assert "<svg" in chart.read_text()
     ran = CliRunner().invoke(app, ["compare", "layers", "registered-elsewhere", "--json"])
@@ -180,7 +181,13 @@ def test_the_command_prints_a_table_json_and_a_chart(elsewhere, monkeypatch: pyt
 
 @pytest.mark.parametrize(
     ("arguments", "match"),
-    [(["nothing"], "sequence memory"), (["gla", "-o", "x.gif"], "x.gif"), (["gla", "--seeds", "0"], "seeds")],
+    [
+        (["nothing"], "sequence memory"),
+        (["gla", "-o", "x.gif"], "x.gif"),
+        (["gla", "-o", "no/such/folder/x.svg"], "there is no folder no/such/folder"),
+        (["gla", "--seeds", "0"], "seeds"),
+        (["gla", "--device", "tpu"], "device='tpu'"),
+    ],
 )
 def test_the_command_refuses_before_it_trains(arguments: list[str], match: str) -> None:
     ran = CliRunner().invoke(app, ["compare", "layers", *arguments])
