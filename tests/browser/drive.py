@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import nbformat
@@ -96,14 +98,36 @@ class App:
         """The matrix canvas that can be seen."""
         return self.box.locator(".wbm:visible")
 
+    def drawn_map(self) -> Any:
+        """The same once the cells that it asked for are there: a reading before says "loading", a picture is empty."""
+        expect(self.map().locator(".wbm-read")).not_to_contain_text("loading")
+        expect(self.map()).not_to_have_class(re.compile(r"\bwbm-busy\b"))
+        return self.map()
+
     def settle(self) -> None:
         """Wait until nothing runs: the progress bar is gone and the last message answered."""
         self.page.wait_for_function("() => document.querySelector('.wb-status-line').textContent === ''")
 
 
+def save_until(page: Any, path: Path, wanted: str, *, seconds: float = 60) -> list[Any]:
+    """Save the notebook until its file holds ``wanted``; the outputs that are in it.
+
+    A still picture follows a change by half a second. The server writes in place, so half a file may be met.
+    """
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        page.keyboard.press("Control+s")
+        page.wait_for_timeout(500)
+        text = path.read_text(errors="replace")
+        with contextlib.suppress(json.JSONDecodeError):
+            if wanted in text:
+                return [output for cell in json.loads(text)["cells"] for output in cell.get("outputs", [])]
+    raise AssertionError(f"after {seconds:g} s of saving, {path.name} does not hold {wanted!r}")
+
+
 def rest(server: Any, method: str, path: str) -> Any:
     request = urllib.request.Request(server.url(path), method=method)
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.loads(answer.read() or "null")
 
 
@@ -125,11 +149,9 @@ def dismiss(page: Any) -> None:
 
 @contextmanager
 def app_page(browser: Any, lab: Any, name: str, source: str, **look: Any) -> Iterator[App]:
-    """The app of a notebook with one cell, in a JupyterLab; a crowded machine has a minute for what is expected."""
-    expect.set_options(timeout=60_000)
+    """The app of a notebook with one cell, in a JupyterLab."""
     with watched_page(browser) as page:
         open_in_lab(page, lab, notebook(lab, name, source))
         run_all(page)
         assert errors(page) == []
         yield App(page, **look)
-    expect.set_options(timeout=5_000)

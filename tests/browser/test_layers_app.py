@@ -42,6 +42,7 @@ def test_it_opens_on_its_memory_and_shows_every_layers_state(app):
     expect(app.box.locator(".lm-TabBar-tab.lm-mod-current")).to_contain_text("Memory")
     expect(app.box.locator(".wb-note", has_text="states of the layers take")).to_be_visible()
     rows = app.box.locator(".wb-table:visible tbody tr")
+    expect(rows.first).to_be_visible()
     expect(rows.locator("td:nth-child(2)", has_text="titans-mag")).to_have_count(rows.count())
     assert set(rows.locator("td:nth-child(1)").all_text_contents()) == {"0", "1"}
     expect(app.header).to_contain_text("2 layers that are memories: titans-mag")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import time
 
 import drive
 import pytest
@@ -12,9 +10,6 @@ from conftest import shoot, watched_page
 from playwright.sync_api import expect
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow, pytest.mark.xdist_group("browser")]
-
-#: Writing some fifty notes with a sentence encoder takes a second or two, on a crowded machine many more.
-PATIENCE_MS = 60_000
 
 VIEW = """
 from workbench.memory.retrieval import HashedTfidf
@@ -26,13 +21,6 @@ memory.write_many([f"Person {n} keeps key {n} in drawer {n % 7}." for n in range
 view = StoreView(memory)
 view
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def patient():
-    expect.set_options(timeout=PATIENCE_MS)
-    yield
-    expect.set_options(timeout=5_000)
 
 
 @pytest.fixture(scope="module")
@@ -189,12 +177,7 @@ def test_store_view_alone_with_twenty_thousand_items(browser, lab):
         expect(box.locator(".wb-code-row code")).to_contain_text("memory.store.get(17778)")
         expect(box.locator(".wb-error")).to_be_hidden()
         shoot(box, "store-view")
-        saved = lab.folder / name
-        deadline = time.monotonic() + 30
-        while "given back for" not in saved.read_text() and time.monotonic() < deadline:
-            page.keyboard.press("Control+s")
-            page.wait_for_timeout(500)
-        outputs = [out for cell in json.loads(saved.read_text())["cells"] for out in cell.get("outputs", [])]
+        outputs = drive.save_until(page, lab.folder / name, "given back for")
         still = [str(out["data"].get("text/html", "")) for out in outputs if "data" in out]
         assert any("Person 17777" in html and "wb-static" in html for html in still)
     drive.stop_kernels(lab)
