@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,9 +20,11 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from tests.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 SCREENSHOTS = ROOT / "artefacts" / "screenshots"
-START_SECONDS, ACTION_SECONDS = 90, 60
+START_SECONDS, ACTION_SECONDS = 180, 60
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -74,12 +75,6 @@ class Server:
         except OSError:
             return False
         return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextmanager
@@ -143,6 +138,14 @@ def voila() -> Iterator[Server]:
         flags = ["--no-browser", f"--port={server.port}", "--Voila.ip=127.0.0.1", *options]
         with serving([sys.executable, "-m", "voila", str(page), *flags], server, environment):
             yield server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patience() -> None:
+    """What is expected of a page has a minute: writing fifty notes takes a second or two, on a crowded machine many."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=ACTION_SECONDS * 1000)
 
 
 @pytest.fixture(scope="module")

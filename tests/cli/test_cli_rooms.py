@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import study_kit
 
+from tests.ports import free_port
 from workbench.cli import serve
 from workbench.errors import BadInput
 from workbench_datasets import files
@@ -72,12 +73,6 @@ def test_train_a_tiny_model(cli: Callable[..., Any], tmp_path: Path) -> None:
     assert list(folder.glob("*.safetensors"))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.mark.slow
 def test_lab_serves_the_start_notebook_under_its_token(tmp_path: Path) -> None:
     port = free_port()
@@ -100,7 +95,7 @@ def test_lab_serves_the_start_notebook_under_its_token(tmp_path: Path) -> None:
 
 def answers(url: str) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=5) as response:
+        with urllib.request.urlopen(url, timeout=60) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return int(error.code)
