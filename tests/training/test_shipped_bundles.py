@@ -20,5 +20,7 @@ def test_a_shipped_bundle_is_whole_and_says_how_it_was_made(path):
     assert record["code"]
     models = load_bundle(path)
     assert list(models) == list(record["models"])
+    assert record["stored"] == "float16"
     for model in models.values():
+        assert 2 * sum(p.numel() for p in model.parameters()) < 1 << 20, "a megabyte each"
         assert all(bool(p.isfinite().all()) for p in model.parameters())

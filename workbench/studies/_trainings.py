@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from workbench.errors import BadInput, WorkbenchError
@@ -40,3 +40,9 @@ def learned(losses: Any, every: int = 50) -> Iterator[tuple[float, int, str, flo
     for (seed, x), row in blocks.mean().iterrows():
         for metric in ("loss", "right"):
             yield x, numbers[seed], metric, row[metric]
+
+
+def made_by(made: Trained, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What fixed the first of these models, for the header of the file that it ships in: recipe, seed, curriculum."""
+    return {**made.record["recipe"], "seeds": made.record["seeds"][:1], "stages": settings["stages"],
+            "sequences": settings["sequences"]}  # fmt: skip

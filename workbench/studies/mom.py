@@ -141,6 +141,7 @@ def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Line
     """Every variant in turn, all with the same number of steps; past the deadline the rest is left out and named."""
     from workbench.studies import _mom_models as tiny
     from workbench.studies import _mom_parts as parts
+    from workbench.studies._trainings import made_by
     from workbench.training.tiny import ship
 
     begun, seeds = time.monotonic(), [1_000 * (seed + 1) + i for i in range(settings["seeds"])]
@@ -157,7 +158,7 @@ def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Line
         yield from _looked_at(variant, made.models, settings, seed)
         progress.say(f"{variant}: {made.record['seconds']:.0f} s, {made.how}")
         if seed == 0:
-            ship("mom", first, tiny.recipe(settings, plan.steps))
+            ship("mom", first, made_by(made, settings))
 
 
 def _made(

@@ -192,6 +192,7 @@ def _loaded(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines
 def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Lines:
     """Part B, full: every variant is trained and asked, until ``deadline`` (seconds); what is left out is said."""
     from workbench.studies import _titans_trained as outer
+    from workbench.studies._trainings import made_by
     from workbench.training.tiny import ship
 
     begun = time.monotonic()
@@ -218,7 +219,7 @@ def _trained(settings: Mapping[str, Any], seed: int, progress: Progress) -> Line
         progress.say(f"{variant}: {made.record['seconds']:.0f} s, {made.how}")
         first[variant] = made.models[0]
         if seed == 0:
-            ship("titans", first, recipe)
+            ship("titans", first, made_by(made, settings))
 
 
 STUDIES.register("titans")(TitansStudy())
