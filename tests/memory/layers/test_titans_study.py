@@ -207,6 +207,19 @@ UP, DOWN = np.linspace(0.9, 1.0, 6), np.linspace(0.2, 0.3, 6)
 DEEP, FLAT = "2 layers, θ 0.05", "1 layers, θ 0.1"
 L = claims.LMM
 SLOW = {1024: 1.0, 4096: 9.0}
+
+
+def pairs_held(*means):
+    """Four ways to write, at 64 and 128 pairs, streams a little off each mean in their own way."""
+    off = {name: mean + 0.02 * np.sin(i + np.arange(8)) for i, (name, mean) in enumerate(zip(claims._ORDER, means))}
+    return pd.concat([alone("A2", off, x) for x in (64.0, 128.0)], ignore_index=True)
+
+
+def chunked(*rows):
+    """The memory of two layers with gradients for one token, and for sixteen."""
+    return pd.concat([alone("A4", {"2 layers, θ .2": row}, x) for x, row in zip((1.0, 16.0), rows)])
+
+
 KNOWN = [
     ("C1", alone("A1", {DEEP: UP, FLAT: DOWN}), "holds"),
     ("C1", alone("A1", {DEEP: DOWN, FLAT: UP}), "not reproduced"),
@@ -222,6 +235,14 @@ KNOWN = [
     ("C4-ORDER", asked("distance", {claims.MAC: 0.9, claims.MAG: 0.8, claims.MAL: 0.7}, 69), "inconclusive"),
     ("C4-WINDOW", asked("distance", {claims.MAC: 0.9, claims.MAG: 0.8, claims.WINDOW: 0.0}, 10_000), "holds"),
     ("C4-WINDOW", asked("distance", {claims.MAC: 0.9, claims.MAG: 0.1, claims.WINDOW: 0.0}, 10_000), "not reproduced"),
+    ("C1-PAIRS", pairs_held(0.1, 0.2, 0.3, 0.4), "holds"),
+    ("C1-PAIRS", pairs_held(0.1, 0.3, 0.2, 0.4), "not reproduced"),
+    ("C1-PAIRS", pairs_held(0.1, 0.2, 0.3, 0.3), "inconclusive"),
+    ("CHUNK", chunked(UP, DOWN), "holds"),
+    ("CHUNK", chunked(DOWN, UP), "not reproduced"),
+    ("CHUNK", chunked(UP), "inconclusive"),
+    ("FORGET", alone("A3", {"2 layers, α .01 to initial": UP, "2 layers, no decay": DOWN}), "holds"),
+    ("FORGET", alone("A3", {"2 layers, α .01 to initial": DOWN, "2 layers, no decay": UP}), "not reproduced"),
     ("FORGET-ZERO", alone("A3", {"2 layers, α .01 to zero": DOWN, "2 layers, no decay": UP}), "not reproduced"),
 ]  # fmt: skip
 
