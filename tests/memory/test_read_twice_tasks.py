@@ -78,8 +78,19 @@ def test_sets_that_cannot_be_are_refused():
         disjointness.draw_sets(0, 4, rng)
     with pytest.raises(BadInput, match="vocabulary of 10"):
         disjointness.draw_sets(6, 5, rng, 10)
-    with pytest.raises(BadInput, match="dim=0"):
-        disjointness.unit_codes(10, 0, rng)
+    wrong: Any
+    for wrong in (2.5, "3", True):
+        with pytest.raises(BadInput, match="give whole numbers of at least 1"):
+            disjointness.draw_sets(wrong, 4, rng)
+    dim: Any
+    for dim in (0, 2.5):
+        with pytest.raises(BadInput, match=f"dim={dim}"):
+            disjointness.unit_codes(10, dim, rng)
+    sets, few = disjointness.draw_sets(2, 3, rng, 90), disjointness.unit_codes(2, 3, rng)
+    for ask in (disjointness.answer, lambda codes, sets, passes: disjointness.trace(sets, passes, codes)):
+        for codes in (few, few[0]):
+            with pytest.raises(BadInput, match="draw sets and codes for the same vocabulary"):
+                ask(codes, sets, 1)
     with pytest.raises(BadInput, match="passes=3"):
         Sets((1,), (1,), 1).written(3)
     with pytest.raises(BadInput, match="trials=0"):
@@ -110,8 +121,17 @@ def test_both_lengths_are_told_and_too_long_prompts_refused():
     make = partial(jrt_prompt.repeated, "one two three four", "five six")
     prompt = jrt_prompt.prepare(make, words, 20, repeats=2, new_tokens=8)
     assert (prompt.tokens, prompt.default_tokens, prompt.repeats) == (12, 6, 2)
-    with pytest.raises(BadInput, match=r"12 tokens \(with one 6\).*context of 19"):
+    with pytest.raises(BadInput, match=r"2 copies has 12 tokens \(with one 6\).*context of 19.*less often"):
         jrt_prompt.prepare(make, words, 19, repeats=2, new_tokens=8)
+    with pytest.raises(BadInput, match=r"1 copy has 6 tokens \(with one 6\).*context of 9: shorten the context$"):
+        jrt_prompt.prepare(make, words, 9, repeats=1, new_tokens=8)
+    wrong: Any
+    for wrong in (0, -4, "10", 8.5):
+        with pytest.raises(BadInput, match=f"context_size={wrong!r} must be a whole number"):
+            jrt_prompt.prepare(make, words, wrong)
+    for wrong in (-1, None, 1.5):
+        with pytest.raises(BadInput, match=f"new_tokens={wrong} must be a whole number"):
+            jrt_prompt.prepare(make, words, 40, new_tokens=wrong)
     assert jrt_prompt.prepare(make, words, None, repeats=50).tokens == 300
 
 
@@ -120,6 +140,10 @@ def test_the_score_is_containment_whatever_the_case():
     assert not jrt_prompt.contains("It is Bonn", "Ulm")
     with pytest.raises(BadInput, match="gold is empty"):
         jrt_prompt.contains("anything", " ")
+    nothing: Any = None
+    for pair in ((nothing, "Ulm"), ("Ulm", nothing)):
+        with pytest.raises(BadInput, match="must be text, got"):
+            jrt_prompt.contains(*pair)
 
 
 def test_notes_hold_their_answer_once_and_are_reproducible():

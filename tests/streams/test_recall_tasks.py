@@ -77,6 +77,11 @@ def test_sets_share_exactly_one_element(first, second, passes):
         assert a & b == {targets[-1]}
         assert (targets[:-1] == IGNORE).all()
         assert np.array_equal(row[:-1], np.tile(row[:once], passes))
+    places = pool.length - 1 - pool.distance[:, -1]
+    assert np.array_equal(pool.ids[np.arange(80), places], pool.targets[:, -1])
+    assert (places > (passes - 1) * once).all(), "the shared element's place in A, of the last pass"
+    assert (places <= (passes - 1) * once + first).all()
+    assert (pool.distance[:, :-1] == -1).all()
 
 
 def test_the_shared_element_is_anywhere_in_both_sets_and_any_element():

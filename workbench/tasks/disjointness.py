@@ -59,14 +59,15 @@ def draw_sets(first: int, second: int, rng: np.random.Generator, vocabulary: int
 
 def unit_codes(vocabulary: int, dim: int, rng: np.random.Generator) -> np.ndarray:
     """Random directions (vocabulary, dim), one an element, of length 1."""
-    if dim < 1:
-        raise BadInput(f"dim={dim} must be at least 1: it is the number of entries of the memory")
+    if not _is_whole(dim):
+        raise BadInput(f"dim={dim!r} must be a whole number of at least 1: it is the number of entries of the memory")
     codes = rng.standard_normal((vocabulary, dim))
     return codes / np.linalg.norm(codes, axis=1, keepdims=True)
 
 
 def answer(codes: np.ndarray, sets: Sets, passes: int) -> int:
     """The asked element that the memory of the written set knows best."""
+    _known(codes, sets)
     memory = codes[list(sets.written(passes))].sum(0)
     asked = np.asarray(sets.asked(passes))
     return int(asked[(codes[asked] @ memory).argmax()])
@@ -85,8 +86,8 @@ def accuracy(
     """
     import pandas as pd
 
-    if trials < 1:
-        raise BadInput(f"trials={trials} must be at least 1")
+    if not _is_whole(trials):
+        raise BadInput(f"trials={trials!r} must be a whole number of at least 1")
     rng, rows = np.random.default_rng(seed), []
     for dim in dims:
         codes = unit_codes(vocabulary, dim, rng)
@@ -108,6 +109,7 @@ def trace(sets: Sets, passes: int, codes: np.ndarray) -> pd.DataFrame:
     """
     import pandas as pd
 
+    _known(codes, sets)
     watched = list(dict.fromkeys([*sets.first, *sets.second]))
     writes, memory, held = set(sets.written(passes)), np.zeros(codes.shape[1]), list[int]()
     rows = []
@@ -141,10 +143,23 @@ def _passes(passes: int) -> int:
 
 
 def _sizes(first: int, second: int, vocabulary: int) -> None:
-    if first < 1 or second < 1:
-        raise BadInput(f"a set may not be empty: got sizes {first} and {second}; give at least 1 each")
+    if not _is_whole(first) or not _is_whole(second):
+        raise BadInput(f"a set may not be empty: got sizes {first!r} and {second!r}; give whole numbers of at least 1")
     if first + second > vocabulary:
         raise BadInput(
             f"sets of {first} and {second} elements do not fit a vocabulary of {vocabulary}; "
             "make the sets smaller or the vocabulary larger"
+        )
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int | np.integer) and not isinstance(number, bool) and int(number) >= 1
+
+
+def _known(codes: np.ndarray, sets: Sets) -> None:
+    highest = max(max(sets.first), max(sets.second))
+    if np.ndim(codes) != 2 or highest >= len(codes):
+        raise BadInput(
+            f"codes must be (vocabulary, D) with a row for every element, up to {highest}, got {np.shape(codes)}: "
+            "draw sets and codes for the same vocabulary"
         )

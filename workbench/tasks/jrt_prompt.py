@@ -76,20 +76,28 @@ def prepare(
         count: text -> number of tokens, as the model will read it.
         context_size: most tokens that the model was made for; None: it has no such limit (a recurrent model).
 
+        new_tokens: room for the answer.
+
     Raises BadInput, with both lengths, when prompt and answer would not fit.
     """
+    _whole("new_tokens", new_tokens, 0)
+    if context_size is not None:
+        _whole("context_size", context_size, 1)
     text, default = make(_repeats(repeats)), count(make(1))
     tokens = default if repeats == 1 else count(text)
     if context_size is not None and tokens + new_tokens > context_size:
+        copies, less = ("1 copy", "") if repeats == 1 else (f"{repeats} copies", " or repeat it less often")
         raise BadInput(
-            f"the prompt with {repeats} repeats has {tokens} tokens (with one {default}); with {new_tokens} new ones "
-            f"that is more than the model's context of {context_size}: shorten the context or repeat it less often"
+            f"the prompt of {copies} has {tokens} tokens (with one {default}); with {new_tokens} new ones "
+            f"that is more than the model's context of {context_size}: shorten the context{less}"
         )
     return Prompt(text, repeats, tokens, default)
 
 
 def contains(generated: str, gold: str) -> bool:
     """The paper's score: is the gold answer in the generated text, whatever the case?"""
+    if not isinstance(generated, str) or not isinstance(gold, str):
+        raise BadInput(f"generated and gold must be text, got {type(generated).__name__} and {type(gold).__name__}")
     if not gold.strip():
         raise BadInput("gold is empty: every text would contain it")
     return gold.strip().lower() in generated.lower()
@@ -133,9 +141,13 @@ def _of(question: Note) -> Callable[[int], str]:
 
 
 def _repeats(repeats: int) -> int:
-    if not isinstance(repeats, int) or isinstance(repeats, bool) or repeats < 1:
-        raise BadInput(f"repeats={repeats!r} must be a whole number of at least 1 (1 is the default prompt)")
-    return repeats
+    return _whole("repeats", repeats, 1, " (1 is the default prompt)")
+
+
+def _whole(name: str, value: int, least: int, more: str = "") -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise BadInput(f"{name}={value!r} must be a whole number of at least {least}{more}")
+    return value
 
 
 def _parts(**parts: str) -> None:
