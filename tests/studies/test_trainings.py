@@ -65,8 +65,8 @@ def test_what_ships_says_which_seed_and_curriculum_made_it():
 TITANS = {
     "device": "cpu", "seeds": 1, "recipe": {"steps": 4, "batch": 2, "warmup": 1}, "train_seconds": 1e9,
     "timed_steps": 1, "relative_cost": 2.0, "stages": [[0.5, 32, 2], [0.5, 40, 3]], "sequences": 40, "deadline": 1e9,
-    "lengths": [48], "distance_length": 48, "test_facts": 4, "facts": [2], "facts_length": 48, "test_sequences": 4, "groups": 2,
-    "batch_tokens": 1_000, "cost_lengths": [8], "cost_repeats": 1,
+    "lengths": [48], "distance_length": 48, "test_facts": 4, "facts": [2], "facts_length": 48, "test_sequences": 4,
+    "groups": 2, "batch_tokens": 1_000, "cost_lengths": [8], "cost_repeats": 1,
 }  # fmt: skip
 
 
