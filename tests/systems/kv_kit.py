@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from workbench.systems.kv_virtual import VirtualKV
@@ -31,6 +33,18 @@ def grow(kv: VirtualKV, **lengths: int) -> None:
 
 
 def status(name: str) -> int:
-    """Bytes of one line of /proc/self/status: VmSize (addresses), VmRSS and RssShmem (resident)."""
+    """Bytes of one line of /proc/self/status: VmSize (addresses) and VmRSS (resident), of the whole process."""
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * KIB for line in file if line.startswith(name))
+
+
+def resident(kv: VirtualKV) -> int:
+    """Bytes of this memory's file that are mapped and resident, by /proc/self/smaps."""
+    inode, total, mine = str(os.fstat(kv.backend._fd).st_ino), 0, False
+    with open("/proc/self/smaps") as file:
+        for line in map(str.split, file):
+            if not line[0].endswith(":"):  # a mapping begins: addresses, rights, offset, device, inode, name
+                mine = line[4] == inode
+            elif mine and line[0] == "Rss:":
+                total += int(line[1]) * KIB
+    return total

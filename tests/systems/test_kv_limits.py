@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from kv_kit import BACKENDS, KIB, MIB, grow, mapped_only, memory, status
+from kv_kit import BACKENDS, KIB, MIB, grow, mapped_only, memory, resident
 
 from workbench.errors import BadInput, MemoryError_
 from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory
@@ -94,19 +94,19 @@ def test_touched_pages_are_what_the_system_counts() -> None:
     with memory(mib=4, length=2048) as kv:
         slot = kv.alloc_new_batch_idx(1)
         assert kv.backend.physical_bytes() == 0  # created early, but nothing is touched yet
-        resident = status("RssShmem")
+        assert resident(kv) == 0
         grow(kv, s0=1000)
         for tensor in kv.tensors:
             tensor[slot, :1000] = 1.0
         bytes_used = kv.mapped_groups * kv.geometry.group_bytes
         page_a_buffer = kv.geometry.buffers * os.sysconf("SC_PAGE_SIZE")
         assert abs(kv.backend.physical_bytes() - bytes_used) <= page_a_buffer
-        assert abs(status("RssShmem") - resident - bytes_used) <= page_a_buffer
+        assert abs(resident(kv) - bytes_used) <= page_a_buffer
         kv.free_batch_idx(slot)
         kv.step([0] * 4, eager_reclaim=True)
         kv.release_physical_pages()
         assert kv.created == 0
-        assert kv.backend.physical_bytes() == 0
+        assert kv.backend.physical_bytes() == resident(kv) == 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -115,14 +115,14 @@ def test_close_gives_addresses_and_memory_back(backend: str) -> None:
     done = subprocess.run([sys.executable, str(script), backend], capture_output=True, text=True)
     assert not done.returncode, done.stderr
     seen = json.loads(done.stdout)
-    virtual, resident = seen["before"]
+    virtual, held = seen["before"]
     assert len(seen["filled"]) == 3
     for reserved, size, rss in seen["filled"]:
         assert size - virtual >= reserved
-        assert rss - resident >= 30 * MIB
+        assert rss - held >= 30 * MIB
     size, rss = seen["after"]
     assert size - virtual < 16 * MIB
-    assert rss - resident < 8 * MIB
+    assert rss - held < 8 * MIB
 
 
 @mapped_only
