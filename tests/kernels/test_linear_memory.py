@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from workbench_kernels.linear_memory import chunked, linear_recurrence, prefix_state
+from workbench_kernels.linear_memory import api, chunked, linear_recurrence, prefix_state
 
 RULES = ["linear", "scalar", "vector", "delta", "gated-delta", "vector-delta"]
 
@@ -200,3 +201,23 @@ def test_bad_prefixes_are_told(told: str, change: dict[str, Any]) -> None:
     words = draw("linear", 8, batch=1)
     with pytest.raises(ValueError, match=f"^{told}"):
         prefix_state(**({"k": words["k"], "v": words["v"]} | change))
+
+
+def test_auto_asks_for_kernels_on_a_card_for_half_precision_and_long_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No card is needed to see which implementation a call is given to."""
+    words: dict[str, Any] = {
+        "log_decay": None, "beta": None, "feature_map": "identity", "normalize": False, "chunk": None,
+    }  # fmt: skip
+
+    def pick(device: str, dtype: torch.dtype, length: int) -> str:
+        x: Any = SimpleNamespace(device=torch.device(device), dtype=dtype, shape=(1, length, 2, 16))
+        return api._pick("auto", x, x, **words)
+
+    asked: list[str | None] = [None]
+    monkeypatch.setattr(api, "_triton_refuses", lambda *_: asked[0])
+    for dtype in (torch.bfloat16, torch.float16):
+        assert pick("cuda", dtype, 1) == "triton"
+    assert [pick("cuda", torch.float32, n) for n in (api.LONG - 1, api.LONG)] == ["chunked", "triton"]
+    assert [pick("cpu", dtype, 4096) for dtype in (torch.bfloat16, torch.float32)] == ["chunked"] * 2
+    asked[0] = "beta is given"
+    assert pick("cuda", torch.bfloat16, 4096) == "chunked"
