@@ -345,6 +345,8 @@ def test_figures_are_drawn_from_any_source(tmp_path):
     drawn = (tmp_path / "all.svg").read_text()
     for word in ("recorded", "live", "paper", "Mamba 130M", "small set first", "Prefill"):
         assert word in drawn
+    assert ">recorded</text>" in drawn
+    assert ">recorded</text>" not in (tmp_path / "paper.svg").read_text(), "a legend names what is drawn"
 
 
 def test_orders_average_pairs_and_seeds():
@@ -376,7 +378,8 @@ def test_masks_and_traces_are_drawn_and_bad_ones_refused(tmp_path):
     assert cells[5, 4] == "causal"
     assert cells[3, 4] == "unseen"
     assert (pictures.prefix_mask(4, 2, "causal").data["through"] == "encoder").sum() == 0
-    for length, prefix in ((0, 0), (65, 1), (6, 7)):
+    wrong: tuple[Any, ...] = ((0, 0), (65, 1), (6, 7), (4.5, 2), ("4", 2), (4, 2.5))
+    for length, prefix in wrong:
         with pytest.raises(BadInput, match="prefix_mask"):
             pictures.prefix_mask(length, prefix)
     with pytest.raises(BadInput, match="mode"):
@@ -385,3 +388,8 @@ def test_masks_and_traces_are_drawn_and_bad_ones_refused(tmp_path):
     assert orders is not None
     with pytest.raises(BadInput, match="modes are"):
         pictures.order_curves(orders.assign(mode="backwards"))
+    nothing: Any = None
+    for draw, name in ((pictures.figure_2, "figure_2"), (pictures.prefill_curves, "prefill_curves")):
+        for frame in (nothing, pd.DataFrame({"a": [1]})):
+            with pytest.raises(BadInput, match=name):
+                draw(frame)

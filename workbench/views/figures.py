@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 
 _VALUES = alt.Axis(tickCount=5)
+#: Labels of a logarithmic axis that would touch are left out.
+_APART = alt.Axis(labelSeparation=8)
 _LEGEND = alt.Legend(symbolType="circle", symbolOpacity=1, symbolStrokeWidth=0)
 
 
@@ -53,7 +55,7 @@ def line_with_band(
         raise BadInput("line_with_band: give both low and high, or neither")
     names = _order(data, colour, order)
     base = alt.Chart(data).encode(
-        x=alt.X(f"{_field(x)}:Q", title=x_title or x, scale=_scale(log_x, False)),
+        x=alt.X(f"{_field(x)}:Q", title=x_title or x, scale=_scale(log_x, False), axis=_APART),
         y=alt.Y(f"{_field(y)}:Q", title=y_title or y, scale=_scale(log_y, zero), axis=_VALUES),
     )
     pick = alt.selection_point(name="lines", fields=[colour], bind="legend") if colour else None

@@ -60,12 +60,12 @@ def _order_panel(data: pd.DataFrame, panel: str, pick: Any, names: list[str]) ->
     x = alt.X(
         "bytes:Q",
         title="bytes of state (log)",
-        scale=alt.Scale(type="log", nice=False),
+        scale=alt.Scale(type="log", nice=False, padding=8),
         axis=alt.Axis(format="~s", tickCount=4),
     )
     y = alt.Y(
         "value:Q",
-        title="accuracy, points of 1" if gap else "accuracy",
+        title="accuracy: small first - large first" if gap else "accuracy",
         scale=alt.Scale() if gap else alt.Scale(domain=[0, 1]),
     )
     base = alt.Chart(data).encode(x=x, color=colour)
@@ -91,7 +91,8 @@ def figure_2(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt
     """``order_curves`` of a study's frame; BadInput where it holds no trained models."""
     from workbench.views._jrt_figure import orders_of
 
-    orders = orders_of(frame)
+    rows = getattr(frame, "columns", ())
+    orders = orders_of(frame) if {"experiment", "metric", "value", "n"} <= set(rows) else None
     if orders is None:
         raise BadInput("figure_2: the frame holds no accuracies of trained models (experiment 'sets')")
     return order_curves(orders, title=title, subtitle=subtitle)
@@ -154,10 +155,12 @@ def prefix_mask(length: int, prefix: int, mode: str = "prefix", *, title: str = 
     import pandas as pd
 
     one_of("prefix_mask", "mode", mode, ("prefix", "causal", "non-causal"))
-    if not 1 <= length <= _LARGEST_MASK:
-        raise BadInput(f"prefix_mask: length={length} must be from 1 to {_LARGEST_MASK}")
-    if not 0 <= prefix <= length:
-        raise BadInput(f"prefix_mask: prefix={prefix} must be from 0 to the length {length}: M may not exceed T")
+    if not isinstance(length, int) or not 1 <= length <= _LARGEST_MASK:
+        raise BadInput(f"prefix_mask: length={length!r} must be a whole number from 1 to {_LARGEST_MASK}")
+    if not isinstance(prefix, int) or not 0 <= prefix <= length:
+        raise BadInput(
+            f"prefix_mask: prefix={prefix!r} must be a whole number from 0 to the length {length}: M may not exceed T"
+        )
     cells = [(i, j, _sight(i, j, prefix, mode)) for i in range(length) for j in range(length)]
     data = pd.DataFrame(cells, columns=["reads", "token", "through"])
     inks = alt.Scale(domain=list(SIGHTS), range=list(SIGHTS.values()))
@@ -191,8 +194,10 @@ def prompt_gains(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", wi
     data["gain"] = data["repeated"] - data["default"]
     order = list(dict.fromkeys(data["item"]))
     y = alt.Y("item:N", sort=order, title=None, axis=alt.Axis(grid=True, labelLimit=230, labelColor=theme.INK))
-    inks = alt.Scale(domain=list(theme.SOURCES), range=list(theme.SOURCES.values()))
-    colour = alt.Color("source:N", title=None, scale=inks, sort=list(theme.SOURCES))
+    sources = [source for source in theme.SOURCES if source in set(data["source"])]
+    inks = alt.Scale(domain=sources, range=[theme.SOURCES[source] for source in sources])
+    legend = alt.Legend(symbolType="circle", symbolOpacity=1, symbolStrokeWidth=0)
+    colour = alt.Color("source:N", title=None, scale=inks, sort=sources, legend=legend)
     told = [
         "item:N",
         "task:N",
@@ -218,11 +223,12 @@ def prefill_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") 
 
     Columns: contender, length, ms, low, high. What the paper and ours both have gets the same colour in both.
     """
-    shown = list(dict.fromkeys(frame["contender"]))
+    data = frame_for("prefill_curves", frame, numbers=("length", "ms", "low", "high"), columns=("contender",))
+    shown = list(dict.fromkeys(data["contender"]))
     order = [name for row in CONTENDERS for name in row if name in shown]
     order += [name for name in shown if name not in order]
     return line_with_band(
-        frame,
+        data,
         "length",
         "ms",
         low="low",
