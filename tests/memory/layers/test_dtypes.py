@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from layer_kit import CASES, Case, tokens
+from layer_kit import CASES, Case, stream, tokens
 
 from workbench.errors import BadInput
 from workbench.memory.layers.base import build_layer
@@ -18,6 +20,19 @@ def test_no_dtype_makes_another_function_of_a_layer(case: Case) -> None:
     with torch.no_grad():
         single, double = layer(x)[0], layer.double()(x.double())[0]
     assert (double - single).norm() < 1e-5 * double.norm()
+
+
+@pytest.mark.parametrize(("dtype", "budget"), [(torch.bfloat16, 5e-2), (torch.float16, 5e-3)], ids=str)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_half_precision_is_rounding_alone(case: Case, dtype: torch.dtype, budget: float) -> None:
+    """The same rounded weights and tokens in float64; fed in pieces."""
+    layer, x = case.layer(dtype=dtype).eval(), tokens().to(dtype)
+    exact = copy.deepcopy(layer).double()
+    with torch.no_grad():
+        (y, state), wanted = stream(layer, x, [3, 1, 4, 5]), exact(x.double())[0]
+    assert y.dtype == dtype
+    layer.check_state(state, 2)
+    assert (y.double() - wanted).norm() < budget * wanted.norm()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
