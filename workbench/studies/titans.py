@@ -6,8 +6,8 @@ paper's variants, its ablations, and memories that are special cases. ``full`` t
 writes one seed's models beside the record; ``quick`` loads those and trains one model for 60 steps.
 
 All variants are trained with the same streams, steps and learning rate. Their states differ: a deep memory of this
-size holds 8 times the floats of a linear one, and momentum doubles both. Test streams come from seeds that no training
-used; settings were tried on other seeds only.
+size holds 8 times the floats of a linear one, momentum doubles both, and the weights at an open chunk's start are one
+copy more. Test streams come from seeds that no training used; settings were tried on other seeds only.
 
 The sizes are ours, so that eleven variants fit into minutes: streams of 32, 64, 128, then 256 tokens with up to 16
 facts, tests with 32 facts (with fewer every memory answers all) to eight times that length, windows and segments of 32.
