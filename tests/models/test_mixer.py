@@ -37,8 +37,12 @@ def test_a_stream_in_pieces_equals_one_pass(model: MixerLM, ids: torch.Tensor) -
 
 
 def test_beams_move_their_states_with_them(model: MixerLM, ids: torch.Tensor) -> None:
-    made = model.generate(ids, max_new_tokens=4, num_beams=3, do_sample=False, pad_token_id=0)
+    mask = torch.ones_like(ids)
+    mask[1, :4] = 0
+    how = {"attention_mask": mask, "max_new_tokens": 4, "num_beams": 3, "do_sample": False, "pad_token_id": 0}
+    made = model.generate(ids, **how)
     assert made.shape == (2, 13)
+    assert torch.equal(made, model.generate(ids, use_cache=False, **how))
     cache = model.new_cache()
     model(ids, past_key_values=cache)
     cache.batch_repeat_interleave(2)

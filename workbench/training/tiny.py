@@ -4,6 +4,9 @@ Such models are bound by launches, not by arithmetic: a step is hundreds of kern
 of a variant are stacked along a leading axis of their parameters (``torch.func.vmap``), and the whole step - drawing
 the batch, forward, backward, clipping, AdamW - is recorded once and replayed. On a CPU the seeds take turns.
 
+A stack of seeds is no module that ``accelerate`` could prepare, so this is torch alone; a single ``MixerLM`` trains
+under accelerate or a Trainer as any other model does.
+
 Everything a step needs follows from its number: the batch by a counter-based hash of (data seed, seed, step), the
 learning rate by a table. A run that was killed goes on from its checkpoint as if nothing had happened.
 """
