@@ -144,6 +144,7 @@ def test_prompts_lie_in_the_prefix(data):
     asked = data.asked[1]
     for how in ("left", "read-twice"):
         filled = jrt.in_prefix(asked, PREFIX, how)
+        assert filled.keep is not None
         begins = filled.answers.argmax(1)
         assert (begins == np.maximum(PREFIX, asked.answers.argmax(1))).all()
         for row, (ids, answer) in enumerate(zip(asked.ids, asked.answers)):
@@ -153,8 +154,29 @@ def test_prompts_lie_in_the_prefix(data):
             assert (filled.ids[row][filled.answers[row]] == ids[answer]).all()
             assert filled.keep[row].sum() == filled.ids.shape[1] - (how == "left") * (PREFIX - len(prompt))
     long = jrt.in_prefix(asked, 4, "left")
-    assert long.keep.all()
+    assert np.all(long.keep)
     assert (long.ids[:, : asked.ids.shape[1]] == asked.ids).all()
+
+
+def test_every_model_is_asked_as_its_name_says(data):
+    put = [line for variant in (BASED, JRT) for line in jrt._put(variant, SETTINGS, data)]
+    asked = {name: (copies, one) for name, copies, one in put}
+    assert set(asked) == {BASED, again(BASED), JRT, again(JRT), FILLED}
+    short = data.asked[1].answers.argmax(1) < PREFIX
+    assert short.any()
+    assert asked[BASED] == (1, data.asked[1])
+    assert asked[again(BASED)] == (2, data.asked[2])
+    (_, padded), (copies, filled) = asked[JRT], asked[FILLED]
+    assert copies == 1
+    assert (np.all(padded.keep, 1) == ~short).all(), "padding, and left out"
+    assert np.all(filled.keep), "no padding: the prompt stands there again"
+    for row in short.nonzero()[0]:
+        prompt = data.asked[1].ids[row, : data.asked[1].answers[row].argmax()]
+        missing = PREFIX - len(prompt)
+        assert (filled.ids[row, :missing] == np.tile(prompt, PREFIX)[-PREFIX:][:missing]).all()
+    copies, twice = asked[again(JRT)]
+    assert copies == 2
+    assert (twice.ids == jrt.in_prefix(data.asked[2], PREFIX, "left").ids).all()
 
 
 def test_padding_in_the_prefix_changes_no_answer(data):
