@@ -116,7 +116,7 @@ def test_minutes_replace_the_table_s_own_limit(toy: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(Toy, "limit_s", 30.0)
     limits = [_runner._limit_s(Toy(), *asked) for asked in (("cpu", None), ("cuda", None), ("cuda", 4), ("cpu", 0.5))]
     assert limits == [math.inf, 30.0, 240.0, 30.0]
-    for wrong in (0, -1.0, math.nan):
+    for wrong in (0, -1.0, math.nan, True, "2"):
         with pytest.raises(BadInput, match="minutes must be a number above 0"):
             bench.run("toy", device="cpu", minutes=wrong, progress=QUIET)
 
@@ -129,6 +129,8 @@ def test_a_gpu_run_is_a_scale_of_its_own() -> None:
 def test_unknown_tables_and_devices_are_named() -> None:
     with pytest.raises(UnknownName, match="attention"):
         bench.run("atention", progress=QUIET)
+    with pytest.raises(BadInput, match="got 3"):
+        bench.run("attention", device=3, progress=QUIET)
     with pytest.raises(BadInput, match="'tpu'"):
         bench.run("attention", device="tpu", progress=QUIET)
     if not torch.cuda.is_available():

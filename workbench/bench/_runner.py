@@ -6,6 +6,7 @@ import gc
 import math
 import time
 import warnings
+from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,7 @@ def run(
 def _limit_s(table: Bench, device: str, minutes: float | None) -> float:
     if minutes is None:
         return math.inf if device == "cpu" else table.limit_s
-    if not minutes > 0:
+    if isinstance(minutes, bool) or not isinstance(minutes, Real) or not minutes > 0:
         raise BadInput(f"minutes must be a number above 0, got {minutes!r}; leave it out for the table's own limit")
     return 60 * minutes
 
@@ -91,7 +92,7 @@ def _device(asked: str | None) -> str:
 
     if asked is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = asked.split(":")[0]
+    kind = str(asked).split(":")[0]
     if kind not in ("cpu", "cuda"):
         raise BadInput(f"device must be 'cpu', 'cuda' or 'cuda:<index>', got {asked!r}")
     if kind == "cuda" and not torch.cuda.is_available():

@@ -75,10 +75,12 @@ def lines(names: Iterable[str] | None = None) -> list[Line]:
     """The lines of these layers (default: of all that are registered).
 
     Raises:
-        UnknownName: a name that is no registered sequence memory.
+        UnknownName: a name that is no registered sequence memory. BadInput: one text in place of names, or none.
     """
     known = layer_names()
     chosen = known if names is None else list(dict.fromkeys(names))
+    if isinstance(names, str) or not chosen:
+        raise BadInput(f"names={names!r} must be one or more sequence memories, [{known[0]!r}] say; None takes all")
     for name in chosen:
         if name not in known:
             raise UnknownName("sequence memory", name, known)
@@ -152,14 +154,16 @@ def compare(
         progress: ``progress(items, label)`` iterates over steps of a training. told: is given each point's name.
 
     Raises:
-        UnknownName, BadInput: names that are no layers, widths below 1, a device that is not there.
+        UnknownName, BadInput: names that are no layers, widths below 1, seeds below 0, a device that is not there.
     """
     import pandas as pd
 
     dims = DIMS if dims is None else dims
-    if not dims or any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in dims):
+    several = isinstance(dims, Sequence) and len(dims) > 0
+    if not several or any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in dims):
         raise BadInput(f"dims={dims!r} must be one or more widths >= 1")
     tiny.device_of(device)  # also where all that is asked for is shipped
+    seeds = tiny.whole_seeds(seeds)
     chosen = lines(names)
     held = {} if anew or not shipped_path().is_file() else tiny.bundle_record(shipped_path())["models"]
     rows, made = [], dict[str, PairModel]()
@@ -197,9 +201,15 @@ def _score(fresh_model: PairModel, models: list[PairModel]) -> dict[str, Any]:
 
 
 def at_budget(frame: pd.DataFrame, budgets: Sequence[int] = BUDGETS) -> pd.DataFrame:
-    """One row a line, one column a budget of bytes: the best accuracy whose state fits; NaN where none does."""
+    """One row a line, one column a budget of bytes: the best accuracy whose state fits; NaN where none does.
+
+    Raises:
+        BadInput: a frame without line, bytes or accuracy.
+    """
     import pandas as pd
 
+    if missing := [name for name in ("line", "bytes", "accuracy") if name not in frame]:
+        raise BadInput(f"frame has no {', '.join(missing)}; at_budget takes what compare gives back")
     table = {
         budget: frame[frame["bytes"] <= budget].groupby("line")["accuracy"].max().reindex(frame["line"].unique())
         for budget in budgets

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -136,8 +137,6 @@ def test_every_memory_of_the_house_is_shipped_and_recalls_better_with_a_larger_s
 
 
 def test_a_budget_takes_the_best_point_that_fits() -> None:
-    import pandas as pd
-
     frame = pd.DataFrame(
         {"line": ["a", "a", "b"], "bytes": [100, 400, 1000], "accuracy": [0.5, 0.4, 0.9]}
     )  # the wider one of "a" is the worse one
@@ -156,6 +155,13 @@ def test_a_budget_takes_the_best_point_that_fits() -> None:
         (lambda: PairConfig(keys=1), "keys"),
         (lambda: task.compare(dims=()), "dims"),
         (lambda: task.compare(dims=(0,)), "dims"),
+        (lambda: task.compare(dims=8), "dims"),
+        (lambda: task.compare("gla"), "names='gla'"),
+        (lambda: task.compare([]), "names"),
+        (lambda: task.compare(["gla"], seeds=()), "seeds"),
+        (lambda: task.compare(["gla"], seeds=3), "seeds"),
+        (lambda: task.compare(["gla"], device="tpu"), "device"),
+        (lambda: task.at_budget(pd.DataFrame({"line": ["a"]})), "no bytes, accuracy"),
     ],
 )
 def test_bad_input_is_named(call: Any, match: str) -> None:
