@@ -1,13 +1,16 @@
 """What a run goes on from: its own checkpoint, in any stage of a curriculum; and what it leaves as it was."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_kit as kit
 import torch
+from safetensors.torch import load_file
 
 from workbench.errors import ModelError
 from workbench.models.mixer import MixerConfig, MixerLM
-from workbench.training.tiny import Pool, Recipe, as_pool, train
+from workbench.training.tiny import Pool, Recipe, answer_loss, as_pool, train
 from workbench_datasets.set_disjointness import sizes_pool
 
 
@@ -90,3 +93,20 @@ def test_padded_sequences_are_masked_in_training_as_they_are_in_scoring():
     recipe = Recipe(steps=3, batch=4, warmup=1)
     losses = [train(mixer(4), pool, recipe, (0,), device="cpu").losses for pool in (made, marked)]
     assert losses[0].equals(losses[1])
+
+
+def test_no_checkpoint_holds_weights_that_are_not_finite(tmp_path):
+    """The loss of the last step before a checkpoint may be fine and its gradient not."""
+    seen, checkpoint = [], tmp_path / "run.safetensors"
+
+    def spoiling(run, batch):
+        seen.append(1)
+        loss, right = answer_loss()(run, batch)
+        return loss + (0 * loss).sqrt() if len(seen) == 12 else loss, right  # the root's slope at 0 is infinite
+
+    with pytest.raises(ModelError, match="weight of seed 0 is not finite before step 12"):
+        train(kit.build, kit.pool(), replace(kit.RECIPE, log_every=50), (0,), device="cpu", checkpoint=checkpoint,
+              loss=spoiling)  # fmt: skip
+    held = load_file(checkpoint)
+    assert held["history"].isfinite().sum() == 2 * 6
+    assert all(value.isfinite().all() for name, value in held.items() if name != "history")

@@ -57,6 +57,6 @@ def number(name: str, value: Any, low: float, high: float, *, open_low: bool = F
 def not_finite(step: int, seeds: Sequence[int]) -> ModelError:
     named = ", ".join(map(str, seeds))
     return ModelError(
-        f"the loss of seed {named} is not finite before step {step}: lower lr or clip; a checkpoint, if there is one, "
-        "is whole; diverged='keep' lets the other seeds go on"
+        f"the loss or a weight of seed {named} is not finite before step {step}: lower lr or clip; a checkpoint, if "
+        "there is one, is whole; diverged='keep' lets the other seeds go on"
     )

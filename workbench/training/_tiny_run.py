@@ -268,10 +268,12 @@ class TinyRun:
         return time.monotonic() - begun
 
     def check_finite(self) -> None:
-        """Raise ModelError if a loss so far is not finite."""
-        finite = torch.isfinite(self.history[0, : self.step]).all(0).tolist()
-        if not all(finite):
-            raise not_finite(self.step, [seed for seed, good in zip(self.seeds, finite) if not good])
+        """Raise ModelError if a loss so far, or a weight as it is, is not finite: the last step may have spoilt it."""
+        finite = torch.isfinite(self.history[0, : self.step]).all(0)
+        for value in self.parameters.values():
+            finite = finite & torch.isfinite(value).flatten(1).all(1)
+        if not all(finite.tolist()):
+            raise not_finite(self.step, [seed for seed, good in zip(self.seeds, finite.tolist()) if not good])
 
     def losses(self) -> pd.DataFrame:
         import pandas as pd

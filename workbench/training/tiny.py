@@ -257,7 +257,8 @@ def train(
             it is there, the run goes on from it: on a CPU as if it had never stopped, to the bit. One of another run
             (recipe, seeds, model, first or latest data) is refused; a ``loss`` of your own cannot be compared.
         budget_seconds: stop (with a checkpoint) when they are used up; ``complete`` is then False.
-        diverged: "raise" a ModelError when a loss is not finite, or "keep" going: the other seeds are not touched.
+        diverged: "raise" a ModelError when a loss or a weight is not finite (seen every ``log_every`` steps and before
+            a checkpoint), or "keep" going: the other seeds are not touched.
 
     Raises:
         BadInput: arguments that do not fit; nothing was trained. ModelError: a checkpoint of another run; a loss that
@@ -278,9 +279,10 @@ def train(
     with _full_precision(), torch.random.fork_rng(devices=[]):  # on a CPU every step seeds torch's generator
         for step in bar(range(run.step, recipe.steps), label):
             run.advance()
-            if (step + 1) % recipe.log_every == 0 and diverged == "raise":
+            saving = checkpoint is not None and (step + 1) % recipe.checkpoint_every == 0
+            if diverged == "raise" and (saving or (step + 1) % recipe.log_every == 0):
                 run.check_finite()
-            if checkpoint is not None and (step + 1) % recipe.checkpoint_every == 0:
+            if checkpoint is not None and saving:
                 run.save(Path(checkpoint))
             if budget_seconds is not None and run.seconds_since(begun) > budget_seconds:
                 break
