@@ -118,9 +118,22 @@ def test_what_cannot_be_is_refused():
         {"share": 0.0},
         {"share": 1.0},
         {"weight": -1.0},
+        {"weight": float("nan")},
+        {"weight": float("inf")},
+        {"prefix": 2.5},
+        {"prefix": None},
+        {"mask_id": "9"},
+        {"share": "a"},
     )
     for wrong in cases:
         with pytest.raises(BadInput, match="expected prefix"):
             read_twice_loss(**({"prefix": 4, "mask_id": 9} | wrong))
+    words: Any = [["a", "b", "c"]]
+    for given, prefix in (([1, 2, 3], 2), ([[1, 2, 3]], 1.5), ([[1, 2, 3]], "2"), ([[1, 2, 3]], 3), (words, 2)):
+        with pytest.raises(BadInput, match="0 < prefix < T"):
+            hidden_places(given, prefix)  # type: ignore[arg-type]
+    for share in (0.0, 1.0, "a", float("nan")):
+        with pytest.raises(BadInput, match=r"share=.*between 0 and 1"):
+            hidden_places([[1, 2, 3]], 2, share=share)  # type: ignore[arg-type]
     with pytest.raises(BadInput, match="end in the prefix of 9"):
         read_twice_loss(9, MASK)(Seer(torch.zeros(1)), {"input_ids": ids(), "targets": ids()})
