@@ -205,6 +205,11 @@ def test_loads_through_the_workbench(model: MixerLM, ids: torch.Tensor, tie: boo
     assert loaded.memory.get_seq_length() == 0
     assert (len(trace.hidden), trace.layers) == (3, [])
     assert "no attention" in trace.notes[-1]
+    with pytest.raises(ModelError, match="36 tokens are more than max_length=32"):
+        loaded.trace(ids[:1].repeat(1, 4), beyond_positions=True)
+    loaded.feed(ids[0].tolist() * 3)
+    with pytest.raises(ModelError, match=r"9 more are beyond the 32 positions .*; call reset\(\)"):
+        loaded.feed(ids[0].tolist())
     with pytest.raises(MemoryError_, match="rotat"):
         loaded.use(memory="streaming")
 

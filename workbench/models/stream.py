@@ -50,7 +50,8 @@ class Stream:
             return
         raise ModelError(
             f"{self.length} tokens in the cache and {new} more are beyond the {most} positions of {self.loaded.name}; "
-            "shorten the text, ask for fewer new tokens, or put a bounded memory in: use(memory='streaming')"
+            + ("call reset()" if self.own else "put a bounded memory in: use(memory='streaming')")
+            + ", shorten the text, or ask for fewer new tokens"
         )
 
     def read(self, ids: Tensor, mask: Tensor) -> Tensor:

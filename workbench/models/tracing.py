@@ -110,6 +110,10 @@ def check_positions(loaded: LoadedModel, length: int, allowed: bool) -> list[str
     most = loaded.max_positions
     if most is None or length <= most:
         return []
+    if getattr(loaded.memory, "own", False):  # its layers know no positions
+        raise ModelError(
+            f"{length} tokens are more than max_length={most} of {loaded.name}; give at most {most} tokens"
+        )
     if not loaded.is_rotary:
         raise ModelError(
             f"{length} tokens are more than the {most} positions of {loaded.name}, whose position embeddings are a "
