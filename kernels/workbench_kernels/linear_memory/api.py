@@ -124,7 +124,7 @@ def linear_recurrence(
     q, k (B, S, H, D), v (B, S, H, Dv); k and v may have fewer heads that divide those of q. ``log_decay``
     <= 0, (B, S, H) for a scalar gate or (B, S, H, D) for a gate per key channel (GLA); ``beta`` in [0, 1],
     (B, S, H), turns the write into the delta rule; both together are the gated delta rule (decay first).
-    ``feature_map``, a key of ``FEATURE_MAPS``, maps q and k. ``normalize`` divides by the read of a column of ones, plus
+    ``feature_map``, a key of ``FEATURE_MAPS``, maps q and k. ``normalize`` divides by the read of a column of ones plus
     ``epsilon`` (linear attention); ``scale`` multiplies q after the feature map. ``state``: what to begin with, of the
     final state's shape and type; None is an empty memory. ``offsets`` [0, ..., S] packs documents in batch 1, each with
     its own row of the state. ``chunk``: tokens that are taken at once, the same numbers but for rounding; None decides.
