@@ -19,10 +19,9 @@ MODES = {
     "causal": "causal",
     "prefix": "prefix (JRT-RNN)",
     "non-causal": "non-causal",
-    "read twice": "causal, read twice",
 }
 PANELS = ("|A| < |B|: small set first", "|A| > |B|: large set first", "difference (gap)")
-SIGHTS = {"both": "#009E73", "causal": "#0072B2", "encoder": "#E69F00", "unseen": "#eef1f4"}
+SIGHTS = {"both": "#009E73", "causal": "#0072B2", "encoder": "#E69F00", "one sum": "#CC79A7", "unseen": "#eef1f4"}
 #: The same contender in our race and in the paper's Table 5, in the order of their colours.
 CONTENDERS = (
     ("SDPA, N", "FlashAttention-2"),
@@ -148,7 +147,7 @@ def _borders(data: pd.DataFrame) -> list[alt.Chart]:
 
 
 def prefix_mask(length: int, prefix: int, mode: str = "prefix", *, title: str = "", subtitle: str = "") -> alt.Chart:
-    """Who reads whom: rows read columns through the causal sum, the encoder's, or both.
+    """Who reads whom: rows read columns through the causal sum, the encoder's, or both; non-causal: one sum of all.
 
     ``length`` tokens (at most 64), the first ``prefix`` of them the encoder's. Raises BadInput for M > T.
     """
@@ -163,15 +162,20 @@ def prefix_mask(length: int, prefix: int, mode: str = "prefix", *, title: str = 
         )
     cells = [(i, j, _sight(i, j, prefix, mode)) for i in range(length) for j in range(length)]
     data = pd.DataFrame(cells, columns=["reads", "token", "through"])
-    inks = alt.Scale(domain=list(SIGHTS), range=list(SIGHTS.values()))
+    shown = [sight for sight in SIGHTS if sight in set(data["through"])]
+    inks = alt.Scale(domain=shown, range=[SIGHTS[sight] for sight in shown])
     size = min(14, 340 // length + 4) * length
     chart = (
         alt.Chart(data)
         .mark_rect(stroke=theme.PAPER, strokeWidth=0.6)
         .encode(
-            x=alt.X("token:O", title="token that was written", axis=alt.Axis(labelOverlap=True, labelAngle=0)),
+            x=alt.X(
+                "token:O",
+                title="token that was written",
+                axis=alt.Axis(labelOverlap=True, labelAngle=0, labelSeparation=4),
+            ),
             y=alt.Y("reads:O", title="token that reads"),
-            color=alt.Color("through:N", title="through", sort=list(SIGHTS), scale=inks),
+            color=alt.Color("through:N", title="through", sort=shown, scale=inks),
             tooltip=["reads:O", "token:O", "through:N"],
         )
     )
@@ -180,7 +184,7 @@ def prefix_mask(length: int, prefix: int, mode: str = "prefix", *, title: str = 
 
 def _sight(i: int, j: int, prefix: int, mode: str) -> str:
     if mode == "non-causal":
-        return "encoder"
+        return "one sum"
     causal, encoder = j <= i, mode == "prefix" and j < prefix
     return "both" if causal and encoder else "causal" if causal else "encoder" if encoder else "unseen"
 
