@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+import torch
 
+from workbench.memory.layers._prefix_linear import quadratic
 from workbench.statistics import HOLDS, NOT_REPRODUCED, difference_of_means
 from workbench.studies import _jrt_claims as claims
+from workbench.studies import _jrt_gpu
 from workbench.views import just_read_twice as pictures
 from workbench.views._jrt_figure import orders_of
 
@@ -95,3 +98,24 @@ def test_live_training_holds_where_the_loss_falls(slope, verdict):
     frame = pd.DataFrame(rows, columns=["experiment", "x", "value"])
     assert claims.learns_live(frame).verdict == verdict
     assert claims.learns_live(frame.head(10)).n == 0
+
+
+def test_the_race_runs_what_its_names_say():
+    """The contenders of the prefill race on a CPU, against the sums over pairs of the numbers that they drew."""
+    settings = {"prefill_batch": 2, "prefill_heads": 3, "prefill_f": 4, "prefill_d": 5}
+    race = _jrt_gpu.contenders(settings, 20, torch.Generator().manual_seed(1), "chunked")
+    made = {name: run().float() for name, run in race.items()}
+    again = torch.Generator().manual_seed(1)
+    shapes = [(2, 40, 3, 4)] * 3 + [(2, 40, 3, 5), (2, 20, 3, 5)]
+    q, k, ke, v, ve = (torch.randn(shape, generator=again).bfloat16().float() for shape in shapes)
+    short = q[:, :20], k[:, :20], v[:, :20]
+    wanted = {
+        claims.LINEAR: quadratic(*short),
+        claims.LINEAR_TWICE: quadratic(q, k, v),
+        claims.PREFIX_TIME: quadratic(*short, (ke[:, :20], ve)),
+    }
+    for name, exact in wanted.items():
+        assert made[name].shape == exact.shape
+        assert (made[name] - exact).abs().max() < 2e-2, name
+    assert (wanted[claims.LINEAR] - wanted[claims.PREFIX_TIME]).abs().max() > 0.1
+    assert made[claims.QUADRATIC].shape == (2, 3, 20, 5)
