@@ -260,6 +260,11 @@ def test_contents_events_and_pairs(name):
     assert (pairs["rank"] < 6).all()
     with pytest.raises(BadInput, match="labels must name the 6 tokens"):
         layer.stored_pairs(["a"])
+    layer.hold(layer.start(1), 0)  # another memory: nothing is known of its pairs
+    assert layer.stored_pairs().empty
+    assert layer.contents()["theta"].isna().all()
+    layer.write(x[:2])
+    assert len(layer.stored_pairs()) == 2
     layer.reset()
     assert layer.stored_pairs().empty
 

@@ -69,6 +69,10 @@ def test_states_that_do_not_fit_are_refused_and_left_alone(name):
     if name in HELD:
         with pytest.raises(BadInput, match=rf"state\['{HELD[name]}'\] must be from 0 to 63, got 64"):
             layer(torch.randn(2, 2, 8), {**state, HELD[name]: 64})
+    for held in ("text", {**state, "weights0": None}, state):  # the last of two rows
+        with pytest.raises(BadInput, match="state"):
+            layer.hold(held, 3)
+    assert layer.contents()["tokens"].eq(0).all()
     for key, value in before.items():
         assert torch.equal(value, state[key]) if isinstance(value, torch.Tensor) else value == state[key]
 

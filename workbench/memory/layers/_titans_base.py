@@ -58,7 +58,9 @@ class TitansLayer(MemoryLayer):
         return in_step(self.run_even, x, state, keep, counts)
 
     def hold(self, state: State, tokens: int) -> None:
+        self.check_state(state, 1)
         super().hold(evened(state, counts_of(self.layout(1))), tokens)
+        self._written = []  # of another memory
 
     def begun(self, batch: int, device: Any, dtype: torch.dtype | None) -> State:
         """The first weights, and the persistent tokens read."""
@@ -92,8 +94,10 @@ class TitansLayer(MemoryLayer):
             yield from seen
 
     def write(self, x: Tensor) -> Tensor:
+        written = self._written  # which ``hold`` forgets
         y = super().write(x)
-        self._written += self._latest
+        written += self._latest
+        self._written = written
         return y
 
     def reset(self) -> None:
