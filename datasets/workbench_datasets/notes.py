@@ -17,7 +17,7 @@ import numpy as np
 
 from workbench_datasets import _world_words as words
 from workbench_datasets.small_world import PERSON_RELATIONS, RELATIONS, World, world
-from workbench_datasets.streams import Streams, blank
+from workbench_datasets.streams import Streams, blank, whole
 
 __all__ = ["Note", "decode", "encode", "notes", "notes_pool", "vocabulary"]
 
@@ -41,11 +41,11 @@ def notes(n: int, facts: int, *, people: int | None = None, split: str = "unseen
     ``split``: "unseen" names are in nobody's training text, "context" ones are for training. Raises ValueError for
     fewer facts than people, or more than they have relations for.
     """
-    people = facts if people is None else people
-    if n < 1 or people < 1 or not people <= facts <= people * len(PERSON_RELATIONS):
+    whole("n", n)
+    people = whole("facts", facts) if people is None else whole("people", people)
+    if not people <= whole("facts", facts) <= people * len(PERSON_RELATIONS):
         raise ValueError(
-            f"n={n}, facts={facts}, people={people}: expected n >= 1 and from people to "
-            f"{len(PERSON_RELATIONS)} x people facts"
+            f"facts={facts}, people={people}: expected from people to {len(PERSON_RELATIONS)} x people facts"
         )
     if split not in ("unseen", "context"):
         raise ValueError(f"split={split!r}: expected unseen or context")
@@ -106,6 +106,8 @@ def _ids() -> dict[str, int]:
 
 def encode(text: str) -> list[int]:
     """Ids of a text in the language of the notes; a ValueError names the first word that it does not have."""
+    if not isinstance(text, str):
+        raise ValueError(f"text must be text in the language of the notes, got {type(text).__name__}")
     found = _TOKEN.findall(text)
     unknown = next((token for token in found if token not in _ids()), None)
     if unknown is not None:
@@ -114,8 +116,12 @@ def encode(text: str) -> list[int]:
 
 
 def decode(ids: Iterable[int]) -> str:
-    """The words of ids, padding left out."""
-    return " ".join(vocabulary()[i] for i in map(int, ids) if i)
+    """The words of ids, padding left out; a ValueError names the first id that is no word's."""
+    known, found = vocabulary(), [int(i) for i in ids]
+    for i in found:
+        if not 0 <= i < len(known):
+            raise ValueError(f"id {i} is no word of the notes' language, whose ids run from 0 to {len(known) - 1}")
+    return " ".join(known[i] for i in found if i)
 
 
 def notes_pool(asked: Sequence[Note], repeats: int = 1, *, length: int | None = None) -> Streams:
@@ -123,8 +129,9 @@ def notes_pool(asked: Sequence[Note], repeats: int = 1, *, length: int | None = 
 
     Raises ValueError for no notes, repeats < 1, or a length that would cut a prompt.
     """
-    if not asked or repeats < 1:
-        raise ValueError(f"{len(asked)} notes, repeats={repeats}: expected at least 1 of each")
+    if not asked:
+        raise ValueError("asked is empty: expected at least one note")
+    whole("repeats", repeats)
     rows = [(encode(note.context) + encode(note.question)) * repeats for note in asked]
     longest = max(map(len, rows))
     length = longest if length is None else length

@@ -190,8 +190,21 @@ def test_the_language_is_closed_and_padded_on_the_left():
         notes.encode("What does zebra play?")
     with pytest.raises(ValueError, match="longest prompt"):
         notes.notes_pool(made, 2, length=100)
-    with pytest.raises(ValueError, match="repeats=0"):
-        notes.notes_pool(made, 0)
+    with pytest.raises(ValueError, match="asked is empty"):
+        notes.notes_pool([])
+    with pytest.raises(ValueError, match="got NoneType"):
+        notes.encode(None)  # type: ignore[arg-type]
+    for wrong in (-1, len(notes.vocabulary())):
+        with pytest.raises(ValueError, match=f"id {wrong} is no word"):
+            notes.decode([wrong])
+    for times in (0, 1.5):
+        with pytest.raises(ValueError, match=f"repeats={times}"):
+            notes.notes_pool(made, times)  # type: ignore[arg-type]
+    other: Any
+    for other in (2.5, "8", None, True):
+        for name, give in (("n", {"n": other, "facts": 8}), ("facts", {"n": 1, "facts": other})):
+            with pytest.raises(ValueError, match=f"{name}={other!r}: expected a whole number"):
+                notes.notes(**give)
     for facts, people in ((2, 3), (99, 3), (0, None)):
         with pytest.raises(ValueError, match=f"facts={facts}"):
             notes.notes(1, facts, people=people)
