@@ -239,7 +239,9 @@ def test_the_notebook_s_numbers_are_those_of_the_record(record):
     assert f"costs {judged['C5b'].effect:.2f} times as much" in text
     right = record[record["metric"] == "correct"].groupby(["item", "x"])["value"].mean().map("{:.3f}".format)
     once, twice, prefix = (right[key][1:] for key in ((claims.RECURRENT, 1), (claims.RECURRENT, 2), (claims.PREFIX, 1)))
-    assert f"repeating changes nothing ({once} and {twice}), and neither does the prefix ({prefix})" in text
+    assert f"repeating the prompt helps our language models ({once} and {twice} right, C3a)" in text
+    assert f"or the prefix does ({prefix}, C4)" in text
+    assert {judged[name].verdict for name in ("C2b", "C3a", "C3b", "C4")} == {INCONCLUSIVE}
     steps = record[(record["metric"] == "steps") & record["item"].str.startswith("sets-")]["value"]
     assert "9,900 to 10,000 steps" in text
     assert steps.between(9_900, 10_000).all()
