@@ -79,10 +79,10 @@ def test_the_neural_race_comes_before_the_crossover_and_has_every_way(monkeypatc
     monkeypatch.setattr(layers, "neural_case", lambda point, device: ("neural", point.chunk, point.length))
     order = list(dict.fromkeys(layers.LayersBench().cases("cuda", False)))
     wanted = [
-        ("rule", "linear", 32768), ("crossover", "gated delta", 32768),
+        ("rule", "linear", 32768), ("rule", "gated delta", 32768), ("crossover", "gated delta", 32768),
         ("neural", 64, 2048), ("neural", 32, 2048), ("crossover", "linear", 32768),
     ]  # fmt: skip
-    assert order[:5] == wanted
+    assert order[:6] == wanted
     assert {("neural", 64, 8192), ("neural", 32, 8192)} <= set(order)
     makers = layers.neural_makers(NEURAL, "cuda")
     assert list(makers) == ["ours, triton", "ours, torch", "titans-pytorch", "titans-pytorch, one gradient point"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +15,7 @@ from workbench import bench, provenance
 from workbench.bench import _runner
 from workbench.bench.base import relative_error
 from workbench.errors import BadInput, UnknownName
+from workbench.models import meter
 from workbench.studies.base import Progress
 from workbench_datasets import files, recorded
 
@@ -81,6 +83,32 @@ def test_a_contender_that_cannot_keeps_its_reason_and_a_failed_check_keeps_its_t
     assert rows.loc["slow peer", "failure"] == "unchecked: MemoryError: no room for the reference"
     assert rows.loc["slow peer", "median_ms"] >= 12.0
     assert math.isnan(rows.loc["slow peer", "error"])
+
+
+def test_rates_in_tokens_and_memory_where_a_table_measures_them(toy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cases = Toy.cases
+
+    def counted(self, device: str, quick: bool):
+        for case in list(cases(self, device, quick))[:1]:
+            plain = {name: replace(one, plain=one.run) for name, one in case.contenders.items()}
+            yield replace(case, place={**case.place, "tokens": 64}, contenders=plain)
+
+    monkeypatch.setattr(Toy, "cases", counted)
+    rows = bench.run("toy", device="cpu", progress=QUIET).set_index("item")
+    mine = rows.loc["mine"]
+    assert mine["tokens_per_s"] == pytest.approx(64e3 / mine["median_ms"])
+    assert math.isnan(rows.loc["cannot", "tokens_per_s"])
+    assert rows["extra_gb"].isna().all()  # torch does not count a CPU's
+
+
+def test_memory_is_measured_on_the_call_without_its_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr(meter, "peak_bytes", lambda run, device: asked.append((run(), device)) or 2_345_600_000)
+    one = bench.Contender(lambda: "graph", plain=lambda: "plain")
+    case, time = bench.Case({}, {"one": one}, 1.0, "TB/s"), {"median_ms": 1.0, "error": ""}
+    assert _runner._more(case, one, time, "cuda:1") == {"extra_gb": 2.346}
+    assert asked == [("plain", torch.device("cuda:1"))]
+    assert math.isnan(_runner._more(case, one, {"median_ms": math.nan, "error": "failed"}, "cuda")["extra_gb"])
 
 
 def test_nothing_is_recorded_unasked_and_a_scale_replaces_only_itself(toy: Path) -> None:

@@ -122,7 +122,7 @@ def test_clocks_are_numbers_or_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("PATH", str(tmp_path))
     assert timing.clocks() == {}
     tool = tmp_path / "nvidia-smi"
-    tool.write_text("#!/bin/sh\necho '1980, 1980, 2619, 310.25, [N/A], 41'\n")
+    tool.write_text("#!/bin/sh\n/bin/sleep .1\necho '1980, 1980, 2619, 310.25, [N/A], 41'\n")
     tool.chmod(0o755)
     asked: list[int] = []
     assert timing.clocks(lambda: asked.append(1)) == {
@@ -132,7 +132,22 @@ def test_clocks_are_numbers_or_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path
         "power_w": 310.25,
         "temperature_c": 41.0,
     }
-    assert asked == [1]
+    assert asked
+
+
+def test_a_card_is_named_as_nvidia_smi_names_it_and_its_failure_is_no_clock(monkeypatch, tmp_path) -> None:
+    """CUDA_VISIBLE_DEVICES means nothing to nvidia-smi: the first line of all cards is often another card's."""
+    tool = tmp_path / "nvidia-smi"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(timing, "_uuid", lambda device: f"GPU-{device}")
+    tool.write_text('#!/bin/sh\ncase "$*" in *--id=GPU-cuda:3) echo 1785;; *) echo 345;; esac\n')
+    tool.chmod(0o755)
+    assert timing.clocks(device="cuda:3") == {"sm_mhz": 1785.0}
+    tool.write_text("#!/bin/sh\necho 345\nexit 6\n")
+    assert timing.clocks(device="cuda:3") == {}
+    tool.write_text("#!/bin/sh\nexec /bin/sleep 30\n")
+    monkeypatch.setattr(timing, "_SMI_S", 0.2)
+    assert timing.clocks(device="cuda:3") == {}
 
 
 def test_long_errors_fit_a_cell() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from workbench import provenance
-from workbench.bench.base import BENCHES, CEILINGS, Bench, Case
+from workbench.bench.base import BENCHES, CEILINGS, Bench, Case, Contender
 from workbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def run(
     Returns:
         The columns that name a case, then ``COLUMNS``: rate in ``unit`` (work / median), error against float32 or
         float64, to_best_peer = best peer's median / this median (above 1: faster than every peer), to_ceiling = rate /
-        ceiling, sm_mhz = clock while the ceiling was measured (NaN without nvidia-smi).
+        ceiling, sm_mhz = clock under a load of matrix products (NaN without nvidia-smi). Tables that measure them have
+        tokens_per_s and extra_gb (most memory that one call takes beyond its inputs, results included; NaN on a CPU).
 
     Raises:
         UnknownName: no such table. BadInput: a device that is not there, minutes that are not above 0. StorageError:
@@ -104,22 +105,8 @@ def _limits(device: str) -> dict[str, Any]:
     """Ceilings, and the clock under the load of matrix products."""
     from workbench.systems import timing
 
-    clock = timing.clocks(_busy(device)) if device != "cpu" else {}
+    clock = timing.clocks(timing.products(device), device) if device != "cpu" else {}
     return {**timing.ceilings(device), "sm_mhz": clock.get("sm_mhz", math.nan)}
-
-
-def _busy(device: str) -> Any:
-    """A call that queues about half a second of matrix products and returns at once."""
-    import torch
-
-    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
-    product = torch.empty_like(a)
-
-    def queue() -> None:
-        for _ in range(300):
-            torch.mm(a, a, out=product)
-
-    return queue
 
 
 def _case(case: Case, device: str, limits: dict[str, Any]) -> list[dict[str, Any]]:
@@ -133,7 +120,7 @@ def _case(case: Case, device: str, limits: dict[str, Any]) -> list[dict[str, Any
         dict(zip(timing.COLUMNS, row)) for row in times[list(timing.COLUMNS)].itertuples(index=False)
     ]
     peers = [t["median_ms"] for t in measured if not case.contenders[t["item"]].ours and t["launches"]]
-    rows = [_row(case, time, min(peers, default=math.nan), limits) for time in measured]
+    rows = [_row(case, time, min(peers, default=math.nan), limits, device) for time in measured]
     gc.collect()
     if device != "cpu":
         import torch
@@ -142,7 +129,7 @@ def _case(case: Case, device: str, limits: dict[str, Any]) -> list[dict[str, Any
     return rows
 
 
-def _row(case: Case, time: dict[str, Any], best_peer: float, limits: dict[str, Any]) -> dict[str, Any]:
+def _row(case: Case, time: dict[str, Any], best_peer: float, limits: dict[str, Any], device: str) -> dict[str, Any]:
     contender = case.contenders[time["item"]]
     rate = case.work / (time["median_ms"] * 1e-3) / 1e12
     ceiling = limits[CEILINGS[case.unit]]
@@ -150,11 +137,33 @@ def _row(case: Case, time: dict[str, Any], best_peer: float, limits: dict[str, A
     return {
         **case.place,
         **{"item": time["item"], "ours": contender.ours},
+        **_more(case, contender, time, device),
         **{name: time[name] for name in ("median_ms", "q25_ms", "q75_ms", "launches")},
         **{"rate": rate, "unit": case.unit, "error": error},
         **{"to_best_peer": best_peer / time["median_ms"], "to_ceiling": rate / ceiling, "ceiling": ceiling},
         **{"sm_mhz": limits["sm_mhz"], "version": contender.version, "failure": failure},
     }
+
+
+def _more(case: Case, contender: Contender, time: dict[str, Any], device: str) -> dict[str, float]:
+    """tokens_per_s of a case that counts tokens, extra_gb of a contender whose memory can be measured."""
+    found: dict[str, float] = {}
+    if tokens := case.place.get("tokens"):
+        found["tokens_per_s"] = tokens / (time["median_ms"] * 1e-3)
+    if contender.plain is not None:
+        found["extra_gb"] = math.nan if device == "cpu" or time["error"] else _extra_gb(contender.plain, device)
+    return found
+
+
+def _extra_gb(call: Any, device: str) -> float:
+    import torch
+
+    from workbench.models.meter import peak_bytes
+
+    try:
+        return round(peak_bytes(call, torch.device(device)) / 1e9, 3)
+    except torch.OutOfMemoryError:  # it ran in the memory of its graph, and there is no second room for it
+        return math.nan
 
 
 def _error(case: Case, call: Any) -> tuple[float, str]:

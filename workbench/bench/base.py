@@ -36,12 +36,14 @@ class Contender:
     """One call that does a case's work.
 
     ``ours`` tells our kernels from peers. ``version`` names the library a peer comes from ("cuDNN 9.19"). A contender
-    that cannot do the case may raise: its row then holds the reason instead of numbers.
+    that cannot do the case may raise: its row then holds the reason instead of numbers. ``plain`` is the same call
+    without a CUDA graph (whose memory is set aside before it runs): the row's ``extra_gb`` is measured on it.
     """
 
     run: Callable[[], Any]
     ours: bool = False
     version: str = ""
+    plain: Callable[[], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,8 @@ class Case:
     """One point of a table.
 
     Attributes:
-        place: column -> value, what names the point ("pass", "head_dim", "length").
+        place: column -> value, what names the point ("pass", "head_dim", "length"). Of ``tokens`` the rows also have
+            ``tokens_per_s``.
         contenders: name -> contender; built on the same inputs.
         work: floating-point operations (unit "TFLOP/s") or bytes that must move (unit "TB/s") of one launch, the same
             for all contenders whatever they really do.

@@ -1,14 +1,14 @@
 """Sequence memories: our chunkwise kernels against flash-linear-attention, titans-pytorch and softmax attention.
 
-Three kinds of cases. "rule": one update rule, forward and forward + backward, 32k tokens in all (tokens a second are
-``tokens`` / median). "crossover": the same memories against exact causal attention by length; where ``to_best_peer``
-passes 1 the memory is the faster one. "neural memory": a Titans layer (two-layer memory, exact chunk form) with its
-projections against titans-pytorch's, on the same shapes.
+Three kinds of cases. "rule": one update rule, forward and forward + backward, 32k tokens in all. "crossover": the same
+memories against exact causal attention by length; where ``to_best_peer`` passes 1 the memory is the faster one. "neural
+memory": a Titans layer (two-layer memory, exact chunk form) with its projections against titans-pytorch's, on the same
+shapes.
 
 Rules and crossover are rated in bytes that must move whatever a kernel really does (every input and output once), the
 neural memory in operations of its chunk form. Errors of a rule are against its recurrence in float64, first batch and
-head (beyond 2k tokens: against the float64 chunk form, which the tests hold to the recurrence within 1e-9).
-``extra_gb`` is the most memory that one call of ours takes beyond its inputs, results included.
+head (beyond 2k tokens: against the float64 chunk form, which the tests hold to the recurrence within 1e-9). Every
+contender's memory (``extra_gb``) is that of its call without a graph.
 
 On a card a rule's contenders, ours and peers, are timed as CUDA graphs, so that a busy host costs none of them
 anything; ``version`` says so, or that one could not be recorded. The neural memory is raced both ways, and ``item``
@@ -28,7 +28,6 @@ from torch import Tensor
 from workbench.bench import _graphs, _layer_peers, _peers
 from workbench.bench._layer_peers import FLA, Rule
 from workbench.bench.base import BENCHES, Bench, Case, Contender, relative_error
-from workbench.bench.maps import peak_bytes
 from workbench_kernels import linear_recurrence
 
 TOKENS = 32768
@@ -64,7 +63,8 @@ class Point:
         size = torch.finfo(self.dtype).bits // 8
         return float(tokens * ((11 if self.trained else 4) * self.dim * size + (3 if self.trained else 1) * gates * 4))
 
-    def place(self, extra: float) -> dict[str, Any]:
+    @property
+    def place(self) -> dict[str, Any]:
         return {
             "kind": self.kind,
             "what": self.rule,
@@ -74,7 +74,6 @@ class Point:
             "tokens": self.batch * self.length,
             "heads": self.heads,
             "head_dim": self.dim,
-            "extra_gb": round(extra / 1e9, 3),
         }
 
 
@@ -85,10 +84,10 @@ class LayersBench(Bench):
 
     def cases(self, device: str, quick: bool) -> Iterator[Case]:
         """The goals first: a card that compiles for the first time does not get through all of them."""
-        linear, others = points(device, quick)
+        goal, others = points(device, quick)
         near, far = neural_points(device, quick)
         race, more = crossover(device, quick)
-        rules: list[Point | NeuralPoint] = [*linear, *race[:2]]
+        rules: list[Point | NeuralPoint] = [*goal, *race[:2]]
         for point in (*rules, *near, *race[2:], *far, *others, *more):
             yield rule_case(point, device) if isinstance(point, Point) else neural_case(point, device)
 
@@ -97,16 +96,17 @@ BENCHES.register("layers")(LayersBench())
 
 
 def points(device: str, quick: bool) -> tuple[list[Point], list[Point]]:
-    """(linear attention, 32k tokens in one row; many short rows and the other rules)."""
+    """(linear attention and the gated delta rule, 32k tokens in one row; many short rows and the other rules)."""
     if device == "cpu":
         small: dict[str, Any] = {"heads": 4, "dim": 64, "dtype": torch.float32}
         rules = ("linear", "gated delta") if quick else tuple(FLA)
         return [Point(rule, 512 if quick else 1024, which, **small) for rule in rules for which in PASSES], []
     linear, delta = ([Point(rule, TOKENS, which) for which in PASSES] for rule in ("linear", "gated delta"))
     rules = ("scalar gate", "gate per channel", "delta")
-    others = [*delta, *(Point(rule, TOKENS, which) for rule in rules for which in PASSES)]
-    short = [replace(p, length=2048, batch=TOKENS // 2048) for p in (*linear, *delta)]
-    return linear, [] if quick else [*short, *others]
+    goal = [*linear, *delta]
+    others = [Point(rule, TOKENS, which) for rule in rules for which in PASSES]
+    short = [replace(p, length=2048, batch=TOKENS // 2048) for p in goal]
+    return goal, [] if quick else [*short, *others]
 
 
 def crossover(device: str, quick: bool) -> tuple[list[Point], list[Point]]:
@@ -130,17 +130,15 @@ def crossover(device: str, quick: bool) -> tuple[list[Point], list[Point]]:
 
 def rule_case(point: Point, device: str) -> Case:
     inputs, grad = draw(point, device)
-    calls = {name: _call(kernel, inputs, grad, point) for name, kernel in contenders(point, device).items()}
-    ours = next(name for name in calls if name.startswith("ours"))
-    extra = peak_bytes(calls[ours], device)
-    raced = {name: _contender(name, call, device) for name, call in calls.items()}
+    kernels = contenders(point, device)
+    raced = {name: _contender(name, _call(kernel, inputs, grad, point), device) for name, kernel in kernels.items()}
     check = _Exact(inputs, grad, point).error
-    return Case(point.place(extra), raced, point.bytes_moved, "TB/s", check, **_effort(device))
+    return Case(point.place, raced, point.bytes_moved, "TB/s", check, **_effort(device))
 
 
 def _contender(name: str, call: Callable[[], Any], device: str) -> Contender:
     timed, how = _graphs.fairly(call, device)
-    return Contender(timed, name.startswith("ours"), ", ".join(filter(None, (_version(name), how))))
+    return Contender(timed, name.startswith("ours"), ", ".join(filter(None, (_version(name), how))), plain=call)
 
 
 def _effort(device: str) -> dict[str, Any]:
@@ -255,11 +253,12 @@ class NeuralPoint:
         forward = self.batch * self.length * self.heads * 11 * 2.0 * 4 * width * width
         return forward * (3 if self.which != "forward" else 1)
 
-    def place(self, extra: float) -> dict[str, Any]:
+    @property
+    def place(self) -> dict[str, Any]:
         return {
             **{"kind": "neural memory", "what": f"chunk {self.chunk}", "pass": self.which, "dtype": "float32"},
             **{"length": self.length, "tokens": self.batch * self.length, "heads": self.heads},
-            **{"head_dim": self.dim // self.heads, "extra_gb": round(extra / 1e9, 3)},
+            "head_dim": self.dim // self.heads,
         }
 
 
@@ -278,13 +277,12 @@ def neural_case(point: NeuralPoint, device: str) -> Case:
     for name, make in neural_makers(point, device).items():
         mine = name.startswith("ours")
         call = _layer_call(make, x, point)
-        raced[name] = Contender(call, mine, "" if mine else version)
+        raced[name] = Contender(call, mine, "" if mine else version, plain=call)
         if device != "cpu":
             raced[f"{name}, CUDA graph"] = replace(raced[name], run=_graphs.later(call))
-    extra = peak_bytes(next(iter(raced.values())).run, device)
     check = partial(_reads_error, x, point, [])
     effort = _effort(device) | ({} if device == "cpu" else {"budget_s": 1.0})  # eight of them, some take half a second
-    return Case(point.place(extra), raced, point.flops, "TFLOP/s", check, **effort)
+    return Case(point.place, raced, point.flops, "TFLOP/s", check, **effort)
 
 
 @torch.no_grad()

@@ -1,7 +1,7 @@
 """Looking without N x N: pooled maps, statistics and row LSE from Q, K and LSE, and the trace of a long text.
 
 A look needs the score products alone: 2 B H N^2 D operations, half of it when causal, whatever a contender really
-does. ``extra_gb`` is the memory that one call of ours takes beyond its inputs, result included. The peers build each
+does. ``extra_gb`` is the memory that one call takes beyond its inputs, result included. The peers build each
 head's N x N matrix, one head at a time, as long as one fits.
 """
 
@@ -43,7 +43,8 @@ class Point:
     def flops(self) -> float:
         return float(self.heads) * self.length**2 * self.dim
 
-    def place(self, extra_bytes: float) -> dict[str, Any]:
+    @property
+    def place(self) -> dict[str, Any]:
         return {
             "what": self.what,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -51,7 +52,6 @@ class Point:
             "heads": f"{self.heads}/{self.kv_heads}",
             "length": self.length,
             "side": self.side,
-            "extra_gb": round(extra_bytes / 1e9, 3),
         }
 
 
@@ -95,13 +95,13 @@ def look_case(point: Point, device: str) -> Case:
     calls: dict[str, Callable[[], Any]] = {"ours": _ours(point, q, k, lse, "auto")}
     if device != "cpu" and point.length <= LONGEST_TORCH:
         calls["ours, torch"] = _ours(point, q, k, lse, "torch")
-    contenders = {name: Contender(call, ours=True) for name, call in calls.items()}
+    contenders = {name: Contender(call, ours=True, plain=call) for name, call in calls.items()}
     if device == "cpu" or point.length <= LONGEST_DENSE:
-        contenders["a dense head at a time"] = Contender(_dense(point, q, k), version=version("torch"))
+        dense = _dense(point, q, k)
+        contenders["a dense head at a time"] = Contender(dense, version=version("torch"), plain=dense)
     effort: dict[str, Any] = {"launches": 7, "budget_s": 6.0} if device == "cpu" else {"launches": 8, "budget_s": 1.2}
-    extra = peak_bytes(calls["ours"], device)
     check = _check(point, q, k)
-    return Case(point.place(extra), contenders, point.flops, "TFLOP/s", check, **effort)
+    return Case(point.place, contenders, point.flops, "TFLOP/s", check, **effort)
 
 
 def _ours(point: Point, q: Tensor, k: Tensor, lse: Tensor, impl: str) -> Callable[[], Any]:
@@ -167,18 +167,6 @@ def map_error(found: Tensor, q: Tensor, k: Tensor, lse: Tensor, *, length: int, 
     return relative_error(found[:, :, -1:], exact)
 
 
-def peak_bytes(call: Callable[[], Any], device: str) -> float:
-    """Most memory that one call takes beyond what is there, result included; NaN on a CPU (torch does not count)."""
-    if device == "cpu":
-        return float("nan")
-    torch.cuda.synchronize(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    call()
-    torch.cuda.synchronize(device)
-    return float(torch.cuda.max_memory_allocated(device) - before)
-
-
 # -- a whole trace ----------------------------------------------------------------------------------------------------
 
 #: A Llama-shaped model with random weights: 8 layers of 32 heads (8 key heads) of 64.
@@ -196,12 +184,12 @@ def trace_case(device: str) -> Case:
     model = llama(layers, length, device)
     ids = torch.randint(0, VOCABULARY, (length,), generator=torch.Generator().manual_seed(1)).tolist()
     names = [name for name in KERNELS if name in model.kernels()][: None if device == "cpu" else 1]
-    contenders = {name: Contender(_traced(model, ids, name), ours=True) for name in names}
+    calls = {name: _traced(model, ids, name) for name in names}
+    contenders = {name: Contender(call, ours=True, plain=call) for name, call in calls.items()}
     point = Point("trace and one layer's maps", length, SIDE, dim=64, dtype=model.dtype)
-    extra = peak_bytes(contenders[names[0]].run, device)
     work = 2.0 * model.n_parameters * length + (2 * layers + 1) * point.flops
     effort: dict[str, Any] = {"launches": 3, "budget_s": 6.0}
-    return Case(point.place(extra), contenders, work, "TFLOP/s", _trace_error, **effort)
+    return Case(point.place, contenders, work, "TFLOP/s", _trace_error, **effort)
 
 
 def llama(layers: int, length: int, device: str) -> LoadedModel:

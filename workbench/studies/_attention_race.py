@@ -249,7 +249,8 @@ def ceilings(device: str) -> Iterator[Row]:
     place = {"experiment": "ceiling", "item": "device"}
     yield {**place, "metric": "matmul", "unit": "TFLOP/s", "value": found["matmul_tflops"]}
     yield {**place, "metric": "copy", "unit": "TB/s", "value": found["copy_tb_s"]}
-    for name, value in timing.clocks().items():
+    clock = timing.clocks(timing.products(device), device) if device != "cpu" else timing.clocks()
+    for name, value in clock.items():
         yield {**place, "metric": name, "unit": name.rsplit("_", 1)[-1], "value": value}
 
 

@@ -313,22 +313,53 @@ _CLOCK_FIELDS = {
 }
 
 
-def clocks(busy: Contender | None = None) -> dict[str, float]:
-    """Clocks, power and temperature of the first visible GPU, read only; empty where nvidia-smi is not there.
+#: nvidia-smi answers within a second or two, on a host of eight GPUs as well.
+_SMI_S = 20.0
 
-    ``busy`` is launched just before asking (it should queue about a second of work): an idle card clocks down within
-    milliseconds, and its idle clock says nothing about a race.
+
+def clocks(busy: Contender | None = None, device: str | torch.device = "cuda") -> dict[str, float]:
+    """Clocks, power and temperature of a GPU, read only; empty where nvidia-smi is not there.
+
+    ``busy`` (some milliseconds of work, and it waits for it) is launched again and again until the answer is there: an
+    idle card clocks down within milliseconds, and its idle clock says nothing about a race. nvidia-smi knows nothing of
+    CUDA_VISIBLE_DEVICES, so the card is named by its UUID.
     """
-    if busy is not None:
-        busy()
     command = ["nvidia-smi", f"--query-gpu={','.join(_CLOCK_FIELDS)}", "--format=csv,noheader,nounits"]
+    command += [f"--id={name}" for name in [_uuid(device)] if name]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
-    except (OSError, subprocess.SubprocessError):
+        asked = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    except OSError:
         return {}
-    lines = done.stdout.strip().splitlines()
+    with asked:
+        end = time.monotonic() + _SMI_S
+        while busy is not None and asked.poll() is None and time.monotonic() < end:
+            busy()
+        try:
+            told, _ = asked.communicate(timeout=max(0.1, end - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            asked.kill()
+            return {}
+    lines = told.strip().splitlines() if not asked.returncode else []
     values = [value.strip() for value in lines[0].split(",")] if lines else []
     return {ours: float(value) for ours, value in zip(_CLOCK_FIELDS.values(), values) if _is_number(value)}
+
+
+def _uuid(device: str | torch.device) -> str | None:
+    """As nvidia-smi writes it; None where torch sees no GPU."""
+    return f"GPU-{torch.cuda.get_device_properties(device).uuid}" if torch.cuda.is_available() else None
+
+
+def products(device: str | torch.device) -> Contender:
+    """A call that keeps a GPU at matrix products for about 50 ms and waits for them; see :func:`clocks`."""
+    a = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+    product = torch.empty_like(a)
+
+    def work() -> None:
+        for _ in range(30):
+            torch.mm(a, a, out=product)
+        torch.cuda.synchronize(device)
+
+    return work
 
 
 def _is_number(text: str) -> bool:
