@@ -119,6 +119,21 @@ def test_a_padded_batch_is_logged_and_moves_with_its_beams(titans: MixerLM, ids:
 
 
 @torch.no_grad()
+def test_padding_is_no_token_of_the_log(model: MixerLM, titans: MixerLM, ids: torch.Tensor) -> None:
+    mask = torch.ones_like(ids)
+    mask[0, :4] = 0
+    for made in (model, titans):
+        padded, alone = made.new_cache(log=True), made.new_cache(log=True)
+        made(ids[:, :3], attention_mask=mask[:, :3], past_key_values=padded)  # nothing but padding in the row looked at
+        made(ids[:, 3:], attention_mask=mask, past_key_values=padded)
+        alone.write(ids[:1, 4:])
+        assert [event.items for event in padded.events()] == [(4, 5, 6, 7, 8)]
+        numbers, wanted = padded.scalars(), alone.scalars().assign(position=lambda frame: frame["position"] + 4)
+        assert numbers.drop(columns="value").equals(wanted.drop(columns="value"))
+        torch.testing.assert_close(torch.tensor(numbers["value"]), torch.tensor(wanted["value"]), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
 def test_the_proof_panel_reads_a_padded_batch(titans: MixerLM, ids: torch.Tensor, tmp_path) -> None:
     titans.save_pretrained(tmp_path)
     frame = load(tmp_path).proof(ids[0].tolist(), new_tokens=3).set_index("kernel")

@@ -218,14 +218,14 @@ class MixerLM(PreTrainedModel, GenerationMixin):
         for index, block in enumerate(self.blocks):
             before = None if held is None else held.layer(index)
             if held is not None and held.log:
-                seen.append(_scalars(block, x, before))
+                seen.append(_scalars(block, x, before, keep))
             x, state = block(x, before, keep)
             hidden.append(x)
             states.append(carried(state))
             aux.append({name: value for name, value in state.items() if name.startswith(AUX)})
         if held is not None:  # only now: a pass that fails midway leaves every state as it was
             if held.log:
-                held.note(seen, x.shape[1])
+                held.note(seen, range(x.shape[1]) if keep is None else keep[0].nonzero()[:, 0].tolist())
             held.states, held.fed = list(states), held.fed + x.shape[1]
         return x, hidden, aux
 
@@ -284,10 +284,14 @@ def _last(x: Tensor, tokens: int) -> Tensor:
     return x[:, -tokens:] if tokens else x
 
 
-def _scalars(block: nn.Module, x: Tensor, state: State | None) -> dict[str, Tensor]:
+def _scalars(block: nn.Module, x: Tensor, state: State | None, keep: Tensor | None) -> dict[str, Tensor]:
+    """Of the batch's row 0, its padding left out."""
     mixer: Any = block.mixer
+    row = x[:1] if keep is None else x[:1, keep[0]]
+    if not row.shape[1]:
+        return {}
     one = mixer.start(1) if state is None else {k: v[:1] if isinstance(v, Tensor) else v for k, v in state.items()}
-    return mixer.scalars(block.mixer_norm(x[:1]), one)  # type: ignore[operator]
+    return mixer.scalars(block.mixer_norm(row), one)  # type: ignore[operator]
 
 
 def _loss(logits: Tensor, labels: Tensor, aux_loss: Tensor | None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,20 +48,21 @@ class MixerCache(Cache):
     def layer(self, index: int) -> State | None:
         return self.states[index]
 
-    def note(self, seen: list[dict[str, Tensor]], tokens: int) -> None:
-        """One event for a pass of ``tokens``; ``seen`` holds each layer's numbers per token, of the batch's row 0.
+    def note(self, seen: list[dict[str, Tensor]], columns: Sequence[int]) -> None:
+        """One event for a pass; ``seen`` holds each layer's numbers for the tokens in these columns of the pass.
 
-        The event holds their means over tokens and layers; ``scalars`` has them all.
+        They are those of the batch's row 0. The event holds their means over tokens and layers; ``scalars`` has all.
         """
-        means: dict[str, list[float]] = {}
+        places, means = [self.fed + column for column in columns], dict[str, list[float]]()
         for layer, numbers in enumerate(seen):
             for name, value in numbers.items():
-                lines = enumerate(value.detach().flatten().tolist(), self.fed)
+                lines = zip(places, value.detach().flatten().tolist(), strict=True)
                 new = [{"position": at, "layer": layer, "name": name, "value": number} for at, number in lines]
                 self._seen += new
                 means.setdefault(name, []).extend(line["value"] for line in new)
         detail = {name: round(sum(numbers) / len(numbers), 6) for name, numbers in means.items()}
-        self._log.append("write", range(self.fed, self.fed + tokens), "every token is written", **detail)
+        if places:
+            self._log.append("write", places, "every token is written", **detail)
 
     def scalars(self) -> pd.DataFrame:
         """Every layer's numbers per token since the last reset (with ``log=True``): position, layer, name, value."""
