@@ -1,6 +1,7 @@
 """What a run goes on from: its own checkpoint, in any stage of a curriculum; and what it leaves as it was."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import tiny_kit as kit
 import torch
 from safetensors.torch import load_file
 
-from workbench.errors import ModelError
+from workbench.errors import BadInput, ModelError
 from workbench.models.mixer import MixerConfig, MixerLM
 from workbench.training.tiny import Pool, Recipe, answer_loss, as_pool, train
 from workbench_datasets.set_disjointness import sizes_pool
@@ -110,3 +111,28 @@ def test_no_checkpoint_holds_weights_that_are_not_finite(tmp_path):
     held = load_file(checkpoint)
     assert held["history"].isfinite().sum() == 2 * 6
     assert all(value.isfinite().all() for name, value in held.items() if name != "history")
+
+
+class Scaled(kit.Tiny):
+    """With a number as a parameter, and a frozen embedding."""
+
+    def __init__(self, frozen=True):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(1.0))
+        self.embed.weight.requires_grad_(not frozen)
+
+    def forward(self, input_ids, scale=None):
+        return SimpleNamespace(logits=super().forward(input_ids).logits * self.scale)
+
+
+@pytest.mark.parametrize("stack", [False, True])
+def test_frozen_parameters_stay_and_numbers_are_learned(stack):
+    build, recipe = lambda seed: Scaled(), Recipe(steps=3, batch=4, warmup=1, weight_decay=0.5)
+    made = train(build, kit.pool(), recipe, (0, 1), device="cpu", stack=stack)
+    for seed, model in zip((0, 1), made.models):
+        torch.manual_seed(seed)
+        assert torch.equal(model.embed.weight, Scaled().embed.weight)
+        assert model.scale != 1
+    frozen = lambda seed: Scaled().requires_grad_(False)  # noqa: E731
+    with pytest.raises(BadInput, match="all frozen"):
+        train(frozen, kit.pool(), recipe, (0,), device="cpu")

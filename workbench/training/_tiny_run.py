@@ -136,7 +136,7 @@ class TinyRun:
     def _clip(self) -> None:
         """Each seed's gradient to a norm of at most ``clip``, as ``clip_grad_norm_`` does for one model."""
         grads = [p.grad for p in self.parameters.values() if p.grad is not None]
-        norm = torch.stack([torch.linalg.vector_norm(g.flatten(1), dim=1) for g in grads]).norm(dim=0)
+        norm = torch.stack([torch.linalg.vector_norm(g.reshape(len(g), -1), dim=1) for g in grads]).norm(dim=0)
         scale = (self.recipe.clip / (norm + 1e-6)).clamp_max(1.0)
         for grad in grads:
             grad.mul_(scale.to(grad.dtype).view(-1, *[1] * (grad.dim() - 1)))
@@ -271,7 +271,7 @@ class TinyRun:
         """Raise ModelError if a loss so far, or a weight as it is, is not finite: the last step may have spoilt it."""
         finite = torch.isfinite(self.history[0, : self.step]).all(0)
         for value in self.parameters.values():
-            finite = finite & torch.isfinite(value).flatten(1).all(1)
+            finite = finite & torch.isfinite(value).reshape(len(value), -1).all(1)
         if not all(finite.tolist()):
             raise not_finite(self.step, [seed for seed, good in zip(self.seeds, finite.tolist()) if not good])
 
@@ -341,21 +341,24 @@ def _built(build: Callable[[int], nn.Module], seed: int) -> nn.Module:
 
 
 def _stacked(models: list[nn.Module]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Parameters and buffers with the seeds as first axis."""
+    """What is learned, and what is not (buffers and frozen parameters), with the seeds as first axis."""
     shapes = [{name: tuple(p.shape) for name, p in model.named_parameters()} for model in models]
     if any(shape != shapes[0] for shape in shapes):
         raise BadInput("build(seed) must make models of one shape: seeds differ in their weights only")
     if not shapes[0]:
         raise BadInput("build(seed) made a model without parameters: there is nothing to train")
-    named = [dict(model.named_parameters()) for model in models]
-    held = [dict(model.named_buffers()) for model in models]
-    parameters = {name: torch.stack([one[name].detach() for one in named]) for name in named[0]}
-    return parameters, {name: torch.stack([one[name] for one in held]) for name in held[0]}
+    learned = [{name: p for name, p in model.named_parameters() if p.requires_grad} for model in models]
+    if not learned[0]:
+        raise BadInput("build(seed) made a model whose parameters are all frozen: there is nothing to train")
+    fixed = [{name: p for name, p in model.named_parameters() if not p.requires_grad} for model in models]
+    held = [{**frozen, **dict(model.named_buffers())} for frozen, model in zip(fixed, models)]
+    parameters = {name: torch.stack([one[name].detach() for one in learned]) for name in learned[0]}
+    return parameters, {name: torch.stack([one[name].detach() for one in held]) for name in held[0]}
 
 
 def _optimiser(model: nn.Module, parameters: dict[str, Tensor], recipe: Recipe, cuda: bool) -> torch.optim.AdamW:
     """AdamW over the stack: it acts on each number alone, so stacked is the same as apart."""
-    own = dict(model.named_parameters())
+    own = {name: p for name, p in model.named_parameters() if name in parameters}
     decays = {name: own[name].dim() >= 2 and not getattr(own[name], "_no_weight_decay", False) for name in own}
     groups = [
         {"params": [parameters[name] for name in own if decays[name]], "weight_decay": recipe.weight_decay},
