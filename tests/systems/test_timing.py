@@ -118,6 +118,14 @@ def test_ceilings_are_rates_of_known_jobs() -> None:
     assert (found["matmul_size"], found["matmul_dtype"], found["copy_bytes"]) == (768, "float32", 64 << 20)
 
 
+def test_what_a_call_costs_a_cpu_is_its_own_work() -> None:
+    """Somebody else's turn, as a sleep, is none of it."""
+    work = torch.randn(256, 256)
+    busy = timing.seconds_of(lambda: [work @ work for _ in range(100)], "cpu")
+    assert busy > 0
+    assert timing.seconds_of(lambda: time.sleep(0.1), "cpu") < 0.05
+
+
 def test_clocks_are_numbers_or_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     assert timing.clocks() == {}

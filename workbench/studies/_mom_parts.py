@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -119,11 +118,6 @@ def decoding(settings: Mapping[str, Any], seed: int) -> Lines:
 
 def _steps(layer: Any, token: torch.Tensor, state: Any, count: int) -> list[float]:
     """Seconds of the same step again and again; the first ones are not counted."""
-    took = []
-    for _ in range(count + 3):
-        begun = time.perf_counter()
-        layer(token, state)
-        if token.is_cuda:
-            torch.cuda.synchronize()
-        took.append(time.perf_counter() - begun)
-    return took[3:]
+    from workbench.systems.timing import seconds_of
+
+    return [seconds_of(lambda: layer(token, state), token.device) for _ in range(count + 3)][3:]

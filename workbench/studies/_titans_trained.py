@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import pairwise
@@ -230,22 +229,15 @@ def live_lines(settings: Mapping[str, Any], seed: int) -> Lines:
 def cost_lines(settings: Mapping[str, Any], seed: int) -> Lines:
     """Seconds of an LMM layer's forward pass and bytes of its state by length, beside the bytes of full attention."""
     from workbench.memory.layers.base import build_layer, nbytes
+    from workbench.systems.timing import seconds_of
 
     torch.manual_seed(seed)
     layer = build_layer("titans", DIM, heads=HEADS).to(settings["device"])
     full = build_layer("sliding-window-attention", DIM, heads=HEADS, window=None)
     for length in settings["cost_lengths"]:
         x = torch.randn(1, length, DIM, device=settings["device"])
-        took = [_seconds(layer, x) for _ in range(settings["cost_repeats"] + 1)][1:]
+        took = [seconds_of(lambda x=x: layer(x), x.device) for _ in range(settings["cost_repeats"] + 1)][1:]
         for unit, seconds in enumerate(took):
             yield _line("cost", LMM, length, 0, "seconds", seconds, unit)
         yield _line("cost", LMM, length, 0, "state bytes", nbytes(layer(x)[1]))
         yield _line("cost", "full attention", length, 0, "state bytes", full.state_bytes(1, length))
-
-
-def _seconds(layer: Any, x: torch.Tensor) -> float:
-    begun = time.perf_counter()
-    layer(x)
-    if x.is_cuda:
-        torch.cuda.synchronize()
-    return time.perf_counter() - begun

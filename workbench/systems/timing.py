@@ -302,6 +302,23 @@ def ceilings(device: str | torch.device) -> dict[str, Any]:
     }
 
 
+def seconds_of(call: Contender, device: str | torch.device) -> float:
+    """What one call costs: on a GPU the wall clock until it has finished, on a CPU processor time of all threads.
+
+    For how a cost grows, where each call takes its own time; other processes must not decide that. To compare
+    implementations use :func:`race`.
+    """
+    if torch.device(device).type == "cpu":
+        begun = time.process_time()
+        call()
+        return time.process_time() - begun
+    torch.cuda.synchronize(device)
+    begun = time.perf_counter()
+    call()
+    torch.cuda.synchronize(device)
+    return time.perf_counter() - begun
+
+
 #: nvidia-smi's field -> ours.
 _CLOCK_FIELDS = {
     "clocks.sm": "sm_mhz",
