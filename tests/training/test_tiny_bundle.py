@@ -15,6 +15,7 @@ from workbench.training.tiny import (
     bundle_target,
     load_bundle,
     save_bundle,
+    ship,
     train,
 )
 
@@ -118,6 +119,15 @@ def test_damaged_bundles_are_refused(made, tmp_path):
     save_file({"a": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(BundleError, match="not written by this workbench"):
         load_bundle(tmp_path / "other.safetensors")
+
+
+def test_models_that_diverged_do_not_ship_and_cost_the_others_nothing(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBENCH_RECORDED", str(tmp_path / "recorded"))
+    for value in (float("nan"), 1e6):
+        bad = mixer(4)
+        torch.nn.init.constant_(bad.norm.weight, value)
+        assert not ship("mom", {"bad": bad}, {}).exists()
+        assert list(load_bundle(ship("titans", {"bad": bad, "good": mixer()}, {}))) == ["good"]
 
 
 def _without_a_weight(tensors, about):

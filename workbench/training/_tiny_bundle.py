@@ -44,9 +44,12 @@ def shipped(slug: str, names: Iterable[str]) -> dict[str, Any]:
 
 
 def ship(slug: str, models: Mapping[str, nn.Module], recipe: Recipe | Mapping[str, Any]) -> Path:
-    """Write a study's models beside the recorded runs; one whose training diverged is left out."""
-    whole = {name: m for name, m in models.items() if all(bool(torch.isfinite(p).all()) for p in m.parameters())}
-    return save_bundle(bundle_target(slug), whole, recipe)
+    """Write a study's models beside the recorded runs; one that diverged (beyond what float16 holds) is left out.
+
+    Where all did, nothing is written: the run goes on to its other variants.
+    """
+    whole = {name: m for name, m in models.items() if all(bool(torch.isfinite(p.half()).all()) for p in m.parameters())}
+    return save_bundle(bundle_target(slug), whole, recipe) if whole else bundle_target(slug)
 
 
 def save_bundle(
