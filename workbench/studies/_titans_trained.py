@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -236,7 +236,7 @@ def cost_lines(settings: Mapping[str, Any], seed: int) -> Lines:
     full = build_layer("sliding-window-attention", DIM, heads=HEADS, window=None)
     for length in settings["cost_lengths"]:
         x = torch.randn(1, length, DIM, device=settings["device"])
-        took = [seconds_of(lambda x=x: layer(x), x.device) for _ in range(settings["cost_repeats"] + 1)][1:]
+        took = [seconds_of(partial(layer, x), x.device) for _ in range(settings["cost_repeats"] + 1)][1:]
         for unit, seconds in enumerate(took):
             yield _line("cost", LMM, length, 0, "seconds", seconds, unit)
         yield _line("cost", LMM, length, 0, "state bytes", nbytes(layer(x)[1]))
