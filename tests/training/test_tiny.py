@@ -291,6 +291,10 @@ def test_bad_recipes_are_refused(settings, message):
         (lambda: Pool(np.zeros((2, 3), int), np.zeros((2, 3), int), {"a": np.zeros(3)}), "expected 2 rows"),
         (lambda: Pool(np.zeros((2, 3), int), np.zeros((2, 3), int), {"a": 1}), "expected 2 rows"),
         (lambda: train(kit.build, None, kit.RECIPE, (0,)), "a pool has ids"),
+        (
+            lambda: train(mixer_of(31), kit.pool(), kit.RECIPE, (0,), device="cpu"),
+            "holds token 31, the model knows 0 to 30",
+        ),
         (lambda: train(kit.build, kit.pool(), kit.RECIPE, 3), "seeds=3"),
         (lambda: train(kit.build, kit.pool(), kit.RECIPE, (0,), device="gpu"), "device='gpu'"),
         (lambda: train(kit.build, "text", kit.RECIPE, (0,)), "a pool has ids"),
@@ -317,6 +321,12 @@ def test_a_step_can_be_timed_without_training_anything():
     stack, took = faster_way(kit.build, kit.pool(), kit.RECIPE, (0, 1), device="cpu", steps=2)
     assert stack is False
     assert 0 < took < 5
+
+
+def mixer_of(vocabulary):
+    from workbench.models.mixer import MixerConfig, MixerLM
+
+    return lambda seed: MixerLM(MixerConfig(vocabulary, 8, [{"mixer": "linear-attention", "heads": 2}]))
 
 
 def test_padding_does_not_cost_the_stack():

@@ -39,6 +39,16 @@ def id_table(name: str, value: Any) -> Tensor:
     return made
 
 
+def known_tokens(model: Any, *tables: Tensor) -> None:
+    """BadInput for ids that a model with a ``vocab_size`` does not know; on a GPU they would end the process."""
+    size = getattr(getattr(model, "config", None), "vocab_size", None)
+    most = max(int(table.max()) for table in tables)
+    if size is not None and most >= size:
+        raise BadInput(
+            f"the pool holds token {most}, the model knows 0 to {size - 1}: make it with a larger vocab_size"
+        )
+
+
 def whole(name: str, value: Any, least: int) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise BadInput(f"{name}={value!r}: expected a whole number of at least {least}")

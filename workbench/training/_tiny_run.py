@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from workbench.errors import BadInput
 from workbench.training._long_sums import LongSums
-from workbench.training._tiny_checks import not_finite
+from workbench.training._tiny_checks import known_tokens, not_finite
 from workbench.training._tiny_files import architecture, read_run, write_tensors
 from workbench.training.tiny import Loss, Pool, Recipe, Trained, answer_loss, as_pool, record_of
 
@@ -82,6 +82,7 @@ class TinyRun:
         if self.pool is not None and made is self._made:
             return
         pool, self._made = as_pool(made), made
+        known_tokens(self.models[0], pool.ids, pool.targets)
         tables = {"input_ids": pool.ids.int(), "targets": pool.targets.int(), **pool.extras}
         if "attention_mask" in tables:  # a model takes a bool mask as it is; at numbers it looks, which costs the graph
             tables["attention_mask"] = tables["attention_mask"].bool()
