@@ -250,6 +250,8 @@ def test_what_transformers_would_do_wrong_is_refused_or_said(model: MixerLM, ids
     with pytest.raises(ValueError, match="stateful"):
         model.generate(ids[:1], max_new_tokens=3, prompt_lookup_num_tokens=2, pad_token_id=0)
     assert model.accepts_loss_kwargs is False  # the Trainer divides by accumulated batches only then
+    out = model(ids, labels=ids)
+    assert set(out) - {"loss", *model.config.keys_to_ignore_at_inference} == {"logits"}  # what it gathers
 
 
 def test_bad_input_is_named(model: MixerLM, ids: torch.Tensor) -> None:

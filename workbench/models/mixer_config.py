@@ -31,6 +31,8 @@ class MixerConfig(PreTrainedConfig):
     """
 
     model_type = "workbench-mixer"
+    #: What a Trainer's predictions leave out; else they are no table of logits.
+    keys_to_ignore_at_inference = ["cache", "past_key_values", "aux", "aux_loss"]
 
     def __init__(
         self,
