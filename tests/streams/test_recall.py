@@ -150,7 +150,20 @@ def other_pool():
         (lambda p: recall(Reader(64, 3), p, by=("distance",), edges=(8, 4)), "rising"),
         (lambda p: recall(Reader(64, 3), p, by=("distance",), edges=()), "rising"),
         (lambda p: buckets([1, 2], (5, 9)), "before the first bucket"),
-        (lambda p: across_seeds({}), "by_seed is empty"),
+        (lambda p: recall(Reader(64, 3), p, by="distance"), "expected a list of names"),
+        (lambda p: recall(Reader(64, 3), p, by=("distance",), edges=(0, 4.5)), "rising"),
+        (lambda p: across_seeds({}), "one seed or more"),
+        (lambda p: across_seeds([recall(Reader(64, 3), p)]), "got list"),
+        (lambda p: answers(Reader(64, 3), None), "a pool has ids"),
+        (lambda p: answers(Reader(64, 3), SimpleNamespace(ids=p.ids * 1.0, targets=p.targets)), "whole numbers"),
+        (
+            lambda p: answers(
+                MixerLM(MixerConfig(vocab_size=64, dim=8)),
+                SimpleNamespace(ids=p.ids, targets=np.where(p.targets < 0, -100, 64)),
+            ),
+            "up to 64 but the model knows 64",
+        ),
+        (lambda p: state_bytes(MixerLM(MixerConfig(vocab_size=64, dim=8)), -5), "tokens must be"),
         (
             lambda p: across_seeds({0: recall(Reader(64, 3), p), 1: recall(Reader(64, 3), other_pool())}),
             "other groups",

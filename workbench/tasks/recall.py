@@ -45,13 +45,17 @@ def answers(model: Any, pool: Any, *, batch_tokens: int = 1 << 15) -> pd.DataFra
     """
     import pandas as pd
 
+    if not (hasattr(pool, "ids") and hasattr(pool, "targets")):
+        raise BadInput(f"a pool has ids and targets (sequences, tokens), got {type(pool).__name__}")
     ids, targets = (np.asarray(value) for value in (pool.ids, pool.targets))
     if ids.shape != targets.shape or ids.ndim != 2:
         raise BadInput(f"ids {ids.shape} and targets {targets.shape} must be one table each, (sequences, tokens)")
+    if ids.dtype.kind not in "iu" or targets.dtype.kind not in "iu":
+        raise BadInput(f"ids and targets must be whole numbers, got {ids.dtype} and {targets.dtype}")
     rows, positions = np.nonzero(targets != IGNORE)
     if not len(rows):
         raise BadInput("nothing is asked: all targets are -100")
-    _check_ids(model, ids)
+    _check_ids(model, ids, targets)
     table = {"sequence": rows, "position": positions, "category": _categories(pool, rows, positions)}
     table["distance"] = (
         np.asarray(pool.distance)[rows, positions] if hasattr(pool, "distance") else np.full(len(rows), -1)
@@ -62,10 +66,10 @@ def answers(model: Any, pool: Any, *, batch_tokens: int = 1 << 15) -> pd.DataFra
     return pd.DataFrame({**table, "said": said, "right": right, "log_p": log_p})[list(ANSWERS)]
 
 
-def _check_ids(model: Any, ids: np.ndarray) -> None:
-    size = getattr(getattr(model, "config", None), "vocab_size", None)
-    if size is not None and int(ids.max()) >= size:
-        raise BadInput(f"ids go up to {int(ids.max())} but the model knows {size} tokens: was it trained on this task?")
+def _check_ids(model: Any, ids: np.ndarray, targets: np.ndarray) -> None:
+    size, most = getattr(getattr(model, "config", None), "vocab_size", None), max(int(ids.max()), int(targets.max()))
+    if size is not None and most >= size:
+        raise BadInput(f"ids go up to {most} but the model knows {size} tokens: was it trained on this task?")
 
 
 def _categories(pool: Any, rows: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -128,6 +132,8 @@ def recall(
     """
     import pandas as pd
 
+    if isinstance(by, str):
+        raise BadInput(f"by={by!r}: expected a list of names, ({by!r},) say")
     unknown = set(by) - {"category", "distance"}
     if unknown:
         raise BadInput(f"by={list(by)}: {', '.join(sorted(unknown))} is not one of category, distance")
@@ -157,7 +163,8 @@ def buckets(distance: Iterable[int], edges: Sequence[int] | None = None) -> pd.C
     if edges is None:
         most = max(1, int(values.max(initial=1)))
         edges = [0, *(2**power for power in range(3, most.bit_length()))]
-    if not len(edges) or list(edges) != sorted(set(edges)):
+    counts = all(isinstance(edge, int | np.integer) for edge in edges)
+    if not len(edges) or not counts or list(edges) != sorted(set(edges)):
         raise BadInput(f"edges={list(edges)}: expected rising whole numbers, where each bucket begins")
     if len(values) and values.min() < edges[0]:
         raise BadInput(f"a distance of {values.min()} lies before the first bucket, which begins at {edges[0]}")
@@ -176,8 +183,8 @@ def across_seeds(by_seed: Mapping[int, pd.DataFrame], *, confidence: float = 0.9
     """
     import pandas as pd
 
-    if not by_seed:
-        raise BadInput("by_seed is empty: give {seed: recall(...)}")
+    if not isinstance(by_seed, Mapping) or not by_seed:
+        raise BadInput(f"by_seed must be {{seed: recall(...)}} of one seed or more, got {type(by_seed).__name__}")
     first = next(iter(by_seed.values()))
     groups = [name for name in first.columns if name not in RECALL]
     for seed, frame in by_seed.items():

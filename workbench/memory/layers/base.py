@@ -148,6 +148,7 @@ class MemoryLayer(nn.Module, ABC):
 
     def state_bytes(self, batch: int = 1, tokens: int = 0) -> int:
         """Bytes of the state; ``tokens`` only matters to a state that grows with the stream (full attention)."""
+        whole("tokens", tokens, 0)
         total = 0
         for slot in self.layout(whole("batch", batch)).values():
             n = 1 if slot.shape else 0
