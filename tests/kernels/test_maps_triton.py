@@ -30,6 +30,7 @@ def interpreted(root: Path) -> dict[str, dict[str, list[float]]]:
     return json.loads(done.stdout)
 
 
+@pytest.mark.xdist_group("interpreted-maps")  # one run of the interpreter serves them all
 @pytest.mark.parametrize("name", interpreted_maps.CASES)
 def test_the_interpreted_kernels_equal_float64(interpreted: dict[str, dict[str, list[float]]], name: str) -> None:
     """Inputs are exact in both, so half precision gets no larger budget than float32."""
