@@ -5,7 +5,9 @@ Hypothesis draws the same examples in every run and looks at no clock; ``--hypot
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +17,9 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("JUPYTER_PLATFORM_DIRS", "1")
-os.environ.setdefault("WORKBENCH_CACHE", tempfile.mkdtemp(prefix="workbench-cache-"))
+if "WORKBENCH_CACHE" not in os.environ:  # the workers of a run share the one that the run has made
+    os.environ["WORKBENCH_CACHE"] = tempfile.mkdtemp(prefix="workbench-cache-")
+    atexit.register(shutil.rmtree, os.environ["WORKBENCH_CACHE"], ignore_errors=True)
 
 import hypothesis
 import pytest
