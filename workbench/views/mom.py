@@ -74,12 +74,16 @@ def token_ribbon(frame: pd.DataFrame, *, width: int = 760, title: str = "", subt
     Columns: position, token, memory, weight (and any others, told at the pointer). Clicking a memory in the legend
     keeps its tokens (selection ``memory``).
     """
+    pick = alt.selection_point(name="memory", fields=["memory"], bind="legend")
+    return theme.themed(_ribbon(frame, pick, width), title, subtitle)
+
+
+def _ribbon(frame: pd.DataFrame, pick: alt.Parameter, width: int) -> alt.LayerChart:
     data = frame_for("token_ribbon", frame, numbers=("position", "weight"), columns=("token", "memory"))
     if not data["weight"].between(0, 1).all():
         raise BadInput("token_ribbon: column 'weight' must lie in [0, 1]")
     _typeset(data, width)
     names = sorted(set(data["memory"]))
-    pick = alt.selection_point(name="memory", fields=["memory"], bind="legend")
     told = [f"{name}:{'Q' if name in ('position', 'weight', 'entropy') else 'N'}" for name in frame.columns]
     base = alt.Chart(data).encode(y=alt.Y("_line:O", axis=None), tooltip=told)
     colour = alt.Color(
@@ -94,22 +98,60 @@ def token_ribbon(frame: pd.DataFrame, *, width: int = 760, title: str = "", subt
     text = base.mark_text(font=theme.MONO, fontSize=11).encode(
         x=alt.X("_mid:Q", axis=None), text="_shown:N", opacity=alt.condition(pick, alt.value(1.0), alt.value(0.25))
     )
-    chart = alt.layer(cells.add_params(pick), text).properties(width=width, height=alt.Step(23))
-    return theme.themed(chart, title, subtitle)
+    return alt.layer(cells.add_params(pick), text).properties(width=width, height=alt.Step(23))
 
 
 def memory_classes(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
     """Which kinds of tokens each memory gets: columns memory, kind (text)."""
+    return theme.themed(_classes(frame, 360), title, subtitle)
+
+
+def _classes(frame: pd.DataFrame, width: int) -> alt.Chart:
     data = frame_for("memory_classes", frame, columns=("memory", "kind"))
     counts = data.groupby(["memory", "kind"]).size().rename("tokens").reset_index()
     kinds = list(dict.fromkeys(data["kind"]))
     bars = alt.Chart(counts).mark_bar().encode(
         y=alt.Y("memory:N", title="memory"),
-        x=alt.X("tokens:Q", title="tokens with the largest weight here"),
+        x=alt.X("tokens:Q", title="tokens with the largest weight here", axis=alt.Axis(tickMinStep=1, format="d")),
         color=alt.Color("kind:N", title=None, sort=kinds, scale=theme.categories(kinds)),
         tooltip=["memory:N", "kind:N", "tokens:Q"],
     )  # fmt: skip
-    return theme.themed(bars.properties(width=360, height=alt.Step(26)), title, subtitle)
+    return bars.properties(width=width, height=alt.Step(26))
+
+
+def ribbon_by_memory(frame: pd.DataFrame, *, width: int = 760, title: str = "", subtitle: str = "") -> alt.Chart:
+    """The ribbon above what each memory gets and how many of its questions are answered right.
+
+    Columns: those of ``token_ribbon``, kind (text), and right: whether the model's answer after this token is right,
+    None where the token asks nothing. A question is counted to the memory that weighs most in it. Clicking a memory in
+    the legend keeps its tokens and its bars (selection ``memory``).
+    """
+    data = frame_for("ribbon_by_memory", frame, columns=("memory", "kind", "right"))
+    asked = data[data["right"].notna()]
+    if not len(asked):
+        raise BadInput("ribbon_by_memory: column 'right' says of no token whether its answer is right")
+    pick = alt.selection_point(name="memory", fields=["memory"], bind="legend")
+    kept = alt.condition(pick, alt.value(1.0), alt.value(0.15))
+    bars = theme.beside(
+        _classes(data, 3 * width // 8).encode(opacity=kept).properties(title="Which tokens"),
+        _right(asked, sorted(set(data["memory"])), kept, width // 4).properties(title="Questions answered right"),
+        color="independent", y="shared",
+    )  # fmt: skip
+    ribbon = _ribbon(data.drop(columns="right"), pick, width)
+    return theme.below(ribbon, bars, title=title, subtitle=subtitle, color="independent")
+
+
+def _right(asked: pd.DataFrame, memories: list[str], kept: Any, width: int) -> alt.LayerChart:
+    """Share of right answers, a bar a memory, and in words out of how many."""
+    counts = asked.assign(right=asked["right"].astype(float)).groupby("memory")["right"].agg(["sum", "size"])
+    counts = counts.reindex(memories, fill_value=0).reset_index()
+    counts["share"] = counts["sum"] / counts["size"].where(counts["size"] > 0)
+    counts["told"] = [f"{hit:.0f} of {n}" if n else "none asked" for hit, n in zip(counts["sum"], counts["size"])]
+    base = alt.Chart(counts).encode(y=alt.Y("memory:N", title=None), opacity=kept)
+    share = alt.X("share:Q", title="share", scale=alt.Scale(domain=[0, 1]))
+    bars = base.mark_bar(color=theme.SOURCES["live"]).encode(x=share, tooltip=["memory:N", "told:N"])
+    words = base.mark_text(align="left", dx=4, fontSize=11, color=theme.INK).encode(x=alt.value(width), text="told:N")
+    return alt.layer(bars, words).properties(width=width, height=alt.Step(26))
 
 
 def interference_curves(

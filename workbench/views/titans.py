@@ -103,12 +103,79 @@ def recall_by_age(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -
         x=alt.X("age:O", title="age of the pair (tokens since it was written)", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("method:N", title=None, sort=methods, axis=alt.Axis(labelLimit=240)),
     )
+    chart = _coloured_recall(base).properties(width=440, height=30 * len(methods))
+    return theme.themed(chart, title, subtitle)
+
+
+def recall_by_distance(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
+    """Recall of the trained models by distance of the fact (heat map), linked to their recall by length (lines).
+
+    Rows of the study's parts "distance" (x: the upper end of a bucket, tokens) and "length". Clicking a row of the map
+    draws its line in colour (selection ``method``; with shift, several).
+    """
+    far = _by_method(_rows("recall_by_distance", frame, "distance", {"distance": ""}, "recall"))
+    lines = _by_method(_rows("recall_by_distance", frame, "length", TRAINED, "recall"))
+    if not (len(far) and len(lines)):
+        raise BadInput("recall_by_distance: the frame has no rows of trained models by distance and by length")
+    methods = [name for name in dict.fromkeys((*TITANS, *OTHERS)) if name in set(far["method"])]
+    ends = sorted(set(far["x"]))
+    named = {end: _bucket(low, end, end == ends[-1]) for low, end in zip((0.0, *ends), ends)}
+    far["distance"] = far["x"].map(named)
+    pick = alt.selection_point(name="method", fields=["method"], value=[{"method": methods[0]}], empty=False)
+    base = alt.Chart(far).encode(
+        x=alt.X("distance:N", title="tokens since the fact", sort=list(named.values()), axis=alt.Axis(labelAngle=0)),
+        y=alt.Y("method:N", title=None, sort=methods, axis=alt.Axis(labelLimit=240)),
+    )
+    return theme.beside(
+        _coloured_recall(base, pick).properties(width=64 * len(named), height=26 * len(methods)),
+        _picked_lines(lines, pick).properties(width=330, height=26 * len(methods) - 40),
+        title=title, subtitle=subtitle, color="independent",
+    )  # fmt: skip
+
+
+def _by_method(rows: pd.DataFrame) -> pd.DataFrame:
+    means = _ranges(rows) if len(rows) else rows
+    return means.rename(columns={"variant": "method", "value": "recall"})
+
+
+def _bucket(low: float, end: float, last: bool) -> str:
+    return f"{low:.0f} or more" if last else f"{low:.0f} to {end - 1:.0f}"
+
+
+def _coloured_recall(base: alt.Chart, pick: alt.Parameter | None = None) -> alt.LayerChart:
+    """Cells of a recall in colour and in figures, for a chart that has its x and y; ``pick`` draws a line around."""
     colour = alt.Color("recall:Q", title="recall", scale=theme.magnitude(domain=[0, 1]))
-    told = ["method:N", "age:Q", alt.Tooltip("recall:Q", format=".2f")]
-    cells = base.mark_rect(**theme.SEAMLESS).encode(color=colour, tooltip=told)
     ink = alt.condition("datum.recall > 0.6", alt.value(theme.INK), alt.value(theme.PAPER))
+    cells = base.mark_rect(**theme.SEAMLESS).encode(color=colour, tooltip=_told(base))
     text = base.mark_text(fontSize=10).encode(text=alt.Text("recall:Q", format=".2f"), color=ink)
-    return theme.themed(alt.layer(cells, text).properties(width=440, height=30 * len(methods)), title, subtitle)
+    if pick is None:
+        return alt.layer(cells, text)
+    around = base.mark_rect(fill="transparent", stroke=theme.INK, strokeWidth=2).transform_filter(pick)
+    return alt.layer(cells.add_params(pick), around, text.encode(tooltip=_told(base)))
+
+
+def _told(base: alt.Chart) -> list[Any]:
+    names = ["age:Q"] if "age" in base.data else ["distance:N"]
+    return ["method:N", *names, alt.Tooltip("recall:Q", format=".2f")]
+
+
+def _picked_lines(lines: pd.DataFrame, pick: alt.Parameter) -> alt.LayerChart:
+    """All lines in grey, those that are chosen in colour on top, each with its name."""
+    ticks = alt.Axis(format=",", values=sorted(set(lines["x"])))
+    base = alt.Chart(lines).encode(
+        x=alt.X("x:Q", title=TRAINED["length"], scale=alt.Scale(type="log", nice=False), axis=ticks),
+        y=alt.Y("recall:Q", title="recall of facts", scale=alt.Scale(domain=[0, 1])),
+        detail="method:N",
+        tooltip=["method:N", "x:Q", alt.Tooltip("recall:Q", format=".2f")],
+    )
+    seen = base.transform_filter(pick)
+    blue = theme.SOURCES["live"]
+    name = seen.transform_filter(f"datum.x == {lines['x'].max()}").mark_text(align="right", dy=-10, color=blue)
+    return alt.layer(
+        base.mark_line(color=theme.MUTED, opacity=0.35, strokeWidth=1.2),
+        seen.mark_line(color=blue, strokeWidth=2.4, point=alt.OverlayMarkDef(color=blue, filled=True, size=36)),
+        name.encode(text="method:N"),
+    )
 
 
 def depth_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
