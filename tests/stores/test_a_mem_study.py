@@ -168,6 +168,15 @@ def test_claims_of_locomo_can_hold_and_fail():
         assert test(bad).verdict == "not reproduced", test.__name__
 
 
+def test_a_dialogue_counts_once_however_many_seeds_were_run():
+    one = locomo_rows(0.1, 150.0, True, 0.2)
+    three = pd.concat([one.assign(seed=seed) for seed in range(3)], ignore_index=True)
+    for test in (claims.few_tokens, claims.score_flattens, claims.notes_cluster, claims.locomo_equal_hits):
+        assert test(three) == test(one), test.__name__
+    pd.testing.assert_frame_equal(pictures.summary(three), pictures.summary(one))
+    assert pictures.score_over_k(three).to_dict() == pictures.score_over_k(one).to_dict()
+
+
 def test_what_was_not_run_is_inconclusive_and_every_claim_is_judged(study, live):
     outcomes = study.judge(live, "full")
     assert list(outcomes) == [claim.id for claim in study.claims]
@@ -189,6 +198,8 @@ def test_the_paper_figure_draws_from_any_source(study, live, tmp_path):
         assert pictures.score_over_k(recorded, paper, accounting=accounting).to_dict()
     with pytest.raises(BadInput, match="scale full"):
         pictures.score_over_k(live)
+    with pytest.raises(BadInput, match="nothing to draw"):
+        study.figure(None, None, None)
 
 
 def test_the_paper_numbers_are_complete_and_marked():

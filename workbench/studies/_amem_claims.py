@@ -36,6 +36,12 @@ def _pairs(frame: pd.DataFrame, metric: str, first: str, second: str, **where: o
     return wide.dropna() if {first, second} <= set(wide) else wide.iloc[:0]
 
 
+def _dialogues(frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows on LoCoMo, each dialogue once: they are the same ten dialogues for every seed of the study."""
+    rows = frame[frame["experiment"] == "locomo"]
+    return rows.drop_duplicates(["method", "accounting", "budget", "unit", "kind", "metric"])
+
+
 def _difference(pairs: pd.DataFrame, first: str, second: str, threshold: float, direction: str, told: str) -> Outcome:
     if len(pairs) < 2:
         return Outcome.unmeasured(f"{told}: {first} and {second} were not both measured")
@@ -97,7 +103,8 @@ def one_hop_is_kept_minilm(frame: pd.DataFrame) -> Outcome:
 
 def few_tokens(frame: pd.DataFrame) -> Outcome:
     """FULL's tokens (10 hits and up to 10 linked notes) as a share of those of the whole history."""
-    rows = frame[(frame["experiment"] == "locomo") & (frame["metric"] == "tokens")]
+    rows = _dialogues(frame)
+    rows = rows[rows["metric"] == "tokens"]
     full = rows[(rows["method"] == FULL) & (rows["accounting"] == HITS) & (rows["budget"] == 10)]
     history = rows[rows["method"] == HISTORY]
     both = full.set_index("unit")["value"] / history.set_index("unit")["value"]
@@ -112,8 +119,9 @@ def few_tokens(frame: pd.DataFrame) -> Outcome:
 
 def score_flattens(frame: pd.DataFrame) -> Outcome:
     """Recall gained from k = 10 to 20 minus that gained from 40 to 50 (FULL, all questions of a dialogue)."""
-    rows = frame[(frame["experiment"] == "locomo") & (frame["metric"] == "recall") & (frame["method"] == FULL)]
-    rows = rows[rows["accounting"] == HITS].dropna(subset=["value"])
+    rows = _dialogues(frame)
+    rows = rows[(rows["metric"] == "recall") & (rows["method"] == FULL) & (rows["accounting"] == HITS)]
+    rows = rows.dropna(subset=["value"])
     rows = rows.assign(sum=rows["value"] * rows["n"]).groupby(["unit", "budget"])[["sum", "n"]].sum()
     wide = (rows["sum"] / rows["n"]).unstack("budget")
     if len(wide) < 2 or not set(KS) <= set(wide):
@@ -128,7 +136,8 @@ def score_flattens(frame: pd.DataFrame) -> Outcome:
 
 def notes_cluster(frame: pd.DataFrame) -> Outcome:
     """Silhouette of LoCoMo's sessions after evolution minus before."""
-    rows = frame[(frame["metric"] == "silhouette") & (frame["experiment"] == "locomo")]
+    rows = _dialogues(frame)
+    rows = rows[rows["metric"] == "silhouette"]
     wide = rows.pivot_table(index="unit", columns="kind", values="value")
     if len(wide) < 2 or not {"before", "after"} <= set(wide):
         return Outcome.unmeasured("no silhouette was measured")
@@ -137,9 +146,9 @@ def notes_cluster(frame: pd.DataFrame) -> Outcome:
 
 
 def _locomo(frame: pd.DataFrame, first: str, second: str, accounting: str) -> Outcome:
-    found = []
+    frame, found = _dialogues(frame), []
     for budget in BUDGETS:
-        where = {"experiment": "locomo", "kind": "multi-hop", "accounting": accounting, "budget": budget}
+        where = {"kind": "multi-hop", "accounting": accounting, "budget": budget}
         told = f"{accounting}, {budget}"
         found.append(_difference(_pairs(frame, "recall", first, second, **where), first, second, 0.0, ">", told))
     return _worst(found)

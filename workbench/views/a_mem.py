@@ -168,9 +168,11 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     if curves is not None:
         parts.append(score_over_k(curves, reported))
     tokens = _tokens(sources, reported)
-    parts += [tokens] if tokens is not None else []
+    drawn = [part for part in (*parts, tokens) if part is not None]
+    if not drawn:
+        raise BadInput("paper_figure: live, reported and recorded are all empty, so there is nothing to draw")
     return theme.below(
-        *(part for part in parts if part is not None),
+        *drawn,
         title="Do links and evolution find what plain retrieval misses?",
         subtitle=["The paper gives the F1 of GPT-4o-mini's answers; here it is the share of evidence that comes back,",
                   "with no model in between. Compare orders and shapes, not levels."],
@@ -199,12 +201,19 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     for (budget, method), part in bridge.groupby(["budget", "method"]):
         panel = BRIDGE10 if budget == 10 else BRIDGE20 if budget == 20 else None
         lines += [(panel, method, *wilson(int(part["value"].sum()), len(part))[:3])] if panel else []
-    locomo = frame[(frame["experiment"] == "locomo") & (frame["metric"] == "recall") & (frame["kind"] == "multi-hop")]
+    locomo = _recall(frame)
+    locomo = locomo[locomo["kind"] == "multi-hop"]
     for panel, accounting in ((HITS10, "equal hits"), (NOTES10, "equal notes")):
         rows = locomo[(locomo["accounting"] == accounting) & (locomo["budget"] == 10)]
         for method, part in rows.groupby("method"):
             lines += [(panel, method, *bootstrap(part["value"])[:3])] if len(part) > 1 else []
     return pd.DataFrame(lines, columns=["panel", "method", "value", "low", "high"])
+
+
+def _recall(frame: pd.DataFrame) -> pd.DataFrame:
+    """Evidence recall on LoCoMo, each dialogue once: they are the same dialogues for every seed of the study."""
+    rows = frame[(frame["experiment"] == "locomo") & (frame["metric"] == "recall")]
+    return rows.drop_duplicates(["method", "accounting", "budget", "unit", "kind"])
 
 
 def _ablation(found: dict[str, pd.DataFrame], reported: pd.DataFrame | None) -> Any:
@@ -247,10 +256,8 @@ def score_over_k(
     import pandas as pd
 
     one_of("score_over_k", "accounting", accounting, ACCOUNTINGS)
-    rows = frame[
-        (frame["experiment"] == "locomo") & (frame["metric"] == "recall") & (frame["accounting"] == accounting)
-    ]
-    rows = rows[rows["method"].isin([FLAT, LINKS, FULL])].dropna(subset=["value"])
+    rows = _recall(frame)
+    rows = rows[(rows["accounting"] == accounting) & rows["method"].isin([FLAT, LINKS, FULL])].dropna(subset=["value"])
     if rows.empty:
         raise BadInput("score_over_k: the frame holds no recall on LoCoMo; run the study at scale full")
     table = _over_dialogues(rows)
