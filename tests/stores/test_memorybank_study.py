@@ -252,6 +252,17 @@ def test_the_recorded_run_holds_what_the_study_measures(study):
     assert study.figure(None, reported.load("memorybank"), frame).to_dict(validate=True)
 
 
+def test_the_authors_users_count_once_and_a_cell_of_the_grid_is_drawn_once_for_several_seeds(study):
+    one = recorded.load("memorybank")
+    rest = one[~one["experiment"].isin(["life", "life with drift"])]
+    three = pd.concat([rest.assign(seed=seed) for seed in range(3)], ignore_index=True)
+    assert study.judge(three, "full")["C1u"] == study.judge(one, "full")["C1u"]
+    told = [views.summary(frame).set_index("item").loc["authors' users, named day, top 6"] for frame in (rest, three)]
+    assert told[0].equals(told[1])
+    cells = [row for rows in views.grid_map(three).to_dict()["datasets"].values() for row in rows]
+    assert len(cells) == 30
+
+
 def test_the_authors_users_are_read_and_their_file_is_left_alone(real_data):
     files = [real_data / "memorybank" / name for name in ("memory_bank_en.json", "probing_questions_en.jsonl")]
     if not all(file.is_file() for file in files):

@@ -48,8 +48,12 @@ def difference(
 
 
 def share(frame: pd.DataFrame, experiment: str, metric: str, policy: str, threshold: float) -> Outcome:
-    """Is a share of yes/no outcomes above ``threshold``? Wilson interval."""
+    """Is a share of yes/no outcomes above ``threshold``? Wilson interval.
+
+    The authors' users are the same for every seed of the study, so that each of their questions counts once.
+    """
     rows = frame[(frame["experiment"] == experiment) & (frame["metric"] == metric) & (frame["policy"] == policy)]
+    rows = rows.drop_duplicates("unit") if experiment == USERS else rows
     if not len(rows):
         return Outcome.unmeasured(f"no {metric} of {policy} in {experiment!r}")
     found = statistics.wilson(int(rows["value"].sum()), len(rows))

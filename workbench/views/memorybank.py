@@ -96,6 +96,7 @@ def grid_map(frame: pd.DataFrame, capacity: int = 64, *, title: str = "", subtit
     if not len(rows):
         raise BadInput(f"grid_map: the frame has no grid at capacity {capacity}; run the full scale")
     rows = frame_for("grid_map", rows, numbers=("value", "time_scale", "increment"))
+    rows = rows.groupby(["time_scale", "increment"])["value"].mean().reset_index()  # of several seeds, where there are
     rows["λ"] = ["∞" if scale == 0 else f"{scale:g}" for scale in rows["time_scale"]]
     rows["order"] = rows["time_scale"].replace(0, float("inf")).rank(method="dense")
     x = alt.X("λ:N", sort=alt.EncodingSortField("order"), title="λ (days per unit of strength)",
@@ -203,6 +204,7 @@ def summary(frame: pd.DataFrame | None) -> pd.DataFrame | None:
     lines: list[dict[str, Any]] = []
     for key, group in frame.groupby(["experiment", "policy", "metric"]):
         if key in _WHERE:
+            group = group.drop_duplicates("unit") if key[0] == "authors' users" else group  # the same for every seed
             share = wilson(int(group["value"].sum()), len(group))
             panel, item = _WHERE[key]
             lines.append({"panel": panel, "item": item, "value": share.effect, "low": share.low, "high": share.high})
