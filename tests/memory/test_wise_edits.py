@@ -177,6 +177,20 @@ def test_grace_splits_a_ball_that_two_answers_share(tokenizer):
     assert memory.answers(memory.prepare([PROMPT, ANOTHER], [TARGET, "honey"])).side == [0, 1]
 
 
+def test_grace_edits_a_prompt_anew(embedded):
+    memory = GRACE(steps=40).bind(embedded)
+    try:
+        for count, target in enumerate(("Elham", "honey", "piano"), start=1):  # the first is of two tokens
+            memory.write(PROMPT, target)
+            found = memory.answers(memory.prepare([PROMPT], [target]))
+            assert (found.accuracy(), found.side) == ([1.0], [0]), target
+            assert (len(memory), len(memory._keys)) == (count, 1)
+        assert memory.undo() == 2
+        assert memory.answers(memory.prepare([PROMPT], ["honey"])).accuracy() == [1.0]
+    finally:
+        memory.unbind()
+
+
 # ---------------------------------------------------------------------- places
 def test_a_matrix_is_found_by_path_or_by_layer():
     model = tiny("llama")

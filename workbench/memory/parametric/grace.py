@@ -1,7 +1,8 @@
 """``grace``: a codebook of activations; a known key replaces the layer's output (Hartvigsen et al. 2023).
 
 arXiv 2211.11031. The key is the matrix's input at the prompt's last token. A prompt within a key's ball gets that
-key's value in place of the matrix's output, from that token on.
+key's value in place of the matrix's output, from that token on. A prompt that is edited again gets a new value in its
+own key: two keys at one place would share a ball of radius 0, and the first of them would go on answering.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from workbench.memory.parametric._matrix import check_positive
 from workbench.memory.parametric._rows import Rows
 from workbench.memory.parametric._wise_checks import check_counts
 from workbench.memory.parametric.base import Edit, Learned, ParametricMemory, Served, main_only
+
+#: Keys closer than this share of their norm are one key: the same prompt, computed in rows of another length.
+_SAME = 1e-5
 
 
 @MEMORIES.register("grace")
@@ -98,10 +102,11 @@ class GRACE(ParametricMemory):
             )
         entry, distance = self._entry(key, label, self.eps * self._scale[0])
         self._entries = [*self._entries, entry]
-        if entry < len(self._labels):  # the nearest key says this already: its ball has grown
+        if self._labels[entry : entry + 1] == [label]:  # the nearest key says this already: its ball has grown
             return Learned(0, (), distance, 0.0, f"key {entry}")
         value, losses = self._value(rows, last)
-        self._values, self._labels = torch.cat([self._values, value[None]]), [*self._labels, list(label)]
+        self._values = torch.cat([self._values[:entry], value[None], self._values[entry + 1 :]])
+        self._labels = [*self._labels[:entry], list(label), *self._labels[entry + 1 :]]
         norm = float((value - rows.prefix.main[0, last].float()).norm())
         return Learned(len(losses), tuple(losses), 0.0, norm, f"key {entry}")
 
@@ -117,6 +122,8 @@ class GRACE(ParametricMemory):
         if self._labels[nearest] == label:
             self._radii = self._radii.clone()
             self._radii[nearest] = max(distance, float(self._radii[nearest]))
+            return nearest, distance
+        if distance <= _SAME * float(key.norm()):
             return nearest, distance
         self._radii = self._radii.clone()
         self._radii[nearest] = min(float(self._radii[nearest]), distance / 2 - 1e-6 * distance)
