@@ -12,6 +12,7 @@ import pytest
 from workbench.errors import BadInput
 from workbench.memory.cache.em_llm import EMLLM
 from workbench.models import load
+from workbench.statistics import wilson
 from workbench.studies import STUDIES, Progress
 from workbench.studies import _em_llm_claims as claims
 from workbench.tasks.episodes import (
@@ -125,6 +126,26 @@ def test_pictures(embedded, stream, tmp_path):
     with pytest.raises(BadInput, match="nothing to draw"):
         views.paper_figure(None, None, None)
     memory.unbind()
+
+
+def test_the_figure_counts_pass_keys_beyond_the_window_and_no_interval_is_a_point():
+    near = rows("correct", {claims.FULL: [1] * 4, "SM": [1] * 4}, "passkey", 512, 1024)
+    far = rows("correct", {claims.FULL: [0] * 16, "SM": [1] * 16}, "passkey", 1536, 1024)
+    both = pd.concat([near, far, far.assign(seed=1)])  # two seeds
+    table = views.summary(both).set_index("variant")
+    assert table["value"].to_dict() == {claims.FULL: 0.0, "SM": 1.0}
+    assert table.loc[claims.FULL, "high"] == pytest.approx(wilson(0, 32).high)
+    assert table.loc["SM", "low"] == pytest.approx(wilson(32, 32).low)
+    shares = views.summary(rows("correct", {"S": [0.0, 0.25, 0.5]})).iloc[0]
+    assert shares["low"] < shares["value"] == 0.25 < shares["high"]
+
+
+def test_reported_numbers_of_other_tables_are_passed_over():
+    other = reported.load("em-llm").assign(table="another table")
+    figure = STUDIES.get("em-llm").figure(rows("correct", {"S": [0.0, 1.0]}), other, None)
+    assert "LongBench retrieval" not in figure.to_json()
+    with pytest.raises(BadInput, match="nothing to draw"):
+        views.paper_figure(None, other, None)
 
 
 def test_a_log_asks_which_of_its_events_came_first(embedded):

@@ -167,6 +167,14 @@ def test_an_empty_frame_is_inconclusive_everywhere(study, live):
         assert math.isnan(outcome.effect)
 
 
+def test_reported_numbers_of_other_tables_are_passed_over(study):
+    other = reported.load("sirllm").assign(table="another table")
+    chart = study.figure(rows("recall", {S: ONES, T: QUARTER}), other, None)
+    assert chart.to_dict(validate=True)
+    with pytest.raises(BadInput, match="at least one chart"):
+        study.figure(None, other, None)
+
+
 # ---------------------------------------------------------------------- the watched stream and its pictures
 @pytest.fixture(scope="module")
 def watched(embedded) -> pd.DataFrame:

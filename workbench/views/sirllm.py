@@ -251,9 +251,10 @@ def _reported(reported: pd.DataFrame | None) -> pd.DataFrame | None:
         ("Rock-Paper-Scissors (bounds)", "uniform play"): (RPS, "random play"),
         ("Grocery (bounds)", "chance"): (GROCERY, "chance"),
     }
-    keys = list(zip(reported["table"], reported["item"]))
-    rows = reported[[key in where for key in keys]].copy()
-    rows["panel"], rows["policy"] = zip(*(where[key] for key in keys if key in where))
+    places = [where.get(key) for key in zip(reported["table"], reported["item"])]
+    rows = reported[[place is not None for place in places]].copy()
+    rows["panel"] = [place[0] for place in places if place]
+    rows["policy"] = [place[1] for place in places if place]
     return rows
 
 
