@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -95,8 +95,20 @@ def positive(name: str, value: float | int | None) -> None:
         raise ValueError(f"{name} must be greater than 0 or None, got {value!r}")
 
 
+def softcap(value: Any) -> None:
+    """An infinite cap would be inf * tanh(0)."""
+    number = isinstance(value, Real) and not isinstance(value, bool)
+    if value is not None and not (number and value > 0 and math.isfinite(value)):
+        raise ValueError(f"softcap must be greater than 0 and finite, or None, got {value!r}")
+
+
+def window(size: Any) -> None:
+    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
+        raise ValueError(f"window must be at least 1 (a query sees itself), a whole number, or None, got {size!r}")
+
+
 def whole(name: str, value: Any, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
 
 
@@ -118,12 +130,25 @@ def choice(name: str, value: str, legal: tuple[str, ...]) -> str:
     return value
 
 
+def tensor(name: str, x: Any) -> None:
+    if not isinstance(x, Tensor):
+        raise ValueError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+
+
+def below_infinity(name: str, x: Tensor) -> None:
+    """Refuse NaN and +inf among numbers that meet the scores; on the CPU alone, as in :func:`no_nan`."""
+    if x.device.type == "cpu" and x.numel() and not bool(x.detach().amax() < math.inf):
+        raise ValueError(f"{name} holds NaN or +inf; -inf is what hides a key, everything else must be finite")
+
+
 def sinks(logits: Tensor | None, q: Tensor) -> None:
     """(H,) floating-point logits on q's device."""
     if logits is None:
         return
+    tensor("sinks", logits)
     if tuple(logits.shape) != (q.shape[2],) or not logits.dtype.is_floating_point:
         got = f"{logits.dtype} {tuple(logits.shape)}"
         raise ValueError(f"sinks must be floating point of shape (heads,) = ({q.shape[2]},), got {got}")
     if logits.device != q.device:
         raise ValueError(f"sinks is on {logits.device} but q is on {q.device}")
+    below_infinity("sinks", logits)

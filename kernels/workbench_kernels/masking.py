@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
 from typing import TypeAlias
 
 import torch
@@ -145,7 +146,9 @@ def masking(
     """Validate the mask arguments of a public function; raises ``ValueError`` naming the argument."""
     batch, queries, heads, _ = q.shape
     keys = k.shape[1]
-    checks.positive("window", window)
+    checks.window(window)
+    if causal not in (False, True):  # a word such as "no" would count as True
+        raise ValueError(f"causal must be True or False, got {causal!r}")
     allowed, bias = _split(mask, (batch, heads, queries, keys), q)
     blocks, size = _blocks(block_mask, block_size, (batch, heads, queries, keys), q)
     padding = _key_padding(key_padding, (batch, keys), q)
@@ -155,6 +158,7 @@ def masking(
 def _key_padding(padding: Tensor | None, shape: tuple[int, int], q: Tensor) -> Tensor | None:
     if padding is None:
         return None
+    checks.tensor("key_padding", padding)
     if padding.dtype != torch.bool or tuple(padding.shape) != shape:
         raise ValueError(
             f"key_padding must be bool of shape (batch, keys) = {shape}, True = real token; "
@@ -166,6 +170,7 @@ def _key_padding(padding: Tensor | None, shape: tuple[int, int], q: Tensor) -> T
 def _split(mask: Tensor | None, shape: tuple[int, ...], q: Tensor) -> tuple[Tensor | None, Tensor | None]:
     if mask is None:
         return None, None
+    checks.tensor("mask", mask)
     fits = mask.dim() <= 4 and all(m in (1, s) for m, s in zip(reversed(mask.shape), reversed(shape), strict=False))
     if not fits:
         raise ValueError(
@@ -176,19 +181,21 @@ def _split(mask: Tensor | None, shape: tuple[int, ...], q: Tensor) -> tuple[Tens
     if mask.device != q.device:
         raise ValueError(f"mask is on {mask.device} but q is on {q.device}")
     mask = mask[(None,) * (4 - mask.dim())]
-    return (mask, None) if mask.dtype == torch.bool else (None, mask)
+    if mask.dtype == torch.bool:
+        return mask, None
+    checks.below_infinity("mask", mask)
+    return None, mask
 
 
 def _blocks(
     block_mask: Tensor | None, size: int | tuple[int, int] | None, shape: tuple[int, ...], q: Tensor
 ) -> tuple[Tensor | None, tuple[int, int]]:
-    rows, cols = (size, size) if isinstance(size, int) else (size or (0, 0))
-    if size is not None and (rows < 1 or cols < 1):
-        raise ValueError(f"block_size must be one or two integers >= 1, got {size}")
+    rows, cols = (0, 0) if size is None else _block_size(size)
     if block_mask is None:
         return None, (rows, cols)
     if size is None:
         raise ValueError("block_size (rows, columns of one block) must be given together with block_mask")
+    checks.tensor("block_mask", block_mask)
     batch, heads, queries, keys = shape
     tiles = (-(-queries // rows), -(-keys // cols))
     full = block_mask[None, None] if block_mask.dim() == 2 else block_mask
@@ -199,3 +206,10 @@ def _blocks(
             f"{(rows, cols)}; got {block_mask.dtype} of shape {tuple(block_mask.shape)}"
         )
     return full.to(q.device), (rows, cols)
+
+
+def _block_size(size: object) -> tuple[int, int]:
+    pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
+    if len(pair) != 2 or not all(isinstance(x, Integral) and not isinstance(x, bool) for x in pair) or min(pair) < 1:
+        raise ValueError(f"block_size must be one or two integers >= 1, got {size!r}")
+    return int(pair[0]), int(pair[1])

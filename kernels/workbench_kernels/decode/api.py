@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from importlib import import_module
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -81,8 +82,8 @@ def decode_attention(
     view = cache_view(q, k_cache, v_cache, lengths, slots, block_table, check)
     if q.shape[1] > MOST_QUERIES:
         raise ValueError(f"q has {q.shape[1]} queries a sequence; decode takes 1..{MOST_QUERIES}, paged_attention more")
-    if splits is not None and splits < 1:
-        raise ValueError(f"splits must be at least 1, or None to choose by the device, got {splits}")
+    if splits is not None and (isinstance(splits, bool) or not isinstance(splits, Integral) or splits < 1):
+        raise ValueError(f"splits must be at least 1, a whole number, or None to choose by the device, got {splits!r}")
     problem = _problem(q, scale, window, softcap, sinks, splits)
     chosen = _pick(impl, q)
     out, lse = import_module(IMPLEMENTATIONS[chosen]).decode(problem, q, view, chosen)
@@ -120,9 +121,8 @@ def paged_attention(
 def _problem(
     q: Tensor, scale: float | None, window: int | None, softcap: float | None, sinks: Tensor | None, splits: int | None
 ) -> Problem:
-    if window is not None and window < 1:
-        raise ValueError(f"window must be at least 1 (a query sees itself), or None, got {window}")
-    checks.positive("softcap", softcap)
+    checks.window(window)
+    checks.softcap(softcap)
     checks.sinks(sinks, q)
     return Problem(softmax_scale(scale, q), window, softcap, sinks, splits)
 

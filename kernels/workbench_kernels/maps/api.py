@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from numbers import Integral
 from typing import Any, TypeAlias
 
 import torch
@@ -78,8 +79,7 @@ def pooled_attention(
     linear in N.
     """
     checks.choice("reduce", reduce, ("mean", "sum", "max"))
-    if len(shape) != 2 or shape[0] < 1 or shape[1] < 1:
-        raise ValueError(f"shape must be two integers >= 1, got {shape}")
+    _two("shape", shape)
     look = _look(q, k, lse, causal, scale, window, softcap, key_padding, mask, heads, progress)
     down, across = _bins("rows", rows, q.shape[1], shape[0]), _bins("cols", cols, k.shape[1], shape[1])
     return _pick(impl, look, "pooled").pooled(look, down, across, reduce)
@@ -111,9 +111,8 @@ def attention_statistics(
     (B, h, bins), mean over queries of the mass at each distance |query - key|, queries aligned bottom-right, and
     ``distance_edges`` (bins,), their left edges 0, 1, 2, 4, 8, ...
     """
-    checks.positive("topk", topk)
-    if sink_keys < 0:
-        raise ValueError(f"sink_keys must be at least 0, got {sink_keys}")
+    checks.whole("topk", topk)
+    checks.whole("sink_keys", sink_keys, 0)
     look = _look(q, k, lse, causal, scale, window, softcap, key_padding, mask, heads, progress)
     sinks = _first_keys(look, min(sink_keys, k.shape[1]))
     return _pick(impl, look, "statistics", topk).statistics(look, topk, sinks)
@@ -158,6 +157,7 @@ def row_lse(
 ) -> Tensor:
     """(B, Nq, H) natural log of each row's denominator, learned ``sinks`` (H,) in it; -inf for rows without any."""
     checks.queries_and_keys(q, k)
+    checks.sinks(sinks, q)
     look = _look(q, k, q[..., 0], causal, scale, window, softcap, key_padding, mask, None)
     if _choice(impl, look) == "triton":
         lse = _pick("triton", look, "row_lse").row_lse(look)
@@ -220,15 +220,24 @@ def _look(
     impl: str = "auto",
 ) -> Look:
     checks.queries_and_keys(q, k)
-    checks.positive("softcap", softcap)
+    checks.softcap(softcap)
+    checks.tensor("lse", lse)
     if tuple(lse.shape) != tuple(q.shape[:3]):
         raise ValueError(f"lse must have shape (batch, queries, heads) = {tuple(q.shape[:3])}, got {tuple(lse.shape)}")
+    if not lse.dtype.is_floating_point:
+        raise ValueError(f"lse must be floating point (natural log of each row's denominator), got {lse.dtype}")
     if lse.device != q.device:
         raise ValueError(f"lse is on {lse.device} but q is on {q.device}")
     chosen = head_indices(heads, q.shape[2], q.device)
     masks = masking(q, k, causal=causal, window=window, key_padding=key_padding, mask=mask).of_heads(chosen)
     scale = softmax_scale(scale, q)
     return Look(q.detach(), k.detach(), lse.detach(), chosen, scale, softcap, masks, progress)
+
+
+def _two(name: str, pair: Any) -> None:
+    whole = isinstance(pair, tuple | list) and all(isinstance(x, Integral) and not isinstance(x, bool) for x in pair)
+    if not whole or len(pair) != 2 or min(pair) < 1:
+        raise ValueError(f"{name} must be two integers >= 1, got {pair!r}")
 
 
 def _bins(name: str, span: slice | None, length: int, count: int) -> Bins:

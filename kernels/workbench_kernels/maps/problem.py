@@ -88,9 +88,13 @@ def head_indices(heads: object, count: int, device: torch.device) -> Tensor:
     if heads is None:
         return torch.arange(count, device=device)
     if isinstance(heads, slice):
+        if len(range(*heads.indices(count))) == 0:
+            raise ValueError(f"heads selects nothing: {heads} of {count} heads")
         return torch.arange(*heads.indices(count), device=device)
-    index = torch.as_tensor(heads, device=device).reshape(-1)
-    index = torch.where(index < 0, index + count, index).long()
+    index = _vector("heads", heads, device)
+    if index.dtype == torch.bool:  # as numbers they would be heads 0 and 1
+        raise ValueError(f"heads must name query heads in 0..{count - 1} by number, got {heads}")
+    index = torch.where(index < 0, index + count, index)
     if index.numel() == 0 or int(index.min()) < 0 or int(index.max()) >= count:
         raise ValueError(f"heads must name query heads in 0..{count - 1}, got {heads}")
     return index
@@ -104,12 +108,23 @@ def checked_index(name: str, index: object, length: int, device: torch.device) -
         if len(range(*index.indices(length))) == 0:
             raise ValueError(f"{name} selects nothing: {index} of {length} positions")
         return index
-    vector = torch.as_tensor(index, device=device)
+    vector = _vector(name, index, device)
     if vector.dtype == torch.bool:
         if tuple(vector.shape) != (length,):
             raise ValueError(f"{name} as a bool vector must have shape ({length},), got {tuple(vector.shape)}")
         vector = vector.nonzero().flatten()
-    vector = torch.where(vector < 0, vector + length, vector).reshape(-1).long()
+    vector = torch.where(vector < 0, vector + length, vector)
     if vector.numel() == 0 or int(vector.min()) < 0 or int(vector.max()) >= length:
         raise ValueError(f"{name} must hold positions in 0..{length - 1}, got {index}")
     return vector
+
+
+def _vector(name: str, index: object, device: torch.device) -> Tensor:
+    """(n,) int64, or bool; a fraction is refused, not cut."""
+    try:
+        vector = torch.as_tensor(index, device=device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be positions, a slice or None, got {index!r}: {error}") from error
+    if vector.numel() and (vector.is_floating_point() or vector.is_complex()):
+        raise ValueError(f"{name} must be whole numbers, got {vector.dtype}")
+    return vector.reshape(-1) if vector.dtype == torch.bool else vector.reshape(-1).long()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from importlib import import_module
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -91,12 +92,12 @@ def attention(
     """
     checks.queries_and_keys(q, k, nan=check_nan)
     checks.values(v, q, k, nan=check_nan)
-    checks.positive("softcap", softcap)
+    checks.softcap(softcap)
     checks.sinks(sinks, q)
-    if not 0.0 <= dropout < 1.0:
-        raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-    if abs(seed) >= LARGEST_SEED:
-        raise ValueError(f"seed must lie between -2^33 and 2^33, got {seed}")
+    if not isinstance(dropout, Real) or not 0.0 <= dropout < 1.0:
+        raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
+    if not isinstance(seed, Integral) or abs(seed) >= LARGEST_SEED:
+        raise ValueError(f"seed must lie between -2^33 and 2^33, a whole number, got {seed!r}")
     masks = masking(
         q,
         k,
@@ -119,7 +120,7 @@ def pick(
     problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None, *, impl: str | Sequence[str] = "auto"
 ) -> str:
     """The implementation that takes a call; raises ``ValueError`` when none of those asked for by name can."""
-    names = (impl,) if isinstance(impl, str) else tuple(impl)
+    names = tuple(impl) if isinstance(impl, Sequence) and not isinstance(impl, str) else (impl,)
     for name in names or ("",):
         checks.choice("impl", name, ("auto", *IMPLEMENTATIONS))
     if names == ("auto",):
@@ -147,6 +148,7 @@ def refusal(name: str, problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks:
 
 
 def softmax_scale(scale: float | None, q: Tensor) -> float:
-    if scale is not None and not math.isfinite(scale):
-        raise ValueError(f"scale must be finite or None for 1 / sqrt(head dim), got {scale}")
+    number = isinstance(scale, Real) or (isinstance(scale, Tensor) and scale.numel() == 1)
+    if scale is not None and not (number and math.isfinite(scale)):
+        raise ValueError(f"scale must be finite or None for 1 / sqrt(head dim), got {scale!r}")
     return float(q.shape[-1] ** -0.5 if scale is None else scale)
