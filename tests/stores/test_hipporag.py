@@ -233,7 +233,8 @@ def test_empty_questions_are_refused(toy, query):
     "options",
     [{"damping": 1}, {"damping": -0.1}, {"tau": 0}, {"tau": 1.1}, {"walk": "fly"}, {"flat": "sparse"}, {"k": 0},
      {"version": "3"}, {"solver": "x"}, {"neighbour_share": -1}, {"facts": 0}, {"accents": "keep"}, {"synonyms": 0},
-     {"openie": 3}, {"damping": True}, {"path": "x", "store": Store(encoder="tfidf")}],
+     {"openie": 3}, {"damping": True}, {"k": None}, {"facts": None},
+     {"synonyms": "many"}, {"path": "x", "store": Store(encoder="tfidf")}],
 )  # fmt: skip
 def test_settings_outside_their_range_are_refused(options):
     with pytest.raises(BadInput):
@@ -242,9 +243,15 @@ def test_settings_outside_their_range_are_refused(options):
 
 def test_bad_writes_leave_the_memory_as_it_was(toy):
     before = toy.contents()
-    for text, meta in (("", None), (" ", None), (3, None), ("x", {"triples": "a b c"}), ("x", {"entities": 3})):
+    for text, meta in (("", None), (" ", None), (3, None), (["x"], None), ("x", {"triples": "a b c"}),
+                       ("x", {"entities": 3}), ("x", "triples"), ("x", ["triples"])):  # fmt: skip
         with pytest.raises(BadInput):
             toy.write(text, meta=meta)
+    for entities in ("Alhandra", 3, [3], [["Alhandra"]]):
+        with pytest.raises(BadInput, match="list of names"):
+            toy.trace(QUESTION, entities=entities)
+    with pytest.raises(BadInput, match="must be text"):
+        toy.flat_scores(3)
     with pytest.raises(BadInput, match="no switch 'speed'"):
         toy.trace(QUESTION, speed=3)
     with pytest.raises(BadInput, match="metas must have one entry"):

@@ -140,6 +140,9 @@ def test_iterative_retrieval_stops_at_the_answer():
         ircot("Where?", retrieve, str, steps=0)
     with pytest.raises(BadInput, match="empty"):
         ircot(" ", retrieve, str)
+    for bad in ({"question": None}, {"k": "x"}, {"steps": 1.5}):
+        with pytest.raises(BadInput):
+            ircot(**{"question": "Where?", "retrieve": retrieve, "text_of": str, **bad})
 
 
 def test_the_rule_for_thoughts_takes_a_fitting_sentence_once():

@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from workbench.errors import BadInput
 from workbench.llm import NO_MODEL, ChatModel, Ledger, Message, Reply, ask, rules
+from workbench.memory.stores.base import check_read
 
 STOP = "so the answer is"
 #: Passages that are shown to the model that answers.
@@ -73,10 +74,9 @@ def ircot(
     had in any step, and equal ones the order in which they were found. ``k`` passages are shown for each thought. The
     chain ends early at "So the answer is:" or when a thought says nothing new.
     """
-    if k < 1 or steps < 1:
-        raise BadInput(f"k={k} and steps={steps} must be at least 1")
-    if not question.strip():
-        raise BadInput("the question is empty; ask with at least one word")
+    if any(isinstance(number, bool) or not isinstance(number, int) or number < 1 for number in (k, steps)):
+        raise BadInput(f"k={k!r} and steps={steps!r} must be at least 1, both whole numbers")
+    check_read(question)
     best: dict[int, float] = {}
     queries, thoughts, calls, by = [question], list[str](), 0, NO_MODEL
     for step in range(steps):

@@ -121,6 +121,30 @@ class OpenIE:
         return tuple(found), by
 
 
+def as_openie(given: Any) -> OpenIE:
+    if isinstance(given, OpenIE):
+        return given
+    if isinstance(given, Mapping):
+        return OpenIE(given=given)
+    if given is None or isinstance(given, ChatModel):
+        return OpenIE(given)
+    raise BadInput(f"openie must be None, a chat model, a mapping of passages or an OpenIE, got {type(given).__name__}")
+
+
+def check_passage(text: Any, meta: Any) -> None:
+    """Raise BadInput unless ``text`` says something and ``meta`` is a mapping."""
+    if not isinstance(text, str) or not text.strip():
+        raise BadInput(f"a passage must be text that says something, got {text!r}")
+    if not isinstance(meta, Mapping):
+        raise BadInput(f"the meta of a passage must be a mapping of names to values, got {type(meta).__name__}")
+
+
+def check_entities(entities: Any) -> None:
+    """Raise BadInput unless ``entities`` are names in a list (one text would be taken letter by letter)."""
+    if not isinstance(entities, list | tuple) or not all(isinstance(entity, str) for entity in entities):
+        raise BadInput(f"entities must be a list of names as text, got {entities!r:.60}")
+
+
 def from_meta(meta: Mapping[str, Any], accents: str = "fold") -> Extraction:
     """An extraction that came with the passage: lists under "entities" (optional) and "triples".
 

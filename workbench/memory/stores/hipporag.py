@@ -17,7 +17,16 @@ from workbench.errors import BadInput
 from workbench.llm import ChatModel
 from workbench.memory.base import MEMORIES
 from workbench.memory.stores._hipporag_graph import Index, PhraseGraph
-from workbench.memory.stores._hipporag_openie import GIVEN, Extraction, Gazetteer, OpenIE, from_meta
+from workbench.memory.stores._hipporag_openie import (
+    GIVEN,
+    Extraction,
+    Gazetteer,
+    OpenIE,
+    as_openie,
+    check_entities,
+    check_passage,
+    from_meta,
+)
 from workbench.memory.stores._hipporag_rank import WALKS, Link, Trace, minmax, personalisation, spread
 from workbench.memory.stores._hipporag_sync import KIND, Mirror
 from workbench.memory.stores._hipporag_text import normalise
@@ -105,9 +114,9 @@ class HippoRAG(StoreMemory):
         self.flat, self.k, self.synonyms, self.accents, self.solver = flat, k, synonyms, accents, solver
         self.version, self.facts, self.passage_weight = version, facts, passage_weight
         check_settings({name: getattr(self, name) for name in SWITCHES})
-        check_read("settings", k=k)
+        _counts(k=k, synonyms=synonyms)
         normalise("", accents)
-        self.openie = _openie(openie)
+        self.openie = as_openie(openie)
         llm = self.openie.llm
         self.fact_filter = fact_filter or (LlmFilter(llm, self.openie.ledger) if llm is not None else None)
         self.store = store if store is not None else Store(path, encoder=encoder)
@@ -161,7 +170,8 @@ class HippoRAG(StoreMemory):
         self._mirror.sync()
         new: dict[str, NewItem] = {}
         for text, meta, key, time in zip(texts, metas, keys, times):
-            held = self._mirror.find(text) if isinstance(text, str) else None
+            check_passage(text, meta)
+            held = self._mirror.find(text)
             if held is not None and key is not None and self.store.get(held).key != key:
                 raise BadInput(f"this passage is already held as item {held}; it cannot get the key {key!r} as well")
             if held is None and text not in new:
@@ -188,9 +198,7 @@ class HippoRAG(StoreMemory):
         assert found is not None
         return found
 
-    def _extract(self, text: Any, meta: Mapping[str, Any]) -> Extraction:
-        if not isinstance(text, str) or not text.strip():
-            raise BadInput(f"a passage must be text that says something, got {text!r}")
+    def _extract(self, text: str, meta: Mapping[str, Any]) -> Extraction:
         if "triples" in meta:
             return from_meta({**meta, "openie": meta.get("openie", GIVEN)}, self.accents)
         if "entities" in meta:
@@ -321,6 +329,7 @@ class HippoRAG(StoreMemory):
 
     def link(self, entities: Sequence[str], index: Index | None = None) -> tuple[Link, ...]:
         """The node nearest to each entity (cosine 1 for the phrase itself); entities without letters are left out."""
+        check_entities(entities)
         index = self.index() if index is None else index
         wanted = [(entity, normalise(entity, self.accents)) for entity in entities]
         wanted = [(entity, phrase) for entity, phrase in wanted if phrase]
@@ -339,6 +348,7 @@ class HippoRAG(StoreMemory):
 
     def flat_scores(self, query: str, kind: str = "dense") -> np.ndarray:
         """(P,) scores of all passages by cosine ("dense") or by BM25: the baselines, and the fallback."""
+        query = check_read(query)
         if kind not in FLAT:
             raise BadInput(f"flat={kind!r} is not one of {', '.join(FLAT)}")
         with self._mirror.lock:
@@ -376,17 +386,14 @@ def check_settings(settings: Mapping[str, Any]) -> None:
             )
     if settings["damping"] == 1 or settings["tau"] == 0:
         raise BadInput("damping must be below 1 (the walk has to return) and tau above 0")
-    check_read("settings", facts=settings["facts"])
+    _counts(facts=settings["facts"])
 
 
-def _openie(given: Any) -> OpenIE:
-    if isinstance(given, OpenIE):
-        return given
-    if isinstance(given, Mapping):
-        return OpenIE(given=given)
-    if given is None or isinstance(given, ChatModel):
-        return OpenIE(given)
-    raise BadInput(f"openie must be None, a chat model, a mapping of passages or an OpenIE, got {type(given).__name__}")
+def _counts(**named: Any) -> None:
+    for name, value in named.items():
+        if value is None:
+            raise BadInput(f"{name} must be a whole number of at least 1, got None")
+        check_read("settings", **{name: value})
 
 
 __all__ = ["Gazetteer", "HippoRAG", "OpenIE"]
