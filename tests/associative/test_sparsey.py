@@ -74,6 +74,9 @@ def test_both_published_sigmoids_rise_and_differ():
     assert (np.diff(_csa.squash(v, power)) > 0).all()
     assert _csa.squash(np.array(1.0), power) == pytest.approx(1 / (1 + 0.1**8))
     assert abs(_csa.squash(v, power) - _csa.squash(v, SMOOTH)).max() > 0.1
+    assert _csa.squash(np.array([0.0, 1.0]), Csa(sigmoid=(1.0, 5_000.0, 0.9, 1.0))).tolist() == pytest.approx(
+        [0.0, 1.0]
+    )
 
 
 def test_familiarity_is_the_share_of_active_inputs_with_a_set_weight():
@@ -301,6 +304,57 @@ def test_patterns_that_are_not_binary_or_of_another_size(pattern, said):
     assert len(memory.contents()) == 0
 
 
+def test_looking_at_the_contents_does_not_change_what_is_stored_next():
+    images = skeleton_digits().flat()[:20]
+    looked_at, alone = Sparsey(seed=5), Sparsey(seed=5)
+    for image in images:
+        looked_at.write(image)
+        looked_at.contents()
+        alone.write(image)
+    assert np.array_equal(looked_at.codes(), alone.codes())
+
+
+def test_an_empty_frame_in_a_sequence_has_an_empty_code():
+    memory = Sparsey(144, 24, 8, pi=(1, None), freeze=None, temporal=True)
+    frames = [pattern(t) for t in range(4)]
+    memory.write_sequence(frames)
+    followed = memory.follow([frames[0], np.zeros(144), frames[2]])
+    assert [found.familiarity for found in followed] == pytest.approx([1.0, 0.0, 1.0])
+    assert "empty" in followed[1].note
+
+
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (lambda m, x: m.write(x, label=["a"]), "label"),
+        (lambda m, x: m.write_sequence([x, x], label=["a"]), "label"),
+        (lambda m, x: m.write([*x.reshape(12, 12).tolist()[:-1], [1]]), "do not fit"),
+        (lambda m, x: m.read(x, k=-1), "k >= 0"),
+        (lambda m, x: m.read(x, k=1.5), "k >= 0"),
+        (lambda m, x: m.accuracy([1]), "item 1 is not held"),
+        (lambda m, x: m.accuracy([-1]), "item -1 is not held"),
+        (lambda m, x: m.recall_sequence(x, 1.5), "length >= 1"),
+    ],
+)
+def test_what_is_refused_changes_nothing(refused, said):
+    memory = Sparsey(144, 24, 8, pi=(1, None), temporal=True)
+    memory.write(pattern(0))
+    weights, events = memory.macs.w.copy(), len(memory.events())
+    with pytest.raises(BadInput, match=said):
+        refused(memory, pattern(1))
+    assert np.array_equal(memory.macs.w, weights)
+    assert len(memory.events()) == events
+    assert len(memory.codes()) == 1
+
+
+def test_an_image_that_lies_on_its_side_is_refused():
+    memory, image = Sparsey((24, 16)), skeleton_digits().images[0]
+    with pytest.raises(BadInput, match=r"\(24, 16\)"):
+        memory.write(image.T)
+    assert memory.write(image) == 0
+    assert memory.read(image.ravel()[None]).items == (0,)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -312,6 +366,15 @@ def test_patterns_that_are_not_binary_or_of_another_size(pattern, said):
         ({"select": "best"}, "select"),
         ({"shape": (4, 4)}, "patches"),
         ({"shape": (2, 2, 2)}, "shape"),
+        ({"shape": (24.5, 16)}, "side of shape"),
+        ({"shape": "144"}, "side of shape"),
+        ({"q": 2.5}, "q >= 1"),
+        ({"k": "4"}, "k >= 2"),
+        ({"pi": (1,)}, "pi is"),
+        ({"pi": (1.5, None)}, "pi"),
+        ({"seed": -1}, "seed >= 0"),
+        ({"csa": "smooth"}, "csa"),
+        ({"decay": 3}, "decay"),
     ],
 )
 def test_hyperparameters_outside_their_range(options, said):
@@ -320,7 +383,17 @@ def test_hyperparameters_outside_their_range(options, said):
 
 
 @pytest.mark.parametrize(
-    "options", [{"floor": 1.0}, {"gamma": -1}, {"chi": 0}, {"sigmoid": (1, 2)}, {"shape": "cubic"}, {"floor": np.nan}]
+    "options",
+    [
+        {"floor": 1.0},
+        {"gamma": -1},
+        {"chi": 0},
+        {"sigmoid": (1, 2)},
+        {"shape": "cubic"},
+        {"floor": np.nan},
+        {"gamma": np.inf},
+        {"chi": np.inf},
+    ],
 )
 def test_constants_of_the_draw_outside_their_range(options):
     with pytest.raises(BadInput):
@@ -332,6 +405,10 @@ def test_fields_and_decay_outside_their_range():
         Macs(np.array([[0, 9]]), 4, 2, 2, SMOOTH)
     with pytest.raises(BadInput, match="horizon"):
         Decay(0)
+    with pytest.raises(BadInput, match="horizon"):
+        Decay(2.5)
+    with pytest.raises(BadInput, match="convexity"):
+        Decay(3, np.inf)
     assert grid_fields(24, 16, 6, 2).shape == (60, 36)
 
 

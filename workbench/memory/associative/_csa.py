@@ -34,8 +34,10 @@ class Csa:
     def __post_init__(self) -> None:
         if not 0.0 <= self.floor < 1.0:
             raise BadInput(f"floor (G^-) must lie in [0, 1), got {self.floor}")
-        if not (self.gamma >= 0.0 and self.chi > 0.0):
-            raise BadInput(f"gamma must be at least 0 and chi above 0, got gamma={self.gamma}, chi={self.chi}")
+        if not (0.0 <= self.gamma < np.inf and 0.0 < self.chi < np.inf):
+            raise BadInput(
+                f"gamma must be at least 0 and chi above 0, both finite, got gamma={self.gamma}, chi={self.chi}"
+            )
         if len(self.sigmoid) != 4 or not all(np.isfinite(self.sigmoid)) or self.sigmoid[0] <= 0 or self.sigmoid[3] <= 0:
             raise BadInput(f"sigmoid must be four finite numbers with s1 > 0 and s4 > 0, got {self.sigmoid}")
         if self.shape not in SIGMOIDS:
@@ -60,7 +62,7 @@ def expansivity(g: np.ndarray, k: int, csa: Csa) -> np.ndarray:
 def squash(v: np.ndarray, csa: Csa) -> np.ndarray:
     """sigma(V) in (0, 1), rising in V."""
     s1, s2, s3, s4 = csa.sigmoid
-    odds = s1 * np.exp(-s2 * (np.asarray(v, dtype=float) - s3))
+    odds = s1 * np.exp(np.minimum(-s2 * (np.asarray(v, dtype=float) - s3), 700.0))  # beyond, exp has no number
     return 1.0 / (1.0 + odds) ** s4 if csa.shape == "logistic" else 1.0 / (1.0 + odds**s4)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from workbench.errors import BadInput
 from workbench.memory.associative._csa import Csa, draw, largest, win_probabilities
+from workbench.memory.associative.base import whole
 
 #: How winners are chosen while learning: by the CSA, uniformly, or always the largest V.
 SELECTIONS = ("csa", "random", "max")
@@ -40,8 +41,9 @@ class Decay:
     convexity: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.horizon < 1 or not self.convexity >= 0:
-            raise BadInput(f"horizon must be >= 1 and convexity >= 0, got {self.horizon} and {self.convexity}")
+        whole("horizon", self.horizon, 1)
+        if not 0 <= self.convexity < np.inf:
+            raise BadInput(f"convexity must be finite and >= 0, got {self.convexity}")
 
     def strength(self, age: np.ndarray) -> np.ndarray:
         left = np.maximum(self.horizon - age, 0.0)
@@ -82,8 +84,7 @@ class Macs:
         decay: Decay | None = None,
     ):
         self.fields = _checked_fields(fields, n_inputs)
-        if q < 1 or k < 2:
-            raise BadInput(f"a mac needs q >= 1 CMs of k >= 2 cells, got q={q}, k={k}")
+        q, k = whole("q", q, 1), whole("k", k, 2)
         if freeze is not None and not 0.0 < freeze <= 1.0:
             raise BadInput(f"freeze is a mean weight in (0, 1], got {freeze}")
         if freeze_by not in ("mac", "cell"):

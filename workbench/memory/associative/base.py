@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -52,7 +53,7 @@ class AssociativeMemory(ABC):
 
     @abstractmethod
     def read(self, cue: Any, k: int = 5) -> Recollection:
-        """What the cue (n_inputs,) brings back, with at most ``k`` nearest items; changes nothing but the log."""
+        """What the cue (n_inputs,) brings back, with at most ``k`` nearest items; nothing that is held changes."""
 
     @abstractmethod
     def reset(self) -> None:
@@ -75,9 +76,26 @@ class AssociativeMemory(ABC):
 
     def checked(self, pattern: Any) -> np.ndarray:
         """``pattern`` as a bool vector (n_inputs,); raises BadInput for another size or values beside 0 and 1."""
-        array = np.asarray(pattern)
+        try:
+            array = np.asarray(pattern)
+        except ValueError as error:  # rows of different lengths
+            raise BadInput(f"a pattern has {self.n_inputs} binary values here, got rows that do not fit") from error
         if array.dtype == object or array.size != self.n_inputs:
             raise BadInput(f"a pattern has {self.n_inputs} binary values here, got {array.size} in shape {array.shape}")
         if array.dtype != bool and not np.isin(array, (0, 1)).all():
             raise BadInput("a pattern holds only 0 and 1; threshold it first")
         return array.astype(bool).ravel()
+
+
+def whole(name: str, value: Any, least: int) -> int:
+    """``value`` as an int if it is a whole number >= ``least``; raises BadInput with the argument's name."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise BadInput(f"{name} must be a whole number, {name} >= {least}, got {value!r}")
+    return int(value)
+
+
+def label_of(label: Any) -> Any:
+    """``label`` if it can name a class; raises BadInput for a list and the like."""
+    if not isinstance(label, Hashable):
+        raise BadInput(f"a label names a class: give a number, a text or a tuple, got {type(label).__name__}")
+    return label

@@ -2,8 +2,9 @@
 
 Every input is stored on one exposure as one winner in each of Q competitive modules (CMs) of K cells. How much chance
 there is in choosing winners falls with the familiarity G of the input, so similar inputs get codes that intersect more,
-without any comparison with stored items: storing and recalling cost the same however many items are held. All codes
-lie in one binary weight matrix; how they intersect is the semantic memory.
+without any comparison with stored items: storing, the code of a cue and its class cost the same however many items are
+held. (The nearest items that ``read`` names beside them are looked up among all stored codes, for whoever looks.) All
+codes lie in one binary weight matrix; how they intersect is the semantic memory.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from workbench.errors import BadInput
 from workbench.memory.associative._csa import IMAGES, SMOOTH, Csa, draw, win_probabilities
 from workbench.memory.associative._macs import SELECTIONS, Codes, Decay, Macs, grid_fields
 from workbench.memory.associative._overlap import distinct_codes, intersections, nearest_other
-from workbench.memory.associative.base import AssociativeMemory, Recollection
+from workbench.memory.associative.base import AssociativeMemory, Recollection, label_of, whole
 from workbench.memory.base import MEMORIES
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ class Sparsey(AssociativeMemory):
         temporal: learn from each frame's code to the next (H) and from a mac above them all back down (D).
         upper: (q, k) of that mac above.
         decay: fading of weights set once; None keeps them.
-        seed: of every draw.
+        seed: of every draw, also of those that break ties in reading: what was read before a pattern is stored can
+            change its code.
     """
 
     slug = "sparsey"
@@ -80,13 +82,14 @@ class Sparsey(AssociativeMemory):
         super().__init__()
         if select not in SELECTIONS:
             raise BadInput(f"select must be one of {', '.join(SELECTIONS)}, got {select!r}")
-        self.shape = (int(shape),) if isinstance(shape, int) else tuple(int(side) for side in shape)
-        if len(self.shape) not in (1, 2) or min(self.shape) < 1:
-            raise BadInput(f"shape is a length or (rows, columns), got {shape!r}")
-        self.q, self.k, self.patch, self.stride, self.pi = q, k, patch, stride, (int(pi[0]), pi[1])
+        self.shape = _checked_shape(shape)
+        self.q, self.k, self.patch, self.stride, self.pi = q, k, patch, stride, _checked_pi(pi)
+        for name, given, kind in (("csa", csa, Csa), ("decay", decay, Decay)):
+            if not (given is None or isinstance(given, kind)):
+                raise BadInput(f"{name} is None or a {kind.__name__}(...), got {given!r}")
         self.csa = csa or (IMAGES if len(self.shape) == 2 else SMOOTH)
         self.freeze, self.freeze_by, self.select = freeze, freeze_by, select
-        self.temporal, self.upper, self.decay, self.seed = temporal, upper, decay, seed
+        self.temporal, self.upper, self.decay, self.seed = temporal, upper, decay, whole("seed", seed, 0)
         self.n_inputs = int(np.prod(self.shape))
         self._clear()
 
@@ -115,7 +118,15 @@ class Sparsey(AssociativeMemory):
     # ---- one pattern ----------------------------------------------------------------------------------------------
 
     def write(self, pattern: Any, label: Any = None) -> int:
-        return self._store(self.checked(pattern), label)[0]
+        return self._store(self.checked(pattern), label_of(label))[0]
+
+    def checked(self, pattern: Any) -> np.ndarray:
+        """A pattern as a bool vector (N,); an image must stand upright: (rows, columns) as in ``shape``, or flat."""
+        array = super().checked(pattern)
+        sides = tuple(side for side in np.shape(pattern) if side != 1)
+        if len(sides) > 1 and sides != tuple(side for side in self.shape if side != 1):
+            raise BadInput(f"a pattern has shape {self.shape} here, or is flat, got {np.shape(pattern)}")
+        return array
 
     def _store(
         self, x: np.ndarray, label: Any, before: np.ndarray | None = None, over: np.ndarray | None = None
@@ -146,7 +157,7 @@ class Sparsey(AssociativeMemory):
         return self.macs.code(self.checked(pattern), self._rng, learning=False)
 
     def read(self, cue: Any, k: int = 5) -> Recollection:
-        x = self.checked(cue)
+        x, k = self.checked(cue), whole("k", k, 0)
         codes = self.macs.code(x, self._rng, learning=False)
         found = self._recollect(codes, k)
         self._log.append("read", found.items[:1], found.note or "nearest code", g=found.familiarity)
@@ -174,9 +185,10 @@ class Sparsey(AssociativeMemory):
     def write_sequence(self, frames: Sequence[Any], label: Any = None) -> list[int]:
         """Store frames in one pass, each linked to the one before; returns their item numbers."""
         self._need_time()
-        if len(frames) < 2:
-            raise BadInput(f"a sequence has at least two frames, got {len(frames)}")
         checked = [self.checked(frame) for frame in frames]
+        if len(checked) < 2:
+            raise BadInput(f"a sequence has at least two frames, got {len(checked)}")
+        label_of(label)
         items, before, over, above_before = [], None, None, None
         for x in checked:
             item, codes = self._store(x, label, before, over)
@@ -186,10 +198,9 @@ class Sparsey(AssociativeMemory):
         return items
 
     def recall_sequence(self, first: Any, length: int) -> list[Recollection]:
-        """The frames that follow ``first``, by the links alone: the first is seen, the others come from H and D."""
+        """The frames that follow ``first``, by the links alone: the first is seen, the others come from H."""
         self._need_time()
-        if length < 1:
-            raise BadInput(f"length must be at least 1, got {length}")
+        whole("length", length, 1)
         codes = self.macs.code(self.checked(first), self._rng, learning=False)
         out, winners = [self._recollect(codes, 5)], codes.winners
         for _ in range(length - 1):
@@ -207,7 +218,7 @@ class Sparsey(AssociativeMemory):
         before = over = above_before = None
         for frame in map(self.checked, frames):
             codes = self.macs.code(frame, self._rng, learning=False, before=before, over=over)
-            if before is not None and codes.g[codes.active].mean() < BACK_OFF:
+            if before is not None and codes.active.any() and codes.g[codes.active].mean() < BACK_OFF:
                 codes = self.macs.code(frame, self._rng, learning=False)
             out.append(self._recollect(codes, 5))
             above = self._above(codes.winners, above_before, learning=False)
@@ -256,7 +267,10 @@ class Sparsey(AssociativeMemory):
 
     def accuracy(self, items: Sequence[int] | None = None) -> np.ndarray:
         """Share of CMs that answer an item's pattern with its stored code now, one number per item."""
-        which = range(len(self._rows)) if items is None else items
+        held = range(len(self._rows))
+        which = held if items is None else items
+        if strange := [item for item in which if item not in held]:
+            raise BadInput(f"item {strange[0]} is not held; there are {len(held)}, counted from 0")
         patterns, found = self.patterns(), []
         for item in which:
             stored = self._codes[item]
@@ -269,9 +283,27 @@ class Sparsey(AssociativeMemory):
         """One row per item: class, code, G and eta at storage, nearest other code, recall now, weights it set."""
         import pandas as pd
 
+        before = self._rng.bit_generator.state  # looking must not change what is drawn for the next item
+        try:
+            recall = self.accuracy()
+        finally:
+            self._rng.bit_generator.state = before
         frame = pd.DataFrame(self._rows, columns=["item", "class", "g", "eta", "new_weights", "weights"])
         frame["shared_weights"] = 1.0 - frame["new_weights"] / frame["weights"].clip(lower=1)
         frame["best_overlap"] = nearest_other(self.codes(), self.k)
-        frame["recall_now"] = self.accuracy()
+        frame["recall_now"] = recall
         frame["code"] = [code.astype(int).ravel().tolist() for code in self._codes]
         return frame.drop(columns="weights")
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    sides = (shape,) if np.ndim(shape) == 0 else tuple(shape)
+    if len(sides) not in (1, 2):
+        raise BadInput(f"shape is a length or (rows, columns), got {shape!r}")
+    return tuple(whole("a side of shape", side, 1) for side in sides)
+
+
+def _checked_pi(pi: Any) -> tuple[int, int | None]:
+    if not isinstance(pi, (tuple, list)) or len(pi) != 2:
+        raise BadInput(f"pi is (least, most) active inputs, most None for all, got {pi!r}")
+    return whole("pi[0]", pi[0], 1), None if pi[1] is None else whole("pi[1]", pi[1], 1)
