@@ -44,7 +44,9 @@ def test_a_question_that_cannot_be_asked_is_refused(query, options):
 
 
 @pytest.mark.parametrize("options", [{"k_write": 0}, {"k_read": 0}, {"link_cap": -1}, {"link_share": 1.2},
-                                     {"link_order": "best"}, {"tries": 0},
+                                     {"link_order": "best"}, {"tries": 0}, {"link_threshold": float("nan")},
+                                     {"link_threshold": "high"}, {"entity_weight": -1}, {"entity_weight": "3"},
+                                     {"temperature": float("nan")}, {"seed": "x"}, {"llm": "gpt"}, {"llm": 3},
                                      {"reader": "llm"}, {"indexing": "rank"}, {"reembed_every": 0}, {"show": "all"},
                                      {"store": Store(encoder=HashedTfidf(dim=8)), "path": "x"}])  # fmt: skip
 def test_settings_outside_their_range_are_refused(options):

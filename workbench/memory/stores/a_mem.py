@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from workbench.errors import BadInput
-from workbench.llm import NO_MODEL, Ledger, ask
+from workbench.llm import NO_MODEL, ChatModel, Ledger, Request, ask
 from workbench.memory.base import MEMORIES
 from workbench.memory.durable import Store, seconds
 from workbench.memory.stores import _amem_read as reading
@@ -38,7 +38,6 @@ from workbench.memory.stores._amem_state import Cosines, Memo, Notes
 from workbench.memory.stores.base import Reading, Recalled, StoreMemory, check_read, count_tokens
 
 if TYPE_CHECKING:
-    from workbench.llm import ChatModel
     from workbench.memory.retrieval import Encoder
 
 READERS = ("links", "window", "recent", "history")
@@ -118,23 +117,24 @@ class AMem(Inspect, StoreMemory):
         tries: int = 3,
         log_reads: bool = True,
     ):
+        if llm is not None and not isinstance(llm, ChatModel):
+            raise BadInput(f"llm must be None or a chat model (open_llm of workbench.llm opens one), got {llm!r:.60}")
         self.llm, self.k_write, self.k_read = llm, _at_least(1, k_write=k_write), _at_least(1, k_read=k_read)
         self.link_cap = k_read if link_cap is None else _at_least(0, link_cap=link_cap)
-        self.link_share = _between(link_share=link_share)
         self.link_order = _one_of("link_order", link_order, reading.ORDERS)
         self.directed, self.link, self.evolve, self.construct, self.rewrite = directed, link, evolve, construct, rewrite
-        self.link_threshold = float(link_threshold)
-        self.entity_weight = (3.0 if llm is None else 1.0) if entity_weight is None else float(entity_weight)
+        self.link_threshold = _between(-1, 1, link_threshold=link_threshold)
+        weight = (3.0 if llm is None else 1.0) if entity_weight is None else entity_weight
+        self.entity_weight = _between(0, 1_000, entity_weight=weight)
         self.reembed_every = _at_least(1, reembed_every=reembed_every)
         self.indexing, self.reader = _one_of("indexing", indexing, INDEXING), _one_of("reader", reader, READERS)
-        self.show = _one_of("show", show, ("note", "content"))
+        self.show, self.link_share = _one_of("show", show, ("note", "content")), _between(0, 1, link_share=link_share)
+        Request.of("a question", temperature=temperature, seed=seed)  # raises for what no model takes
         self.temperature, self.seed, self.tries = temperature, seed, _at_least(1, tries=tries)
-        self.log_reads = log_reads
         if store is not None and (path is not None or encoder is not None):
             raise BadInput("give either store, or path and encoder: an open store has its own")
         self.store = store if store is not None else _open(path, encoder)
-        self.notes = Notes(self.store)
-        self.ledger = Ledger()
+        self.notes, self.ledger, self.log_reads = Notes(self.store), Ledger(), log_reads
         #: What a model said that could not be used, by kind.
         self.problems: Counter[str] = Counter()
         self._topics: np.ndarray | None = None
@@ -387,10 +387,10 @@ def _at_least(least: int, **named: Any) -> int:
     return value
 
 
-def _between(**named: Any) -> float:
+def _between(low: float, high: float, **named: Any) -> float:
     ((name, value),) = named.items()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise BadInput(f"{name} must be a number from 0 to 1, got {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
+        raise BadInput(f"{name} must be a number from {low} to {high}, got {value!r}")
     return float(value)
 
 
