@@ -352,11 +352,38 @@ def test_sliding_windows_want_padding_on_the_right(family):
         (lambda: WindowCache(budget=2.5), "budget=2.5"),
         (lambda: RandomCache(budget=4, n_sink=4), "n_sink"),
         (lambda: OracleCache(budget=4, n_sink=4), "n_sink"),
+        (lambda: StreamingCache(n_sink=2.5), "n_sink=2.5"),
+        (lambda: RandomCache(n_sink=True), "n_sink=True"),
+        (lambda: OracleCache(n_sink="4"), "n_sink='4'"),
+        (lambda: StreamingCache(budget=None), "budget=None"),
+        (lambda: WindowCache(budget=None), "budget=None"),
+        (lambda: RandomCache(seed=-1), "seed=-1"),
+        (lambda: RandomCache(seed="x"), "seed='x'"),
+        (lambda: OracleCache(tokens="abc"), "tokens='abc'"),
+        (lambda: OracleCache(tokens=5), "tokens=5"),
     ],
 )
 def test_bad_settings_are_named(make, mention):
     with pytest.raises(BadInput, match=mention):
         make()
+
+
+@pytest.mark.parametrize("chunk", [0, -1, 1.5, "a"])
+def test_a_stream_is_not_fed_in_chunks_of_nothing(llama, chunk):
+    memory = StreamingCache(budget=14).bind(llama)
+    with pytest.raises(BadInput, match="chunk="):
+        memory.feed(tokens(1, 6), chunk=chunk)
+    assert memory.fed == 0
+
+
+def test_layers_and_rows_that_are_not_there_are_named(llama):
+    memory = StreamingCache(budget=14).bind(llama)
+    memory.write(tokens(1, 6))
+    for layer in (-1, 99):
+        with pytest.raises(BadInput, match=f"layer={layer}"):
+            memory.read(layer)
+    with pytest.raises(BadInput, match="row='a'"):
+        memory.contents("a")
 
 
 def test_random_draws_by_row_name_and_place_only(llama):

@@ -397,7 +397,8 @@ BAD = [
     ({"contiguity": 1.5}, "contiguity"), ({"contiguity": -0.1}, "contiguity"),
     ({"segmentation": "topic"}, "segmentation"),
     ({"refine": "cut"}, "refine"), ({"offload": "moon"}, "offload"), ({"official_offset": True}, "official_offset"),
-    ({"tau": 1.5}, "tau"), ({"chunk": True}, "chunk"),
+    ({"tau": 1.5}, "tau"), ({"chunk": True}, "chunk"), ({"tau": 1}, "tau=1"), ({"folder": 3}, "folder=3"),
+    ({"seed": -1}, "seed"), ({"seed": "x"}, "seed"), ({"official_offset": 2, "threshold": "chunk"}, "offset=2"),
 ]  # fmt: skip
 
 
@@ -421,6 +422,8 @@ def test_bad_models_and_streams(llama, family, tmp_path):
     with pytest.raises(MemoryError_, match="round of 9"):
         memory.write(tokens(1, 9))
     assert memory.nbytes() == 0
+    with pytest.raises(BadInput, match="stretch"):
+        memory.adjacency(5, 6)
     memory.write(tokens(1, 8))
     with pytest.raises(BadInput, match="stretch"):
         memory.adjacency(5, 5)

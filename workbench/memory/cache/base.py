@@ -30,6 +30,7 @@ from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import EventLog, settings_of
 from workbench.memory.cache import _surprise
 from workbench.memory.cache._as_cache import AsCache, windowed
+from workbench.memory.cache._checks import is_whole, whole
 from workbench.memory.cache._hooks import cache_word, install
 from workbench.memory.cache._layer import SlotLayer
 from workbench.memory.cache._pass import Pass, Snapshot, plan
@@ -318,6 +319,8 @@ class TokenCache(AsCache):
     def feed(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, chunk: int | None = None) -> None:
         """Read a stream (B, n) of any length, in rounds of at most ``chunk`` tokens (default: the room there is)."""
         _check_tokens(input_ids)
+        if chunk is not None:
+            whole("chunk", chunk, 1)
         size = chunk or self.room() or input_ids.shape[1]
         for start in range(0, input_ids.shape[1], size):
             part = slice(start, start + size)
@@ -325,6 +328,8 @@ class TokenCache(AsCache):
 
     def read(self, layer: int, *, rotated: bool = True) -> tuple[Tensor, Tensor, Tensor]:
         """Keys (B, H_kv, W, D) as the next token would see them (or before rotation), values, and the mask (B, W)."""
+        if not 0 <= layer < len(self.layers):
+            raise BadInput(f"layer={layer} is outside this memory of {len(self.layers)} layers")
         keys, values = self.layers[layer].keys, self.layers[layer].values
         if keys is None or values is None:
             raise MemoryError_("this memory is empty: there is nothing to read")
@@ -352,8 +357,8 @@ class TokenCache(AsCache):
         return self.rows[self._row_index(row)].log if self.rows else EventLog()
 
     def _row_index(self, row: int) -> int:
-        if not 0 <= row < len(self.rows):
-            raise BadInput(f"row={row} is outside this memory of {len(self.rows)} rows")
+        if not is_whole(row) or not 0 <= row < len(self.rows):
+            raise BadInput(f"row={row!r} is outside this memory of {len(self.rows)} rows")
         return row
 
     # ------------------------------------------------------------------ moments

@@ -53,7 +53,8 @@ class EMLLM(DecodesInRoom):
     Args:
         n_local: local window (tokens) within which positions are true. n_mem: retrieved tokens a pass may attend to.
         n_init: first tokens, always attended to and never part of an event. chunk: most tokens of one pass.
-        segmentation: ``surprise``; ``fixed`` blocks of ``max_block`` (InfLLM); ``random``: as many, placed at random.
+        segmentation: ``surprise``; ``fixed`` blocks of ``max_block`` (InfLLM); ``random``: as many flags in a
+            chunk, placed at random (spread wider, fewer are too near each other: more events than ``surprise``).
         gamma: boundary where the surprise is above mu + gamma sigma of the last ``tau`` surprises (0: ``n_local``).
         threshold: ``sliding`` (the paper's formula) or ``chunk`` (the released code: one threshold a chunk);
             official_offset: with it, flag the token *before* the surprising one, as that code does.
@@ -304,7 +305,7 @@ class EMLLM(DecodesInRoom):
     def adjacency(self, start: int, end: int) -> np.ndarray:
         """Similarity (n, n) of the tokens at stream positions [start, end), over the layers that refine. They may be
         held or stored, sinks excepted."""
-        if not self.n_init <= start < end <= self.rows[0].seen:
+        if not self.rows or not self.n_init <= start < end <= self.rows[0].seen:
             raise BadInput(f"[{start}, {end}) is not a stretch of the stream behind its {self.n_init} first tokens")
         layers = range(self.first_refining_layer, len(self.layers))
         keys = [self._keys(layer, start, end).float().cpu().numpy() for layer in layers]

@@ -6,8 +6,8 @@ from collections.abc import Collection
 
 import numpy as np
 
-from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
+from workbench.memory.cache._checks import bounded, token_ids
 from workbench.memory.cache._rows import Choice, Row, ranked
 from workbench.memory.cache.base import TokenCache
 
@@ -25,9 +25,8 @@ class OracleCache(TokenCache):
 
     def __init__(self, budget: int = 1024, n_sink: int = 4, tokens: Collection[int] = ()):
         super().__init__(budget)
-        if n_sink < 0 or budget < n_sink + 1:
-            raise BadInput(f"budget={budget} must be at least n_sink + 1 = {n_sink + 1}, and n_sink >= 0")
-        self.n_sink, self.tokens = n_sink, tuple(tokens)
+        bounded(budget, n_sink)
+        self.n_sink, self.tokens = n_sink, token_ids("tokens", tokens)
         self._held: dict[int, tuple[int, ...]] = {}
 
     def hold(self, tokens: dict[int, Collection[int]]) -> None:

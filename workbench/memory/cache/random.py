@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
+from workbench.memory.cache._checks import bounded, whole
 from workbench.memory.cache._rows import Choice, Row, ranked
 from workbench.memory.cache.base import TokenCache
 
@@ -25,8 +25,8 @@ class RandomCache(TokenCache):
 
     def __init__(self, budget: int = 1024, n_sink: int = 4, seed: int = 0):
         super().__init__(budget)
-        if n_sink < 0 or budget < n_sink + 1:
-            raise BadInput(f"budget={budget} must be at least n_sink + 1 = {n_sink + 1}, and n_sink >= 0")
+        bounded(budget, n_sink)
+        whole("seed", seed, 0)
         self.n_sink, self.seed = n_sink, seed
 
     def room(self) -> int:

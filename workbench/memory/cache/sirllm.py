@@ -16,6 +16,7 @@ import numpy as np
 
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
+from workbench.memory.cache._checks import bounded, finite, token_ids, whole
 from workbench.memory.cache._rows import Choice, Row, ranked
 from workbench.memory.cache.base import TokenCache
 
@@ -54,17 +55,17 @@ class SirLLM(TokenCache):
         mask_tokens: Collection[int] = (),
     ):
         super().__init__(budget)
-        if n_sink < 0 or n_rec < 0 or budget < max(n_sink + n_rec, n_sink + 1):
-            raise BadInput(
-                f"budget={budget} must be at least n_sink + 1 and at least n_sink + n_rec "
-                f"(n_sink={n_sink}, n_rec={n_rec}, both >= 0)"
-            )
+        whole("n_rec", n_rec, 0)
+        bounded(budget, n_sink)
+        if budget < n_sink + n_rec:
+            raise BadInput(f"budget={budget} must be at least n_sink + n_rec (n_sink={n_sink}, n_rec={n_rec})")
+        finite("eta", eta)
         if not 0 < eta <= 1:
             raise BadInput(f"eta={eta} must lie in (0, 1]; 1 forgets nothing")
         if first not in FIRST or score not in SCORES:
             raise BadInput(f"first={first!r} must be one of {FIRST} and score={score!r} one of {SCORES}")
         self.n_sink, self.n_rec, self.eta = n_sink, n_rec, float(eta)
-        self.first, self.score, self.mask_tokens = first, score, tuple(mask_tokens)
+        self.first, self.score, self.mask_tokens = first, score, token_ids("mask_tokens", mask_tokens)
         self.n_ent = budget - n_sink - n_rec
 
     def room(self) -> int:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
+from workbench.memory.cache._checks import bounded
 from workbench.memory.cache._rows import Choice, Row, recent
 from workbench.memory.cache.base import TokenCache
 
@@ -21,8 +21,7 @@ class StreamingCache(TokenCache):
 
     def __init__(self, budget: int = 1024, n_sink: int = 4):
         super().__init__(budget)
-        if n_sink < 0 or budget < n_sink + 1:
-            raise BadInput(f"budget={budget} must be at least n_sink + 1 = {n_sink + 1}, and n_sink >= 0")
+        bounded(budget, n_sink)
         self.n_sink = n_sink
 
     def room(self) -> int:

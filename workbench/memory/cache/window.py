@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from workbench.memory.base import MEMORIES
+from workbench.memory.cache._checks import bounded
 from workbench.memory.cache._rows import Choice, Row, recent
 from workbench.memory.cache.base import TokenCache
 
@@ -15,6 +16,7 @@ class WindowCache(TokenCache):
 
     def __init__(self, budget: int = 1024):
         super().__init__(budget)
+        bounded(budget, 0)
 
     def select(self, row: Row, n_new: int) -> Choice:
         assert self.budget is not None
