@@ -166,7 +166,8 @@ def test_a_prompt_that_is_too_long_is_cut_as_the_authors_do_and_failures_are_cou
     [
         {"k": 0}, {"k": 2.5}, {"rule": "forget"}, {"rule": "capacity"}, {"capacity": 0}, {"time_scale": 0},
         {"time_scale": math.nan}, {"threshold": 0}, {"increment": -1}, {"reinforce": "always"}, {"unit": "word"},
-        {"glue": -1}, {"recent": -1}, {"user": "  "}, {"llm": 3},
+        {"glue": -1}, {"recent": -1}, {"user": "  "}, {"llm": 3}, {"threshold": "low"}, {"seed": "x"}, {"seed": None},
+        {"role": None},
     ],
 )  # fmt: skip
 def test_settings_outside_their_range_are_refused(options):
@@ -181,6 +182,7 @@ def test_bad_calls_leave_the_store_unchanged():
         lambda: memory.write(""), lambda: memory.write("x", time="May 2nd"), lambda: memory.write("x", time=math.nan),
         lambda: memory.write("x", time=NOON + 9 * DAY, key="Mara_2023-05-01_0"), lambda: memory.exchange("", "Yes."),
         lambda: memory.exchange("x", user=" "), lambda: memory.write("x", meta={"user": 3}), lambda: memory.read(""),
+        lambda: memory.write("x", meta="user"), lambda: memory.write("x", meta=3),
         lambda: memory.read("x", k=0), lambda: memory.read("x", budget_tokens=0), lambda: memory.read("x", user=""),
         lambda: memory.restore(999), lambda: memory.prompt("x", budget_tokens=2, time=NOON + 9 * DAY),
         lambda: memory.context("x", budget_tokens=0), lambda: MemoryBank(memory.store, encoder="tfidf"),

@@ -11,6 +11,7 @@ differences are paired. The whole is vectorised over seeds; a policy over 200 se
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -43,11 +44,12 @@ class Life:
 
     def __post_init__(self) -> None:
         for name in ("days", "facts", "questions"):
-            if getattr(self, name) < 1:
-                raise BadInput(f"Life({name}={getattr(self, name)}) must be at least 1")
-        if not 0 <= self.score_from < self.days:
+            if not _whole(getattr(self, name)) or getattr(self, name) < 1:
+                raise BadInput(f"Life({name}={getattr(self, name)!r}) must be a whole number of at least 1")
+        if not _whole(self.score_from) or not 0 <= self.score_from < self.days:
             raise BadInput(f"Life(score_from={self.score_from}) must be a day before the last, {self.days}")
-        if self.shape <= 0 or self.floor < 0 or (self.drift is not None and self.drift < 1):
+        drifts = self.drift is None or (_whole(self.drift) and self.drift >= 1)
+        if not _number(self.shape) or self.shape <= 0 or not _number(self.floor) or self.floor < 0 or not drifts:
             raise BadInput(f"Life(shape={self.shape}, floor={self.floor}, drift={self.drift}): shape > 0, floor >= 0, "
                            "drift >= 1 or None")  # fmt: skip
 
@@ -77,10 +79,21 @@ class Policy:
         checked_threshold(self.threshold)
         if self.evict not in EVICTIONS:
             raise BadInput(f"Policy {self.name!r}: evict={self.evict!r} is not one of {', '.join(EVICTIONS)}")
-        if self.capacity is not None and self.capacity < 1:
-            raise BadInput(f"Policy {self.name!r}: capacity={self.capacity} must be at least 1, or None for no limit")
-        if self.time_scale <= 0 or self.increment < 0:
+        if self.capacity is not None and (not _whole(self.capacity) or self.capacity < 1):
+            raise BadInput(
+                f"Policy {self.name!r}: capacity={self.capacity!r} must be a whole number from 1 on, or None"
+            )
+        if not _number(self.time_scale) or self.time_scale <= 0 or not _number(self.increment) or self.increment < 0:
             raise BadInput(f"Policy {self.name!r}: time_scale must be above 0 and increment at least 0")
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _number(value: Any) -> bool:
+    """A number; infinity is one (λ = inf never fades), NaN is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == value
 
 
 KEEP_ALL = Policy("KEEP-ALL")
@@ -130,9 +143,12 @@ def draw(life: Life, seeds: Sequence[int]) -> Fate:
     """The fates of ``seeds``; a seed's fate does not depend on which others are drawn with it."""
     import numpy as np
 
-    chosen = tuple(int(seed) for seed in seeds)
+    try:
+        chosen = tuple(operator.index(seed) for seed in seeds)
+    except TypeError:
+        chosen = ()
     if not chosen or min(chosen) < 0:
-        raise BadInput(f"seeds={list(seeds)!r} must hold at least one whole number >= 0")
+        raise BadInput(f"seeds={seeds!r} must hold at least one whole number >= 0, and nothing else")
     n = life.days * life.facts
     epochs = 1 if life.drift is None else -(-life.days // life.drift)
     shape = (life.days, life.questions)

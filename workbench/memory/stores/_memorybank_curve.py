@@ -183,7 +183,7 @@ def known_rule(rule: str) -> str:
 
 def checked_threshold(threshold: float) -> float:
     """θ in (0, 1], else BadInput: at 0 nothing is ever forgotten (that is the rule "none")."""
-    if not 0.0 < threshold <= 1.0:
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0.0 < threshold <= 1.0:
         raise BadInput(f"threshold θ={threshold!r} must lie in (0, 1]; use the rule 'none' to keep everything")
     return float(threshold)
 
@@ -191,7 +191,10 @@ def checked_threshold(threshold: float) -> float:
 def _checked(days: Any, strength: Any, time_scale: float) -> tuple[np.ndarray, np.ndarray]:
     import numpy as np
 
-    t, s = np.asarray(days, dtype=float), np.asarray(strength, dtype=float)
+    try:
+        t, s = np.asarray(days, dtype=float), np.asarray(strength, dtype=float)
+    except (TypeError, ValueError) as error:
+        raise BadInput(f"days and strengths must be numbers, got {days!r:.40} and {strength!r:.40}") from error
     if not np.all(t >= 0):  # also catches NaN
         worst = float(np.nanmin(t)) if not np.all(np.isnan(t)) else math.nan
         raise BadInput(

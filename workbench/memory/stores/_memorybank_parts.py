@@ -31,7 +31,7 @@ class Turn:
 
 
 def check_settings(
-    *, k: int, glue: int, recent: int, capacity: int | None, time_scale: float, increment: float
+    *, k: int, glue: int, recent: int, capacity: int | None, time_scale: float, increment: float, seed: int, role: str
 ) -> None:
     """Raise BadInput for a hyper-parameter outside its range."""
     for name, value, least in (("k", k, 1), ("glue", glue, 0), ("recent", recent, 0), ("capacity", capacity, 1)):
@@ -39,6 +39,10 @@ def check_settings(
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
             raise BadInput(f"{name}={value!r} must be a whole number of at least {least}")
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise BadInput(f"seed={seed!r} must be a whole number: it decides the luck of the random rules")
+    if not isinstance(role, str):
+        raise BadInput(f"role={role!r} must be text: the first block of the prompt")
     if not _number(time_scale) or time_scale <= 0:
         raise BadInput(f"time_scale λ={time_scale!r} must be above 0 days per unit of strength")
     if not _number(increment) or increment < 0:

@@ -7,7 +7,7 @@ stronger when they are recalled (section 2.3). The paper leaves open how R decid
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -116,7 +116,10 @@ class MemoryBank(Fading):
         seed: int = 0,
         encoder: Any = None,
     ):
-        check_settings(k=k, glue=glue, recent=recent, capacity=capacity, time_scale=time_scale, increment=increment)
+        check_settings(
+            k=k, glue=glue, recent=recent, capacity=capacity, time_scale=time_scale, increment=increment, seed=seed,
+            role=role,
+        )  # fmt: skip
         if known_rule(rule) == "capacity" and capacity is None:
             raise BadInput("the rule 'capacity' needs a capacity: the largest number of pieces a user may have")
         for name, value, legal in (("reinforce", reinforce, REINFORCE), ("unit", unit, UNITS)):
@@ -137,6 +140,8 @@ class MemoryBank(Fading):
 
     def write(self, text: str, *, time: Any = None, key: str | None = None, meta: dict[str, Any] | None = None) -> int:
         """Keep one piece of talk as it stands; ``meta["user"]`` names whose it is. Returns its id."""
+        if meta is not None and not isinstance(meta, Mapping):
+            raise BadInput(f"the meta of a piece must be a mapping of names to values, got {type(meta).__name__}")
         meta = dict(meta or {})
         return self._add(user_name(meta.pop("user", self.user)), [(text, time, key, meta)])[0]
 
