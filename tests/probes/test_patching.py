@@ -208,6 +208,10 @@ def test_prompts_corruptions_and_answers_that_do_not_fit():
         ((prompts, [[] for _ in twins], answers), "got none"),
         ((prompts, twins[:1], answers), "as many corruptions"),
         ((prompts, twins, [(5, 5)] * 3), "cannot be told apart"),
+        ((prompts, twins, [(5, 61)] * 3), "answers.0. holds 61"),
+        ((prompts, twins, [(5, -1)] * 3), "answers.0. holds -1"),
+        ((prompts, twins, [(5, 6, 7)] * 3), "two answers"),
+        (([[3, 61], *prompts[1:]], [[[3, 4]], *twins[1:]], answers), "prompt 0 holds 61"),
     ]
     for arguments, said in cases:
         with pytest.raises(BadInput, match=said):
@@ -215,6 +219,18 @@ def test_prompts_corruptions_and_answers_that_do_not_fit():
     for bad in ((9, 0), (0, 9)):
         with pytest.raises(BadInput, match="outside this model of 3 layers of 4 heads"):
             path_patching(model, prompts, twins, answers, heads=[bad])
+    for patching in (path_patching, activation_patching):
+        for rows in (0, -7, 2.5):
+            with pytest.raises(BadInput, match="rows is how many"):
+                patching(model, prompts, twins, answers, rows=rows)
+    with pytest.raises(BadInput, match="no head"):
+        path_patching(model, prompts, twins, answers, heads=[])
+    with pytest.raises(BadInput, match="as many tokens"):
+        logit_attribution(model, prompts, [5])
+    with pytest.raises(BadInput, match="tokens holds 61"):
+        logit_attribution(model, prompts, [5, 6, 61])
+    with pytest.raises(BadInput, match=r"answers\[2\] holds 61"):
+        gate_gradients(model, prompts, [(5, 6), (5, 6), (5, 61)])
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
@@ -246,4 +262,7 @@ def test_knockout_refuses_what_has_no_meaning():
         model(ids)
     with pytest.raises(BadInput, match="1 rows"), knockout(model, [0], [[2], [2]], [[0], [0]]):
         model(ids)
+    for queries, keys, said in (([[3]], [[0]], "queries name position 3"), ([[2]], [[-4]], "keys name position -4")):
+        with pytest.raises(BadInput, match=said), knockout(model, [0], queries, keys):
+            model(ids)
     assert not any(module._forward_pre_hooks for module in model.modules())

@@ -219,8 +219,45 @@ def test_bad_input():
     with pytest.raises(BadInput, match="width"):
         talking_heads.planted_channel(8, 8, nuisance=0, gain=1, seed=0)
 
+    with pytest.raises(BadInput, match="nuisance"):
+        talking_heads.planted_channel(8, 4, nuisance=-1, gain=1, seed=0)
+    with pytest.raises(BadInput, match="finite"):
+        talking_heads.orthonormal(torch.full((2, 4), torch.nan))
+    with pytest.raises(BadInput, match="k=5"):
+        talking_heads.random_directions(4, 5, 0)
+
     class Odd(torch.nn.Module):
         pass
 
     with pytest.raises((ModelError, BadInput)):
         head_weights(Odd())
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        (lambda m, b: talking_heads.scaled(m, {(0, 0): b, (1, 0): torch.zeros(1, 32)}), "span nothing"),
+        (lambda m, b: talking_heads.scaled(m, {(0, 0): b}, alpha=float("nan")), "alpha"),
+        (lambda m, b: talking_heads.scaled(m, {(0, 0): [[1.0] * 32]}), "rows of 32"),
+        (lambda m, b: talking_heads.steered(m, [1], b[:, :5], None), "rows of 32"),
+        (lambda m, b: talking_heads.steered(m, [1], 2 * b, torch.zeros(2)), "orthonormal"),
+        (lambda m, b: talking_heads.steered(m, [1], b * torch.nan, torch.zeros(2)), "orthonormal"),
+        (lambda m, b: talking_heads.steered(m, [1], b, torch.zeros(1)), "2 coordinates"),
+        (lambda m, b: talking_heads.steered(m, [1], b, torch.zeros(3, 2)), "points were given for 3"),
+        (lambda m, b: talking_heads.steered(m, [1], b, torch.zeros(2), ends=[4]), "ends"),
+        (lambda m, b: talking_heads.steered(m, [1], b, torch.zeros(2), ends=[1, 2]), "ends"),
+    ],
+)
+def test_edits_that_would_not_do_what_they_say_are_refused_and_leave_no_trace(edit, said):
+    model, ids = tiny("llama"), [[5, 9, 11, 20]]
+    before = logits(model, ids)
+    with pytest.raises(BadInput, match=said), edit(model, talking_heads.random_directions(32, 2, 0)):
+        logits(model, ids)
+    assert torch.equal(before, logits(model, ids))
+
+
+def test_points_that_are_no_rows_are_refused():
+    basis = talking_heads.random_directions(32, 2, 0)
+    for points in (torch.zeros(2), torch.zeros(0, 2)):
+        with pytest.raises(BadInput, match="points are rows"):
+            talking_heads.steered_ends(tiny("llama"), [5, 9], 1, basis, points)

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 from workbench.errors import BadInput, ModelError
 from workbench.models.batches import by_length, padded
 from workbench.probes.heads import gate, sites
-from workbench.probes.patching import Ids, _causal, _device, check_prompts, last_outputs
+from workbench.probes.patching import (
+    Ids,
+    _causal,
+    _device,
+    _vocabulary,
+    check_answers,
+    check_prompts,
+    check_tokens,
+    last_outputs,
+)
 
 _NORMS = ("norm", "ln_f", "final_layer_norm", "final_layernorm", "final_norm", "ln_out")
 
@@ -26,6 +35,10 @@ def logit_attribution(model: Any, prompts: Sequence[Ids], tokens: Sequence[int] 
     """
     network = _causal(model)
     norm, head = final_norm(model), network.get_output_embeddings()
+    if tokens is not None:
+        if len(tokens) != len(prompts):
+            raise BadInput(f"{len(prompts)} prompts need as many tokens, got {len(tokens)}")
+        check_tokens("tokens", tokens, _vocabulary(network, said=True))
     clean = last_outputs(model, prompts)
     scale = _final_scale(model, norm, prompts)
     weight = head.weight if tokens is None else None
@@ -92,10 +105,11 @@ def gate_gradients(model: Any, prompts: Sequence[Ids], answers: Sequence[tuple[i
 
     One backward pass: the cheap version of silencing each head (a gate of 0). Shape (layers, heads).
     """
-    check_prompts(prompts)
+    network, device, known = _causal(model), _device(model), sites(model)
+    check_prompts(prompts, _vocabulary(network))
     if len(answers) != len(prompts):
         raise BadInput(f"{len(prompts)} prompts need as many answers, got {len(answers)}")
-    network, device, known = _causal(model), _device(model), sites(model)
+    check_answers(answers, _vocabulary(network, said=True))
     gates = torch.ones(len(known), known[0].n_heads, device=device, requires_grad=True)
     total = torch.zeros_like(gates)
     frozen = [parameter for parameter in network.parameters() if parameter.requires_grad]

@@ -62,6 +62,9 @@ def _blocker(queries: Sequence[Sequence[int]], keys: Sequence[Sequence[int]]) ->
 
 
 def _without(mask: Tensor, queries: Sequence[Sequence[int]], keys: Sequence[Sequence[int]], rows: int) -> Tensor:
+    for name, given, length in (("queries", queries, mask.shape[-2]), ("keys", keys, mask.shape[-1])):
+        if outside := [position for row in given for position in row if not -length <= position < length]:
+            raise BadInput(f"{name} name position {outside[0]}, which is outside this pass of {length} tokens")
     mask = mask.expand(rows, *mask.shape[1:]).clone()
     blocked = False if mask.dtype == torch.bool else torch.finfo(mask.dtype).min
     for row, (looking, seen) in enumerate(zip(queries, keys)):

@@ -72,7 +72,7 @@ def last_outputs(model: Any, prompts: Sequence[Ids], *, batch_tokens: int = 4096
     Rows are padded on the right, which a causal model does not see. Raises BadInput for an empty prompt.
     """
     network, device = _causal(model), _device(model)
-    check_prompts(prompts)
+    check_prompts(prompts, _vocabulary(network))
     layers = sites(model)
     z: list[Tensor | None] = [None] * len(prompts)
     logits: list[Tensor | None] = [None] * len(prompts)
@@ -177,6 +177,8 @@ def _patched(
     heads: Sequence[Head] | None, rows: int, progress: Callable[[float], Any], logits_of: Callable[..., Tensor],
 ) -> Effects:  # fmt: skip
     """Every head of every corruption is a cell; ``logits_of(cells, their prompts, clean, dirty)`` patches a batch."""
+    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
+        raise BadInput(f"rows is how many patched rows are computed at once, a whole number >= 1, got {rows!r}")
     chosen = _checked(model, prompts, corrupted, answers, heads)
     clean = last_outputs(model, prompts)
     flat = [(i, ids) for i, options in enumerate(corrupted) for ids in options]
@@ -238,12 +240,38 @@ def _effects(
 # ---- prompts --------------------------------------------------------------------------------------------------------
 
 
-def check_prompts(prompts: Sequence[Ids]) -> None:
+def check_prompts(prompts: Sequence[Ids], vocabulary: int | None = None) -> None:
+    """Raises BadInput for no prompt, an empty one, and ids outside a vocabulary (which would end a GPU's process)."""
     if not len(prompts):
         raise BadInput("there are no prompts")
     empty = [i for i, prompt in enumerate(prompts) if not len(prompt)]
     if empty:
         raise BadInput(f"prompt {empty[0]} is empty; every prompt needs at least one token")
+    for i, prompt in enumerate(prompts if vocabulary is not None else []):
+        check_tokens(f"prompt {i}", prompt, vocabulary)
+
+
+def check_tokens(name: str, ids: Ids, vocabulary: int | None) -> None:
+    """Raises BadInput for a token id outside ``vocabulary``."""
+    outside = [token for token in ids if vocabulary is not None and not 0 <= int(token) < vocabulary]
+    if outside:
+        raise BadInput(f"{name} holds {outside[0]}, which is no token of this model of {vocabulary} tokens")
+
+
+def check_answers(answers: Sequence[tuple[int, int]], vocabulary: int) -> None:
+    """Raises BadInput for answers that are not two different tokens of the model."""
+    for i, pair in enumerate(answers):
+        if np.shape(pair) != (2,):
+            raise BadInput(f"answers[{i}] must be the token ids of two answers, got {pair!r}")
+        check_tokens(f"answers[{i}]", pair, vocabulary)
+        if pair[0] == pair[1]:
+            raise BadInput(f"prompt {i}: both answers begin with token {pair[0]}; they cannot be told apart")
+
+
+def _vocabulary(network: Any, *, said: bool = False) -> int:
+    """How many tokens a model reads, or how many it can say."""
+    table = network.get_output_embeddings() if said else network.get_input_embeddings()
+    return int(table.weight.shape[0])
 
 
 def _checked(
@@ -260,13 +288,11 @@ def _checked(
         if not len(options) or wrong:
             said = f"one of {wrong[0]} tokens" if wrong else "none"
             raise BadInput(f"prompt {i} has {len(prompt)} tokens; its corruptions must have as many, got {said}")
-    same = [i for i, (first, second) in enumerate(answers) if first == second]
-    if same:
-        raise BadInput(
-            f"prompt {same[0]}: both answers begin with token {answers[same[0]][0]}; they cannot be told apart"
-        )
+    check_answers(answers, _vocabulary(_causal(model), said=True))
     known = all_heads(model)
-    chosen = known if heads is None else list(heads)
+    chosen = known if heads is None else [tuple(head) if isinstance(head, list) else head for head in heads]
+    if not chosen:
+        raise BadInput("heads names no head; leave it out to patch all of them")
     outside = [head for head in chosen if head not in set(known)]
     if outside:
         raise BadInput(

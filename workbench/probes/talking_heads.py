@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -35,14 +36,17 @@ def scaled(model: Any, directions: dict[Head, Tensor], alpha: float = 0.0) -> It
         if layer not in known:
             raise BadInput(f"layer {layer} is outside this model, which has layers 0 to {len(known) - 1}")
         width = known[layer].weight(head).shape[1]
-        if rows.ndim != 2 or rows.shape[1] != width:
-            raise BadInput(f"directions are rows of {width} numbers, got shape {tuple(rows.shape)}")
+        if not isinstance(rows, Tensor) or rows.ndim != 2 or rows.shape[1] != width:
+            raise BadInput(f"directions are rows of {width} numbers, got shape {tuple(np.shape(rows))}")
+    if not np.isfinite(alpha):
+        raise BadInput(f"alpha must be a finite number, got {alpha}")
+    bases = {head: orthonormal(rows) for head, rows in directions.items()}  # refused before a weight is touched
     before = {layer: known[layer].projection.weight.detach().clone() for layer, _ in directions}
     try:
         with torch.no_grad():
-            for (layer, head), rows in directions.items():
+            for (layer, head), rows in bases.items():
                 own = known[layer].weight(head)
-                basis = orthonormal(rows).to(own)
+                basis = rows.to(own)
                 own -= (1.0 - alpha) * (own @ basis.T) @ basis
         yield
     finally:
@@ -54,6 +58,8 @@ def scaled(model: Any, directions: dict[Head, Tensor], alpha: float = 0.0) -> It
 def orthonormal(rows: Tensor) -> Tensor:
     """An orthonormal basis (k, d) of the space that ``rows`` (n, d) span; raises BadInput when they span nothing."""
     rows = torch.as_tensor(rows)
+    if rows.ndim != 2 or not rows.isfinite().all():
+        raise BadInput(f"directions are rows (n, d) of finite numbers, got shape {tuple(rows.shape)}")
     _, s, v = torch.linalg.svd(rows.double(), full_matrices=False)
     rank = int((s > 1e-9 * s[0].clamp(min=1e-300)).sum()) if len(s) and s[0] > 0 else 0
     if not rank:
@@ -63,6 +69,8 @@ def orthonormal(rows: Tensor) -> Tensor:
 
 def random_directions(d: int, k: int, seed: int) -> Tensor:
     """k orthonormal directions of d numbers at random: the control of every steering."""
+    if not 1 <= k <= d:
+        raise BadInput(f"there are 1 to {d} orthonormal directions of {d} numbers, got k={k}")
     generator = torch.Generator().manual_seed(seed)
     return orthonormal(torch.randn(k, d, generator=generator, dtype=torch.float64))
 
@@ -84,11 +92,13 @@ def steered(
     outside = [layer for layer in chosen if not 0 <= layer < len(blocks)]
     if outside:
         raise BadInput(f"layer {outside[0]} is outside this model, which has layers 0 to {len(blocks) - 1}")
+    _check_space(basis, point, sites(model)[0].weight(0).shape[1])
     found: list[Tensor] = []
 
     def before(_module: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         hidden = args[0] if args else kwargs["hidden_states"]
         rows = torch.arange(len(hidden), device=hidden.device)
+        _check_batch(hidden, point, ends)
         at = (
             torch.full_like(rows, hidden.shape[1] - 1)
             if ends is None
@@ -111,6 +121,25 @@ def steered(
             handle.remove()
 
 
+def _check_space(basis: Tensor, point: Tensor | None, width: int) -> None:
+    """Raises BadInput where x - x B^T B + p B would not set the coordinates in B to p."""
+    if basis.ndim != 2 or basis.shape[1] != width:
+        raise BadInput(f"basis is rows of {width} numbers, got shape {tuple(basis.shape)}")
+    gram = basis.double() @ basis.double().T
+    if not torch.allclose(gram, torch.eye(len(gram), dtype=gram.dtype, device=gram.device), atol=1e-2):
+        raise BadInput("the rows of basis must be orthonormal; pass them through talking_heads.orthonormal first")
+    if point is not None and (point.ndim not in (1, 2) or point.shape[-1] != len(basis)):
+        raise BadInput(f"a point has {len(basis)} coordinates, one a row of basis, got shape {tuple(point.shape)}")
+
+
+def _check_batch(hidden: Tensor, point: Tensor | None, ends: Sequence[int] | None) -> None:
+    rows, length = hidden.shape[:2]
+    if point is not None and point.ndim == 2 and len(point) not in (1, rows):
+        raise BadInput(f"the batch has {rows} rows, but points were given for {len(point)}")
+    if ends is not None and (len(ends) != rows or not all(-length <= end < length for end in ends)):
+        raise BadInput(f"ends must be a position of each of {rows} rows of {length} tokens, got {list(ends)}")
+
+
 def _blocks(model: Any) -> list[nn.Module]:
     """The decoder layers: what holds each attention module."""
     modules = dict(_network(model).named_modules())
@@ -131,6 +160,8 @@ def steered_ends(model: Any, ids: Sequence[int], layer: int, basis: Tensor, poin
 
     if len(ids) < 2:
         raise BadInput(f"steering the last token needs at least one before it, got {len(ids)} tokens")
+    if points.ndim != 2 or not len(points):
+        raise BadInput(f"points are rows (P, k), at least one, got shape {tuple(points.shape)}")
     network = _network(model)
     word = cache_word(network)
     row = torch.tensor([list(ids)], device=next(network.parameters()).device)
@@ -153,10 +184,10 @@ def planted_channel(
     gain x s_max u w^T. Every writer's largest singular value is inflated by 1 + nuisance: a strong direction that has
     nothing to do with the channel.
     """
-    import numpy as np
-
     if not 2 <= width < d or n < 1:
         raise BadInput(f"width must lie in 2 .. d - 1 and n be at least 1, got d={d}, width={width}, n={n}")
+    if not (0 <= nuisance < np.inf and np.isfinite(gain)):
+        raise BadInput(f"nuisance must be at least 0 and gain a number, both finite, got {nuisance} and {gain}")
     rng = np.random.default_rng(seed)
 
     def orthonormal_rows(rows: int) -> Any:
