@@ -83,6 +83,16 @@ def test_figures_write_a_gallery(drift: Path, cli: Callable[..., Any]) -> None:
     assert {path.suffix for path in (drift / "gallery").iterdir()} == {".html", ".svg", ".png"}
 
 
+def test_an_unknown_scale_does_not_write_over_a_gallery(drift: Path, cli: Callable[..., Any]) -> None:
+    page = drift / "gallery" / "index.html"
+    page.parent.mkdir()
+    page.write_text("mine")
+    done = cli("figures", "drift", "--scale", "quik", "-o", str(page.parent))
+    assert done.exit_code == 2
+    assert "did you mean 'quick'" in done.stderr
+    assert page.read_text() == "mine"
+
+
 def test_figures_draw_the_others_when_one_fails(drift: Path, cli: Callable[..., Any], monkeypatch: Any) -> None:
     monkeypatch.setenv("DRIFT_FAIL_AT", "0")
     done = cli("figures", "drift", "-o", str(drift / "gallery"))

@@ -42,8 +42,9 @@ def figures(
     from workbench.studies.runner import study_of
 
     chosen = list(dict.fromkeys(slugs or STUDIES.names()))
-    for slug in chosen:
-        study_of(slug)
+    studies = [study_of(slug) for slug in chosen]
+    if not any(scale in study.scales for study in studies):
+        studies[0].scale(scale)  # nobody has it: said before a page that stands there is written over
     plates: list[Plate] = []
     failed = []
     for slug in tqdm(chosen, desc="figures", disable=len(chosen) < 2, leave=False):

@@ -18,6 +18,7 @@ START = "00-start-here.ipynb"
 
 def free_port(wanted: int | None, ip: str, first: int) -> int:
     """The port asked for if it is free (an error if not), else the first free one from ``first`` on."""
+    _check_address(ip)
     if wanted is not None:
         if not _is_free(wanted, ip):
             raise BadInput(f"--port {wanted} is taken on {ip}; choose another or leave the option out")
@@ -26,6 +27,18 @@ def free_port(wanted: int | None, ip: str, first: int) -> int:
         if _is_free(port, ip):
             return port
     raise WorkbenchError(f"no free port between {first} and {first + 49}; name one with --port")
+
+
+def _check_address(ip: str) -> None:
+    """An address that is not this machine's would look as if all its ports were taken."""
+    with socket.socket(socket.AF_INET6 if ":" in ip else socket.AF_INET) as probe:
+        try:
+            probe.bind((ip, 0))
+        except OSError as error:
+            raise BadInput(
+                f"--ip {ip} is no address of this machine ({error}); 127.0.0.1 serves this machine alone, 0.0.0.0 its "
+                "networks too"
+            ) from error
 
 
 def _is_free(port: int, ip: str) -> bool:

@@ -56,9 +56,11 @@ class Examinee:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
+        from workbench.models import loading, weights
         from workbench_datasets.small_world import world
 
-        self.device = torch.device(device)
+        self.device = loading.device_of(device)
+        weights.check_folder(Path(folder), str(folder))
         self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
         self.model = AutoModelForCausalLM.from_pretrained(str(folder), dtype=torch.float32).to(self.device).eval()
         self.world = world()
@@ -369,13 +371,13 @@ def evaluate_embedded(name_or_path: str | Path = "embedded", quick: bool = False
     import pandas as pd
     from tqdm.auto import tqdm
 
-    from workbench.models.embedded import NAMES, path
+    from workbench.models.hub import locate
 
     unknown = [part for part in parts or () if part not in PARTS]
     if unknown:
         raise BadInput(f"parts={unknown}: expected some of {', '.join(PARTS)}")
     begun = time.monotonic()
-    model = Examinee(path(str(name_or_path)) if str(name_or_path) in NAMES else name_or_path, device=device)
+    model = Examinee(locate(str(name_or_path)), device=device)
     rows: list[Row] = []
     bar = tqdm(list(parts or PARTS), desc="evaluate", unit="part", disable=not progress, leave=False)
     for part in bar:

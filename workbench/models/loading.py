@@ -49,7 +49,7 @@ def load(
     Only safetensors are read and no code of a repository is ever run.
     """
     name = str(name)
-    where, number = _device(device), _dtype(dtype, device)
+    where, number = device_of(device), _dtype(dtype, device)
     folder = hub.locate(name, revision)
     weights.check_folder(folder, name)
     config = _config(folder, name)
@@ -60,7 +60,7 @@ def load(
     return loaded
 
 
-def _device(device: str | torch.device | None) -> torch.device:
+def device_of(device: str | torch.device | None) -> torch.device:
     try:
         where = torch.device(device or "cpu")
     except RuntimeError as error:
@@ -72,7 +72,7 @@ def _device(device: str | torch.device | None) -> torch.device:
 
 def _dtype(dtype: str | torch.dtype | None, device: Any) -> torch.dtype:
     if dtype is None:
-        return torch.bfloat16 if _device(device).type == "cuda" else torch.float32
+        return torch.bfloat16 if device_of(device).type == "cuda" else torch.float32
     if isinstance(dtype, torch.dtype) and dtype in DTYPES.values():
         return dtype
     if isinstance(dtype, str) and dtype.removeprefix("torch.") in DTYPES:

@@ -38,7 +38,8 @@ def run(
 
     ``seeds`` is a number (0, 1, ...) or the seeds themselves. Finished cells of the same configuration are reused
     unless ``resume=False``. ``on="ray"`` gives each seed to Ray as a task. ``record=True`` writes the rows to
-    ``datasets/recorded``. Raises ``UnknownName``, ``NeedsUnmet``, ``StorageError``.
+    ``datasets/recorded``. Raises ``UnknownName``, ``BadInput`` (seeds, a device that is not there), ``NeedsUnmet``,
+    ``StorageError``.
     """
     options: dict[str, Any] = {
         "scale": scale,
@@ -66,6 +67,8 @@ def run_all(
     """Run several studies as one plan (on Ray: all their cells side by side); ``done`` hears of each result."""
     if on not in BACKENDS:
         raise UnknownName("back end", on, BACKENDS)
+    if device is not None:
+        needs.check_device(device, here=on == "process")
     plans = [_plan(study_of(slug), scale, _seeds(seeds), device) for slug in dict.fromkeys(slugs)]
     _check(plans, record)
     found = {cell: cells_.find(cell) if resume else None for plan in plans for cell in plan}

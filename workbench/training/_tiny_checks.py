@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ def whole_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 def device_of(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if str(name).split(":")[0] not in ("cpu", "cuda"):
+    if not isinstance(name, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise BadInput(f"device={name!r}: expected auto, cpu, cuda, or cuda:1 and the like")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise BadInput(f"device={name!r}: torch sees no CUDA device here; use device='cpu' or 'auto'")

@@ -44,17 +44,16 @@ def train_embedded(variant: str = "embedded", out: str | Path | None = None, *, 
         workers: processes that write the data ahead (default: the cores but two on CUDA, none for tiny).
 
     Raises:
-        UnknownName, BadInput: an unknown variant, a bad size or number of steps.
+        UnknownName, BadInput: an unknown variant, a bad size or number of steps, a device that is not there.
         ModelError: the folder holds a checkpoint of another recipe, or the loss is not finite.
         FileNotFoundError: the full size needs the books and one is absent.
     """
-    import torch
-
     from workbench.training import loop, packed, shapes
+    from workbench.training._tiny_checks import device_of
     from workbench.training.stream import batches
 
     _check(variant, size, steps, shapes.VARIANTS, tuple(shapes.SIZES))
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = device_of(device or "auto")
     folder = Path(out) if out else cache_dir("training", f"{variant}-{size}-seed{seed}")
     recipe, spec = _plan(variant, size, steps, seed, folder, rho)
     model = shapes.build(variant, size, _vocabulary(spec), spec.context, seed, packed.register())

@@ -84,8 +84,10 @@ def train_lists(kind: str = "item", out: str | Path | None = None, *, steps: int
         out: folder of the model; one of the user's cache by default. steps: of ``batch`` prompts each, one list size a
             step, drawn evenly from 2 to 8; the shipped number by default. seed: of weights and data.
 
-    Raises BadInput for an unknown kind or sizes that make no model, ModelError when the loss is not finite.
+    Raises BadInput for an unknown kind, a device that is not there or sizes that make no model, ModelError when the
+    loss is not finite.
     """
+    from workbench.training._tiny_checks import device_of
     from workbench_datasets.list_prompts import KINDS
 
     if kind not in KINDS:
@@ -95,8 +97,9 @@ def train_lists(kind: str = "item", out: str | Path | None = None, *, steps: int
             raise BadInput(f"{name}={value!r}: expected a whole number of at least 1")
     if width % (2 * heads):
         raise BadInput(f"width={width} must divide into {heads} heads of an even width, which rotary positions need")
+    place = device_of(device)
     folder, plan = Path(out) if out else cache_dir("training", f"list-{kind}-seed{seed}"), recipe(kind, steps)
-    begun, model = time.monotonic(), build(layers, heads, width, seed=seed).to(device)
+    begun, model = time.monotonic(), build(layers, heads, width, seed=seed).to(place)
     losses = _fit(model, kind, plan, batch, seed, progress)
     model.eval().cpu().save_pretrained(str(folder), safe_serialization=True)
     tokenizer().save_pretrained(str(folder))
