@@ -122,6 +122,20 @@ def test_tables_that_make_no_sense_are_refused() -> None:
     ):
         with pytest.raises(BadInput):
             Server(table, policy, YI, MEMORY)
+    with pytest.raises(BadInput, match="arrival holds others"):  # it never came, and the server waited for it
+        Server(requests([5, 5], [5, 5], [0.0, float("nan")]), policy, YI, MEMORY)
+    with pytest.raises(BadInput, match="prompt holds others"):
+        Server(requests([5, 5], [5, 5]).assign(prompt=["5", "5"]), policy, YI, MEMORY)
+    with pytest.raises(BadInput, match="whole token"):
+        Server(requests([5, 5], [5, 5]).assign(answer=[1.5, 2.0]), policy, YI, MEMORY)
+    for limits, says in (
+        ({"most": 0}, "most=0"),  # nobody came in, for ever
+        ({"watermark": 1.0}, "watermark=1.0"),
+        ({"memory": -1}, "memory=-1"),
+        ({"memory": float("nan")}, "memory=nan"),
+    ):
+        with pytest.raises(BadInput, match=says):
+            Server(requests([5], [5]), policy, YI, **{"memory": MEMORY, **limits})
     with pytest.raises(BadInput, match="longer than"):
         Server(requests([900], [200]), serving.static(YI, 1000), YI, MEMORY)
 

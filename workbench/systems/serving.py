@@ -168,7 +168,8 @@ class Server:
         watermark: share of memory that admission leaves free, so that the running ones can grow.
 
     Raises:
-        BadInput: an empty or unsorted table. OutOfKVMemory: a single request that can never fit.
+        BadInput: an empty or unsorted table, tokens that are not whole numbers, limits that let nobody in.
+        OutOfKVMemory: a single request that can never fit.
     """
 
     def __init__(
@@ -182,6 +183,7 @@ class Server:
         most: int = 1024,
         watermark: float = 0.01,
     ):
+        _check_limits(memory, most, watermark)
         total = int(memory) // policy.block_bytes
         _check(requests, policy, total)
         self.policy, self.model, self.total = policy, model, total
@@ -309,13 +311,28 @@ class Server:
 def _check(requests: pd.DataFrame, policy: Policy, total: int) -> None:
     if not len(requests) or not {"arrival", "prompt", "answer"} <= set(requests):
         raise BadInput("requests needs the columns arrival, prompt and answer, and at least one row")
-    if (requests[["prompt", "answer"]] < 1).to_numpy().any() or (requests["arrival"].diff() < 0).any():
-        raise BadInput("requests need prompts and answers of at least one token, sorted by arrival")
+    wrong = [name for name in ("arrival", "prompt", "answer") if not _finite(requests[name])]
+    if wrong:
+        raise BadInput(f"requests need finite numbers in every row; {', '.join(wrong)} holds others")
+    tokens = requests[["prompt", "answer"]]
+    if ((tokens < 1) | (tokens % 1 != 0)).to_numpy().any() or (requests["arrival"].diff() < 0).any():
+        raise BadInput("requests need prompts and answers of at least one whole token, sorted by arrival")
     longest = int((requests["prompt"] + requests["answer"]).max())
     if policy.name == "static" and longest > policy.block_tokens:
         raise BadInput(f"a request of {longest} tokens is longer than the {policy.block_tokens} that are reserved")
     if policy.need(longest) > total:
         raise OutOfKVMemory(policy.need(longest), total, f"blocks of {policy.block_tokens} tokens for one request")
+
+
+def _finite(column: pd.Series) -> bool:
+    return column.dtype.kind in "iuf" and bool(np.isfinite(column).all())
+
+
+def _check_limits(memory: int, most: int, watermark: float) -> None:
+    if not 0 < memory < math.inf:
+        raise BadInput(f"memory={memory!r} must be a number of bytes above 0")
+    if most < 1 or not 0 <= watermark < 1:
+        raise BadInput(f"most={most!r} must be at least 1, watermark={watermark!r} a share in 0 <= watermark < 1")
 
 
 def closed_form(model: Model, policy: Policy, memory: int, context: float) -> float:
