@@ -67,6 +67,7 @@ def test_claims_fail_when_the_evidence_does(study, frame):
     assert tests["C3"](growing).verdict == "not reproduced"
     reversed_time = frame.assign(value=frame.value.where(frame.metric != "time", 1 / frame.value))
     assert tests["C5"](reversed_time).verdict == "not reproduced"
+    assert tests["C2"](frame[frame.experiment != "Fig2"]).verdict == "inconclusive"
     nothing = frame.iloc[:0]
     assert {test(nothing).verdict for test in tests.values()} == {"inconclusive"}
 
@@ -160,6 +161,31 @@ def test_views_draw(frame):
         assert chart.to_dict()["$schema"]
     with pytest.raises(BadInput, match="step"):
         views.tile_walker(walk(n=64, d=8, sram=512), step=999)
+
+
+@pytest.mark.parametrize("view", [views.errors, views.losses, views.time_by_block, views.sparse_model])
+@pytest.mark.parametrize("bad", [None, [1], pd.DataFrame()], ids=["None", "list", "bare"])
+def test_views_refuse_what_is_no_study_frame(view, bad):
+    with pytest.raises(BadInput, match=rf"^{view.__name__}: "):
+        view(bad)
+
+
+def test_losses_of_several_seeds_are_lines_of_their_own():
+    """Opposite gaps of two seeds do not cancel, and no line runs to and fro between them."""
+    rows = [
+        {"experiment": "training", "metric": "loss", "item": item, "repeat": float(step), "seed": seed}
+        | {"value": 3.0 + (item == "hopper") * gap}
+        for seed, gap in ((0, 0.2), (1, -0.2))
+        for item in ("standard", "hopper")
+        for step in range(3)
+    ]
+    spec = views.losses(pd.DataFrame(rows)).to_dict()
+    assert "largest difference of two losses: 0.200" in str(spec["title"])
+    assert spec["encoding"]["detail"]["field"] == "seed"
+    tests = {claim.id: claim.test for claim in STUDIES.get("flash-attention").claims}
+    judged = tests["C7"](pd.DataFrame(rows))
+    assert judged.effect == pytest.approx(0.2)
+    assert judged.note.startswith("steps compared: hopper 6;")
 
 
 def test_scaling_marks_what_ran_out_of_memory():

@@ -93,7 +93,10 @@ def test_claims_fail_when_the_evidence_does(frame, tests):
     assert tests["A1b"](bent(frame.metric == "error", 1e4)).verdict == "not reproduced"
     one = frame.index[(frame.metric == "error")][0]
     assert tests["A1b"](bent(frame.index == one, 1e4)).verdict == "inconclusive"
-    assert tests["M1"](bent(frame.metric == "counted", 2)).verdict == "not reproduced"
+    for counts in ("E1", "E4"):  # operations of a tile, bytes through shared memory: each is enough to fail
+        wrong = (frame.metric == "counted") & (frame.experiment == counts)
+        assert tests["M1"](bent(wrong, 2)).verdict == "not reproduced", counts
+        assert tests["M1"](frame[frame.experiment != counts]).verdict == "holds"
     assert tests["M1b"](bent(frame.metric == "gain", 0.9)).verdict == "not reproduced"
     idle = (frame.experiment == "E2") & (frame.heads >= 80)
     assert tests["M2"](bent(idle, 0.1)).verdict == "not reproduced"
@@ -189,6 +192,12 @@ def test_error_on_the_card_is_judged_against_standard_attention(tests):
     assert tests["A1c"](pd.DataFrame(rows)).verdict == "holds"
     worse = pd.DataFrame(rows).assign(value=lambda t: t.value.where(t["item"] != "triton", 0.1))
     assert tests["A1c"](worse).verdict != "holds"
+
+
+def test_notes_name_a_tile_and_a_card_once_however_many_seeds(frame, tests):
+    two = pd.concat([frame, frame.assign(seed=1)])
+    for key in ("M1b", "M2"):
+        assert tests[key](two).note == tests[key](frame).note
 
 
 @pytest.mark.parametrize("key", sorted(ON_CARD))
@@ -407,10 +416,10 @@ def test_the_kernel_is_one_line_away_for_a_model():
     [
         (
             {"q": torch.ones(1, 4, 2, 257), "k": torch.ones(1, 4, 2, 257), "v": torch.ones(1, 4, 2, 257)},
-            "head dim|CUDA",
+            "CUDA device",  # the head dim itself is refused where the kernels can run: interpreted_attention.py
         ),
-        ({"v": torch.ones(1, 5, 2, 8)}, "v"),
-        ({"q": torch.ones(1, 4, 3, 8)}, "heads"),
+        ({"v": torch.ones(1, 5, 2, 8)}, r"^v has shape \(1, 5, 2, 8\)"),
+        ({"q": torch.ones(1, 4, 3, 8)}, "2 heads, which does not divide the 3 heads of q"),
         ({"k": torch.ones(1, 4, 2, 8).double()}, "dtype|float64"),
         ({"q": torch.ones(1, 4, 2, 8, device="meta")}, "meta|device"),
     ],

@@ -22,14 +22,7 @@ def frame_for(view: str, frame: Any, *, numbers: tuple[str, ...] = (), columns: 
     """
     import pandas as pd
 
-    if not isinstance(frame, pd.DataFrame):
-        raise BadInput(f"{view}: frame must be a pandas DataFrame, got {type(frame).__name__}")
-    absent = [column for column in (*columns, *numbers) if column not in frame.columns]
-    if absent:
-        has = ", ".join(map(str, frame.columns)) or "none"
-        raise BadInput(
-            f"{view}: column {absent[0]!r} is missing; needed: {', '.join((*columns, *numbers))}; given: {has}"
-        )
+    has_columns(view, frame, *columns, *numbers)
     for column in numbers:
         if not pd.api.types.is_numeric_dtype(frame[column]):
             raise BadInput(f"{view}: column {column!r} must hold numbers, it holds {frame[column].dtype}")
@@ -40,6 +33,18 @@ def frame_for(view: str, frame: Any, *, numbers: tuple[str, ...] = (), columns: 
             f"{view}: {len(frame):,} rows are more than the {MAX_ROWS:,} a chart can hold; pool, filter or sample"
         )
     return frame.reset_index(drop=True).copy()
+
+
+def has_columns(view: str, frame: Any, *columns: str) -> None:
+    """BadInput where ``frame`` is no DataFrame or lacks one of the columns."""
+    import pandas as pd
+
+    if not isinstance(frame, pd.DataFrame):
+        raise BadInput(f"{view}: frame must be a pandas DataFrame, got {type(frame).__name__}")
+    absent = [column for column in columns if column not in frame.columns]
+    if absent:
+        has = ", ".join(map(str, frame.columns)) or "none"
+        raise BadInput(f"{view}: column {absent[0]!r} is missing; needed: {', '.join(columns)}; given: {has}")
 
 
 def one_of(view: str, argument: str, value: Any, legal: tuple[Any, ...]) -> Any:

@@ -8,6 +8,7 @@ import altair as alt
 
 from workbench.errors import BadInput
 from workbench.views import theme
+from workbench.views._check import has_columns
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +21,7 @@ def time_by_block(frame: pd.DataFrame) -> alt.Chart:
 
     ``frame`` is a study frame (experiment "Fig2 GPU", metrics time, hbm and bandwidth).
     """
+    has_columns("time_by_block", frame, "experiment", "metric", "value")
     rows = frame[(frame.experiment == "Fig2 GPU") & frame.metric.isin(["time", "hbm"])]
     if rows.empty:
         raise BadInput("time_by_block: no rows of experiment 'Fig2 GPU'; they need a CUDA device")
@@ -50,13 +52,14 @@ def _marks(base: alt.Chart, colour: str) -> tuple[alt.Chart, alt.Chart]:
 
 
 def losses(frame: pd.DataFrame) -> alt.Chart:
-    """Table 2 in small: training loss over steps, a line a kernel, from the same seed and batches."""
+    """Table 2 in small: training loss over steps, a line a kernel (and seed), from the same seed and batches."""
+    has_columns("losses", frame, "experiment", "item", "metric", "value")
     rows = frame[(frame.experiment == "training") & (frame.metric == "loss")]
     if rows.empty:
         raise BadInput("losses: no rows of experiment 'training'; they need a CUDA device")
-    data = rows[["item", "repeat", "value"]]
+    data = rows[["item", "repeat", "value"]].assign(seed=rows.seed if "seed" in rows else 0)
     names = [name for name in LOSSES if name in set(data["item"])]
-    wide = data.pivot_table(index="repeat", columns="item", values="value")
+    wide = data.pivot_table(index=["seed", "repeat"], columns="item", values="value")
     others = [name for name in wide if name != "standard"]
     gap = wide[others].sub(wide["standard"], axis=0).abs().max().max() if "standard" in wide else float("nan")
     chart = (
@@ -67,7 +70,8 @@ def losses(frame: pd.DataFrame) -> alt.Chart:
             y=alt.Y("value:Q", title="loss (nats a byte)", scale=alt.Scale(zero=False)),
             color=alt.Color("item:N", title=None, scale=alt.Scale(domain=names, range=[LOSSES[n] for n in names])),
             strokeDash=alt.StrokeDash("item:N", title=None, scale=alt.Scale(domain=names, range=_DASHES[: len(names)])),
-            tooltip=["item:N", "repeat:Q", alt.Tooltip("value:Q", format=".3f")],
+            detail="seed:N",
+            tooltip=["item:N", "seed:N", "repeat:Q", alt.Tooltip("value:Q", format=".3f")],
         )
         .properties(width=320, height=230)
     )

@@ -11,7 +11,7 @@ import altair as alt
 
 from workbench.errors import BadInput
 from workbench.views import theme
-from workbench.views._check import frame_for
+from workbench.views._check import frame_for, has_columns
 from workbench.views._flash_card import losses, time_by_block
 from workbench.views._flash_walk import partial_softmax, tile_walker, within
 
@@ -278,6 +278,7 @@ def scaling(frame: pd.DataFrame, *, metric: str = "peak", stage: str = "forward+
 
 def errors(frame: pd.DataFrame) -> alt.Chart:
     """C1: largest error against float64, one tick a draw, of our kernel and of the plain computation."""
+    has_columns("errors", frame, "experiment", "item", "metric", "value")
     rows = frame[(frame.experiment == "E2") & (frame.metric == "max error") & (frame.tensor == "out")]
     if rows.empty:
         raise BadInput("errors: no rows of experiment E2 with a max error")
@@ -307,11 +308,12 @@ def errors(frame: pd.DataFrame) -> alt.Chart:
         )
         .properties(width=170, height=44)
     )
-    return theme.themed(chart, "As exact as the plain computation, or more")
+    return theme.themed(chart, "Error of the tiled and of the plain computation")
 
 
 def sparse_model(frame: pd.DataFrame) -> alt.Chart:
     """E5: mean surprise of held-out text over the share of (causal) tiles that stay live; a point a pattern."""
+    has_columns("sparse_model", frame, "experiment", "item", "metric", "value")
     rows = frame[(frame.experiment == "E5") & (frame.metric == "surprise")]
     if rows.empty:
         raise BadInput("sparse_model: no rows of experiment E5; the language model is not here")

@@ -11,7 +11,7 @@ import altair as alt
 
 from workbench.errors import BadInput
 from workbench.views import theme
-from workbench.views._check import frame_for, one_of
+from workbench.views._check import frame_for, has_columns, one_of
 from workbench.views._flash_race import end_to_end, share_of_ceiling, speeds, training
 
 if TYPE_CHECKING:
@@ -210,7 +210,8 @@ _PART_COLOURS = {"matrix products": "#0072B2", "everything else": "#D55E00"}
 def _rows(view: str, frame: pd.DataFrame, experiment: str, metric: str | None) -> pd.DataFrame:
     """The rows of one experiment of a study frame; BadInput where there are none."""
     columns = ("experiment", "item", "metric")
-    if len(frame) > 5_000 and "experiment" in frame:
+    has_columns(view, frame, *columns)
+    if len(frame) > 5_000:
         frame = frame[frame.experiment == experiment]
     data = frame_for(view, frame, numbers=("value",), columns=columns)
     data = data[(data.experiment == experiment) & (True if metric is None else data.metric == metric)]
