@@ -48,7 +48,13 @@ class Bound(ABC):
 
     def _layer_of(self, depth: int) -> int:
         """The layer of the matrix in a model of ``depth`` layers."""
-        return int(self.layer)
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int):
+            raise BadInput(f"layer must be a whole number (negative: counted from the end), got {self.layer!r}")
+        return self.layer
+
+    def _sides(self) -> int:
+        """How many memories can answer."""
+        return 1
 
     def bind(self: T, model: Any, tokenizer: Any = None) -> T:
         """Serve ``model`` (a ``LoadedModel``, or a Hugging Face model with its tokenizer) from now on.
@@ -146,7 +152,15 @@ class Bound(ABC):
 
     @contextmanager
     def forced(self, side: int) -> Iterator[None]:
-        """Every prompt goes to this memory (counted from 0; -1: main), whatever its Delta."""
+        """Every prompt goes to this memory (counted from 0; -1: main), whatever its Delta.
+
+        Raises:
+            BadInput: there is no such memory. MemoryError_: not bound.
+        """
+        _ = self.model
+        most = max(self._sides(), 1) - 1
+        if isinstance(side, bool) or not isinstance(side, int) or not -1 <= side <= most:
+            raise BadInput(f"forced({side!r}): give a memory's number from 0 to {most}, or -1 for the model itself")
         before, self._forced = self._forced, side
         try:
             yield

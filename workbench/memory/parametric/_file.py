@@ -77,6 +77,25 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return unpack(packed, told, str(path))
 
 
+def check_like(tensors: Mapping[str, Tensor], empty: Mapping[str, Tensor], source: str) -> None:
+    """Raise BundleError unless the tensors could be a state of the memory whose empty state is ``empty``: its shapes
+    (a first size of 0 there may be any here, the same in all), numbers throughout."""
+    absent = [name for name in empty if name not in tensors]
+    if absent:
+        raise BundleError(f"the edits in {source} are damaged: {absent[0]} is missing; save them again")
+    name, first = next(iter(empty.items()))
+    rows = len(first) or len(tensors[name])
+    for name, value in tensors.items():
+        wanted = (rows, *empty.get(name, first).shape[1:])
+        if tuple(value.shape) != wanted or value.dtype not in (torch.float32, torch.float64):
+            raise BundleError(
+                f"the edits in {source} are damaged: {name} is {value.dtype} {tuple(value.shape)}, and the matrix that "
+                f"they were written into needs {wanted} in float32; save them again"
+            )
+        if bool(value.isnan().any()):
+            raise BundleError(f"the edits in {source} are damaged: {name} has entries that are no numbers")
+
+
 def _unpacked(packed: dict[str, Tensor], shapes: Mapping[str, list[int]]) -> dict[str, Tensor]:
     for name, shape in shapes.items():
         bits, values = packed.pop(f"{name}.bits"), packed.pop(f"{name}.values")

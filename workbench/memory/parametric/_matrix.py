@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from workbench.errors import BadInput
 from workbench.memory.parametric._rows import Rows
+from workbench.memory.parametric._wise_checks import check_numbers
 from workbench.memory.parametric.base import Edit, Learned, ParametricMemory, Served
 
 
@@ -32,6 +33,7 @@ class MatrixEditor(ParametricMemory):
     @property
     def change(self) -> Tensor:
         """What all edits changed, (d_out, d_in)."""
+        _ = self.model
         return self._change
 
     def _serve(self, inputs: Tensor, main: Tensor, span: Tensor, route: Tensor | None) -> Served:
@@ -91,19 +93,11 @@ class FineTuned(MatrixEditor):
 
 
 def check_positive(**given: float) -> None:
-    """Raise BadInput for the first that is not above 0."""
+    """Raise BadInput for the first that is not a number above 0."""
+    check_numbers(given)
     for name, value in given.items():
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        if not value > 0:
             raise BadInput(f"{name} must be above 0, got {value!r}")
-
-
-def check_texts(name: str, texts: Sequence[str], why: str, *, needed: bool = False) -> list[str]:
-    """The texts as a list; BadInput for a single text, an empty one, or none where they are needed."""
-    if isinstance(texts, str) or not all(isinstance(text, str) and text.strip() for text in texts):
-        raise BadInput(f"{name} is a list of texts that are not empty; put a single text into a list")
-    if needed and not texts:
-        raise BadInput(f"{name} is empty: {why}; give a list of ordinary texts")
-    return list(texts)
 
 
 def check_units(units: str) -> str:

@@ -85,6 +85,8 @@ def answers_of(rows: Rows, best: Tensor, served: Served) -> Answers:
 
 def edit_of(told: Mapping[str, Any]) -> tuple[Edit, Learned]:
     edit = {name: told[name] for name in Edit.__dataclass_fields__}
+    if not all(isinstance(text, str) for text in edit.values()):
+        raise TypeError(f"an edit is made of texts, not {edit}")
     learned = {name: told[name] for name in Learned.__dataclass_fields__}
     return Edit(**edit), Learned(**{**learned, "loss": tuple(learned["loss"])})
 

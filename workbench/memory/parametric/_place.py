@@ -73,6 +73,8 @@ def find(model: nn.Module, path: str = "", layer: int = -2) -> Place:
         UnknownName: no module of that path (the nearest are named). BadInput: it is no matrix of a decoder layer, or
         the layer is out of range. MemoryError_: no layers, or no MLP known by its name.
     """
+    if path and not isinstance(path, str):
+        raise BadInput(f"module is the path of one matrix as text, got {path!r}")
     root, layers = decoder_layers(model)
     path = path or _down_path(model, root, layers, layer)
     modules = dict(model.named_modules())

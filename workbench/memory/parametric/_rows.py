@@ -45,10 +45,13 @@ def target_ids(tokenizer: Any, target: str) -> list[int]:
 
 def rows_of(tokenizer: Any, prompts: Sequence[str], targets: Sequence[str], device: torch.device) -> Rows:
     """Rows of prompt and target; an empty target is allowed for none (BadInput)."""
+    if isinstance(prompts, str) or isinstance(targets, str):
+        raise BadInput("prompts and targets are lists of texts; put a single text into a list")
     if not prompts or len(prompts) != len(targets):
         raise BadInput(f"give as many prompts as targets, and at least one; got {len(prompts)} and {len(targets)}")
-    if any(not text.strip() for text in (*prompts, *targets)):
-        raise BadInput("a prompt or target is empty")
+    for text in (*prompts, *targets):
+        if not isinstance(text, str) or not text.strip():
+            raise BadInput(f"a prompt or target is empty or no text: {text!r}")
     return padded(
         [encode(tokenizer, prompt) for prompt in prompts],
         [target_ids(tokenizer, target) for target in targets],

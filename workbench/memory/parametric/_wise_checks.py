@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from workbench.errors import BadInput
@@ -16,8 +17,13 @@ _NOT_NEGATIVE = ("alpha", "beta", "gamma", "weight_decay")
 _COUNTS = {"steps": 1, "save_freq": 1, "merge_freq": 1, "contexts": 0}
 
 
+#: Those that may be infinite: no bound at all.
+_UNBOUNDED = ("clamp", "reach", "eps")
+
+
 def check(given: Mapping[str, Any]) -> None:
     """Raise BadInput for the first hyper-parameter that is out of range."""
+    check_numbers({name: given[name] for name in (*_SHARES, "mix", *_POSITIVE, *_NOT_NEGATIVE)})
     for name, choices in _CHOICES.items():
         if given[name] not in choices:
             raise BadInput(f"{name} must be one of {', '.join(choices)}, got {given[name]!r}")
@@ -33,15 +39,38 @@ def check(given: Mapping[str, Any]) -> None:
         if not given[name] >= 0:
             raise BadInput(f"{name} must be at least 0, got {given[name]!r}")
     check_counts(given, _COUNTS)
+    check_seed(given["seed"])
     if given["merge_freq"] % given["save_freq"]:
         raise BadInput(
             f"merge_freq={given['merge_freq']} must be a multiple of save_freq={given['save_freq']}: shards are merged "
             "whole"
         )
-    if isinstance(given["negatives"], str) or not all(
-        isinstance(text, str) and text.strip() for text in given["negatives"]
-    ):
-        raise BadInput("negatives is a list of texts that are not empty; put a single text into a list")
+    check_texts("negatives", given["negatives"], "")
+
+
+def check_numbers(given: Mapping[str, Any]) -> None:
+    """Raise BadInput for the first that is no number, or infinite where that is no bound left out."""
+    for name, value in given.items():
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadInput(f"{name} must be a number, got {value!r}")
+        if math.isinf(value) and name not in _UNBOUNDED:
+            raise BadInput(f"{name} must be finite, got {value!r}")
+
+
+def check_seed(seed: Any) -> None:
+    """Raise BadInput unless the seed is a whole number."""
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise BadInput(f"seed must be a whole number, got {seed!r}")
+
+
+def check_texts(name: str, texts: Any, why: str, *, needed: bool = False) -> list[str]:
+    """The texts as a list; BadInput for a single text, an empty one, or none where they are needed."""
+    listed = isinstance(texts, Iterable) and not isinstance(texts, str)
+    if not listed or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise BadInput(f"{name} is a list of texts that are not empty; put a single text into a list")
+    if needed and not texts:
+        raise BadInput(f"{name} is empty: {why}; give a list of ordinary texts")
+    return list(texts)
 
 
 def check_counts(given: Mapping[str, Any], least: Mapping[str, int]) -> None:

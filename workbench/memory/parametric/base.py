@@ -22,6 +22,7 @@ from workbench.memory.parametric._bound import Bound
 from workbench.memory.parametric._parts import Answers, Edit, Learned, Served, answers_of, copied, edit_of, main_only
 from workbench.memory.parametric._place import Prefix
 from workbench.memory.parametric._rows import Rows, encode, padded, rows_of, target_ids
+from workbench.memory.parametric._wise_checks import check_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,8 +84,9 @@ class ParametricMemory(Bound):
         """Prompts with their answers, run up to the matrix once; ``answers`` may be asked of them again and again.
 
         Raises:
-            BadInput: none, of different number, an empty prompt or target.
+            BadInput: none, of different number, an empty prompt or target. MemoryError_: not bound.
         """
+        _ = self.model
         return self._run(rows_of(self.tokenizer, prompts, targets, self.place.weight.device))
 
     def _run(self, rows: Rows) -> Rows:
@@ -94,6 +96,7 @@ class ParametricMemory(Bound):
 
     def _texts(self, texts: Sequence[str]) -> Rows:
         """Texts that are only read, run up to the matrix; ``at`` is empty."""
+        _ = self.model
         device = self.place.weight.device
         return self._run(padded([encode(self.tokenizer, text) for text in texts], [[]] * len(texts), device))
 
@@ -112,7 +115,15 @@ class ParametricMemory(Bound):
         return self._serve(prefix.inputs, prefix.main, rows.span, self._forced_route(len(rows.ids)))
 
     def read(self, prompt: str, new_tokens: int = 1) -> str:
-        """What the edited model says after ``prompt``, greedily; the log notes it."""
+        """What the edited model says after ``prompt``, greedily; the log notes it.
+
+        Raises:
+            BadInput: an empty prompt, fewer than one new token. MemoryError_: not bound.
+        """
+        _ = self.model
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise BadInput(f"the prompt is empty or no text: {prompt!r}")
+        check_counts({"new_tokens": new_tokens}, {"new_tokens": 1})
         said = self._greedy(prompt, new_tokens)
         self._log.append("read", [], "asked", prompt=prompt, said=said)
         return said
@@ -134,7 +145,8 @@ class ParametricMemory(Bound):
 
         Raises:
             BadInput: an empty prompt or target, a subject that is missing or not in the prompt, a negative text that
-            the mechanism needs and has not. MemoryError_: not bound. The memory is then as it was.
+            the mechanism needs and has not, steps that lead to no numbers. MemoryError_: not bound. The memory is then
+            as it was.
         """
         edit = Edit(prompt, target, subject, paraphrase, negative)
         self._check(edit)
@@ -144,6 +156,7 @@ class ParametricMemory(Bound):
             with self.silent():
                 old = self._first_answer(edit)
             learned = replace(self._learn(edit), old=old)
+            self._check_numbers()
         except BaseException:
             self._restore(before["tensors"], before["values"])
             raise
@@ -153,6 +166,11 @@ class ParametricMemory(Bound):
         self._log.append("write", [number], f"{prompt} -> {target.strip()}", steps=learned.steps, delta=learned.delta)
         self._after_write()
         return number
+
+    def _check_numbers(self) -> None:
+        for name, value in self._state()[0].items():
+            if bool(value.isnan().any()):
+                raise BadInput(f"the edit ended in no numbers ({name}); take a smaller lr than {self.settings()['lr']}")
 
     def _after_write(self) -> None:
         """What is due now that an edit is in (shards, merging); may log events of its own."""
@@ -166,7 +184,10 @@ class ParametricMemory(Bound):
             raise BadInput("the prompt of an edit is empty; give the words after which the new answer shall come")
         if not isinstance(edit.target, str) or not edit.target.strip():
             raise BadInput("the target of an edit is empty; give the new answer")
-        if edit.subject and edit.subject not in edit.prompt:
+        for name in ("subject", "paraphrase", "negative"):
+            if not isinstance(text := getattr(edit, name), str):
+                raise BadInput(f"the {name} of an edit is a text, got {text!r}; leave it out where there is none")
+        if edit.subject and (edit.subject not in edit.prompt or not edit.subject.strip()):
             raise BadInput(f"the subject {edit.subject!r} is not in the prompt {edit.prompt!r}; copy it from there")
         if self.needs_subject and not edit.subject:
             raise BadInput(f"{self.slug} writes at the subject's last token; give subject='...', words of the prompt")
@@ -179,9 +200,11 @@ class ParametricMemory(Bound):
         Raises:
             BadInput: there is no such edit.
         """
+        if edit is not None and (isinstance(edit, bool) or not isinstance(edit, int)):
+            raise BadInput(f"undo takes the number of an edit, got {edit!r}")
         if not self._edits:
             raise BadInput("there is no edit to take back")
-        number = len(self._edits) - 1 if edit is None else int(edit)
+        number = len(self._edits) - 1 if edit is None else edit
         if not 0 <= number < len(self._edits):
             raise BadInput(f"edit {number} does not exist; there are edits 0 to {len(self._edits) - 1}")
         later = [given for given, _ in self._edits[number + 1 :]]
@@ -208,6 +231,7 @@ class ParametricMemory(Bound):
 
     def reset(self) -> None:
         """Forget every edit."""
+        _ = self.model
         self._forget()
         self._log.append("reset", [], "all edits forgotten")
 
@@ -227,6 +251,7 @@ class ParametricMemory(Bound):
 
     def nbytes(self) -> int:
         """Bytes of the state's tensors."""
+        _ = self.model
         return sum(value.numel() * value.element_size() for value in self._state()[0].values())
 
     def contents(self) -> pd.DataFrame:
@@ -277,6 +302,7 @@ class ParametricMemory(Bound):
         return _file.pack(*self._whole())
 
     def _whole(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        _ = self.model
         tensors, values = self._state()
         told = [{**edit.__dict__, **learned.__dict__} for edit, learned in self._edits]
         head = {"slug": self.slug, "settings": self.settings(), "state": values, "edits": told,
@@ -329,6 +355,7 @@ class ParametricMemory(Bound):
                 f"the edits in {source} were written for {head['module']} {head['weight']}; this model has "
                 f"{self.place.path} {found}: open them with the model that they were written into"
             )
+        _file.check_like(tensors, self._state()[0], source)
         device = self.place.weight.device
         self._restore({name: value.to(device) for name, value in tensors.items()}, head["state"])
         for told in head["edits"]:

@@ -9,21 +9,22 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
-from workbench.memory.parametric._matrix import FineTuned, check_positive, check_texts, check_units
+from workbench.memory.parametric._matrix import FineTuned, check_positive, check_units
 from workbench.memory.parametric._rows import Rows, encode, padded
-from workbench.memory.parametric._wise_checks import check_counts
+from workbench.memory.parametric._wise_checks import check_counts, check_texts
 
 
 @MEMORIES.register("ft-ewc")
 class FTEWC(FineTuned):
-    """Adds strength / 2 x sum F (W - W_before)^2; F, the diagonal Fisher information, is that of ordinary texts and of
-    every edit so far.
+    """Adds strength / 2 x mean F (W - W_before)^2, with F scaled to a mean of 1 and W in standard deviations of W_v;
+    F, the diagonal Fisher information, is that of ordinary texts and of every edit so far.
 
     Args:
         module, layer: the matrix by its path, or the MLP's second matrix of a layer.
         lr, steps: of Adam. clamp: largest change of an entry by one edit (L-infinity).
-        strength: weight of the penalty, F scaled to a mean of 1 (lambda).
+        strength: weight of the penalty (lambda).
         texts: ordinary texts whose likelihood the penalty protects.
         units: "absolute", or "model": ``lr`` and ``clamp`` in standard deviations of W_v.
     """
@@ -73,6 +74,8 @@ class FTEWC(FineTuned):
     def _read(self, text: str) -> Rows:
         """A text whose every next token counts as a target."""
         ids = encode(self.tokenizer, text)
+        if len(ids) < 2:
+            raise BadInput(f"texts: {text!r} is a single token and foretells none; give longer ordinary texts")
         return self._run(padded([ids[:1]], [ids[1:]], self.place.weight.device))
 
     def _gradient(self, rows: Rows) -> Tensor:

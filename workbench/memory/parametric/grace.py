@@ -71,6 +71,9 @@ class GRACE(ParametricMemory):
     def _eps_of(self, where: str) -> float:
         return float(self._radii[int(where.split()[1])]) if where else float("nan")
 
+    def _sides(self) -> int:
+        return len(self._keys)
+
     # -- serving ------------------------------------------------------------------------------------------------------
 
     def _serve(self, inputs: Tensor, main: Tensor, span: Tensor, route: Tensor | None) -> Served:

@@ -12,9 +12,9 @@ from torch.nn import functional
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.parametric._contexts import own_contexts
-from workbench.memory.parametric._matrix import MatrixEditor, check_positive, check_texts
+from workbench.memory.parametric._matrix import MatrixEditor, check_positive
 from workbench.memory.parametric._rows import Rows, encode, padded, target_ids
-from workbench.memory.parametric._wise_checks import check_counts
+from workbench.memory.parametric._wise_checks import check_counts, check_numbers, check_seed, check_texts
 from workbench.memory.parametric.base import Edit, Learned
 
 
@@ -41,6 +41,8 @@ class ROME(MatrixEditor):
                  texts: Sequence[str] = (), seed: int = 0):  # fmt: skip
         check_positive(lr=lr, ridge=ridge, reach=reach)
         check_counts({"steps": steps, "contexts": contexts}, {"steps": 1, "contexts": 0})
+        check_numbers({"decay": decay})
+        check_seed(seed)
         if not decay >= 0:
             raise BadInput(f"decay must be at least 0, got {decay!r}")
         super().__init__()
@@ -51,7 +53,7 @@ class ROME(MatrixEditor):
         self._beginnings: list[str] | None = None
 
     def _layer_of(self, depth: int) -> int:
-        return depth // 2 - 1 if self.layer == "mid" else int(self.layer)
+        return depth // 2 - 1 if self.layer == "mid" else super()._layer_of(depth)
 
     def _check(self, edit: Edit) -> None:
         super()._check(edit)

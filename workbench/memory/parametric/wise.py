@@ -126,6 +126,7 @@ class WISE(ParametricMemory):
 
     def _named(self) -> dict[str, Side]:
         """Every side memory by its name, merged ones first, the one that is written to last."""
+        _ = self.model
         made = {f"side {i}": side for i, side in enumerate(self.sides)}
         made |= {f"shard {i}": side for i, side in enumerate(self.shards)}
         return made | {"current": self.current}
@@ -134,8 +135,12 @@ class WISE(ParametricMemory):
         """The side memories that can answer, in the order that routes count them."""
         return [side for side in self._named().values() if side.edits]
 
+    def _sides(self) -> int:
+        return len(self.served())
+
     def mask(self, shard: int | None = None) -> Tensor:
         """Which entries (d_out, d_in) the edits of a shard may move, bool; shards count from 0 over all mergings."""
+        _ = self.model
         number = self.drawn if shard is None else shard
         if self._mask is None or self._mask[0] != number:
             generator = torch.Generator().manual_seed(1_000_003 * self.seed + number)
@@ -156,6 +161,7 @@ class WISE(ParametricMemory):
 
     def merge_now(self) -> None:
         """Merge the shards, the one being written included, into a side memory."""
+        _ = self.model
         self._close_shard()
         if self.shards:
             self._merge()
