@@ -145,6 +145,8 @@ def test_impossible_requests_are_refused_before_a_model_is_asked(messages: Any, 
 
 
 def test_a_schema_is_a_pydantic_class() -> None:
+    with pytest.raises(BadInput, match="open_llm opens one"):
+        ask("openai:tiny", "Hi", Note, fallback=lambda: RULE)
     with pytest.raises(BadInput, match="pydantic model class"):
         ask(Scripted([GOOD]), "Hi", dict)  # type: ignore[arg-type]
 

@@ -45,6 +45,8 @@ def ask(
     """
     if isinstance(tries, bool) or not isinstance(tries, int) or tries < 1:
         raise BadInput(f"tries must be a whole number of at least 1, got {tries!r}")
+    if llm is not None and not hasattr(llm, "chat"):
+        raise BadInput(f"ask takes a chat model or None, got {llm!r:.60}; open_llm opens one by its name")
     name, label = (llm.name, llm.label) if llm is not None else ("rules", NO_MODEL)
     begun = time.perf_counter()
     asked = Request.of(messages, schema=schema, **options).messages

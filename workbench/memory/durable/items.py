@@ -123,6 +123,16 @@ def new_row(new: NewItem, now: float) -> Row:
     return {**{name: CHECKS[name](value) for name, value in values.items()}, "stale": 0, "vector": None, "alive": 1}
 
 
+def new_items(items: Any) -> list[NewItem]:
+    """``items`` as a list. Raises BadInput for what is no NewItem, bare texts for example."""
+    made = list(items) if isinstance(items, Iterable) else [None]
+    wrong = [item for item in made if not isinstance(item, NewItem)]
+    if wrong:
+        told = type(items if wrong == [None] else wrong[0]).__name__
+        raise BadInput(f"items must be a list of NewItem(text, ...), got {told}")
+    return made
+
+
 def checked(fields: Mapping[str, Any]) -> Row:
     """``fields`` of an update, checked. Raises BadInput for an unknown field or a value that cannot be kept."""
     unknown = sorted(set(fields) - set(FIELDS))

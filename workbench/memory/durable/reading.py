@@ -40,6 +40,13 @@ def living_id(database: sqlite3.Connection, id_or_key: Any) -> int:
     return id
 
 
+def several(ids: Any) -> list[Any]:
+    """``ids`` as a list. Raises BadInput for what is none: a text would be taken letter by letter."""
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):
+        raise BadInput(f"ids must be a list of item ids, got {ids!r:.40}; put a single one into a list")
+    return list(ids)
+
+
 def living(database: sqlite3.Connection, ids: Iterable[int]) -> set[int]:
     """Those of ``ids`` that live."""
     found: set[int] = set()
@@ -56,7 +63,7 @@ def select(
     """(id, row) of the living items: all by id, or those of ``ids`` in that order; only of ``kinds``."""
     wanted = kind_names(kinds)
     if ids is not None:
-        order = [living_id(database, id) for id in ids]
+        order = [living_id(database, id) for id in several(ids)]
         found = rows.fetch_ids(database, order)
         return [(id, found[id]) for id in order if wanted is None or found[id]["kind"] in wanted]
     if wanted is None:
@@ -69,6 +76,8 @@ def kind_names(kinds: str | Iterable[str] | None) -> list[str] | None:
     """``kinds`` as a list; one name may stand alone."""
     if kinds is None:
         return None
+    if not isinstance(kinds, Iterable):
+        raise BadInput(f"kinds must be a kind's name or a list of them, got {kinds!r:.40}")
     names = [kinds] if isinstance(kinds, str) else list(kinds)
     return [plain(name, "kind") for name in names]
 
@@ -96,7 +105,7 @@ def allowed(
     if ids is None and kinds is None:
         return None
     wanted = kind_names(kinds)
-    found = None if ids is None else {living_id(database, id) for id in ids}
+    found = None if ids is None else {living_id(database, id) for id in several(ids)}
     if wanted is None:
         return found
     where = f"SELECT id FROM items WHERE alive = 1 AND kind IN ({rows.marks(wanted)})"
@@ -123,13 +132,13 @@ def vectors_of(database: sqlite3.Connection, ids: Iterable[int] | None, dim: int
     """(n, dim) float32 of the living items; ``dim`` is the width where there is none."""
     made = vectors.maker(database)
     if made is None:
-        if ids is not None and (listed := list(ids)):
+        if ids is not None and (listed := several(ids)):
             living_id(database, listed[0])
         return np.zeros((0, dim), dtype=np.float32)
     if ids is None:
         found = "SELECT data FROM items JOIN vectors ON vectors.id = vector WHERE alive ORDER BY items.id"
         return vectors.unpack([blob for (blob,) in database.execute(found)], made.dim)
-    order = [living_id(database, id) for id in ids]
+    order = [living_id(database, id) for id in several(ids)]
     numbers: dict[int, int] = {}
     for part in rows.chunks(order):
         numbers.update(

@@ -7,6 +7,7 @@ import sqlite3
 import threading
 import time as _time
 from collections.abc import Callable, Iterator
+from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,8 @@ class Session:
     ):
         from workbench.memory.retrieval import check_index
 
+        if not isinstance(path, str | PathLike | None):
+            raise BadInput(f"a store's path is text or a Path, or None for one in memory; got {type(path).__name__}")
         self.path = None if path is None else Path(path).expanduser()
         self.index_name = check_index(index)
         self.clock = clock

@@ -12,7 +12,17 @@ import numpy as np
 from workbench.errors import BadInput, WorkbenchError
 from workbench.memory.base import Event, EventLog
 from workbench.memory.durable import history, integrity, reading, rows, transfer, vectors, writing
-from workbench.memory.durable.items import Hit, Item, NewItem, UnknownItem, checked, identifier, item_of, new_row
+from workbench.memory.durable.items import (
+    Hit,
+    Item,
+    NewItem,
+    UnknownItem,
+    checked,
+    identifier,
+    item_of,
+    new_items,
+    new_row,
+)
 from workbench.memory.durable.session import Session
 
 if TYPE_CHECKING:
@@ -81,7 +91,7 @@ class Store(Session):
 
     def add_many(self, items: Sequence[NewItem], why: str = "") -> list[Item]:
         """Write items in one transaction; vectors are made in one batch. If one is refused, none is written."""
-        items = list(items)
+        items = new_items(items)
         made = [new_row(item, self.now() if item.time is None else 0.0) for item in items]
         if not made:
             return []
@@ -135,7 +145,7 @@ class Store(Session):
         if kind not in history.RECORDABLE:
             raise BadInput(f"record writes events of kinds {', '.join(history.RECORDABLE)}, got {kind!r}")
         with self._writing() as unit:
-            return unit.log(kind, [self._id(id) for id in ids], why, **detail)
+            return unit.log(kind, [self._id(id) for id in reading.several(ids)], why, **detail)
 
     def refresh(self, ids: Iterable[int] | None = None, why: str = "re-encoded") -> int:
         """Encode the stale items (of ``ids``) anew; returns how many."""
