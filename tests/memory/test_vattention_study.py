@@ -174,8 +174,24 @@ def test_waste_steps_and_batches(live, tmp_path):
     for view in (pictures.waste_over_time, pictures.step_times):
         with pytest.raises(BadInput, match="no rows"):
             view(live[live.experiment == "E1"])
+        with pytest.raises(BadInput, match="'experiment' is missing"):
+            view(live[["value"]])
+    with pytest.raises(BadInput, match="trace='nowhere' is not in the frame; given: four-thousand"):
+        pictures.waste_over_time(live, trace="nowhere")
     with pytest.raises(BadInput, match="'model' is missing"):
         pictures.batch_by_page(table.drop(columns="model"))
+
+
+@pytest.mark.parametrize("view", [pictures.waste_over_time, pictures.step_times])
+def test_of_several_seeds_one_is_drawn(view, live):
+    """Stacked, two runs held 120 of 60 GB; averaged, a step had mapped half a group."""
+
+    def drawn(frame):
+        (data,) = view(frame).to_dict()["datasets"].values()
+        return pd.DataFrame(data).drop(columns="seed", errors="ignore")
+
+    other = live.assign(seed=1, value=live["value"] * 2)
+    pd.testing.assert_frame_equal(drawn(pd.concat([live.assign(seed=0), other])), drawn(live))
 
 
 def test_the_address_space_of_one_and_of_many_moments(tmp_path):

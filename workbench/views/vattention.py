@@ -5,14 +5,14 @@ The first reads ``address_map()`` of an allocator, one moment or many; the other
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
 from workbench.errors import BadInput
 from workbench.views import theme
-from workbench.views._check import frame_for
+from workbench.views._check import frame_for, has_columns
 from workbench.views.figures import paper_recorded_live
 
 if TYPE_CHECKING:
@@ -117,6 +117,13 @@ def _table(table: pd.DataFrame, width: int) -> Any:
     return alt.layer(*marks).properties(width=width, height=max(60, 18 * rows))
 
 
+def _rows_of(view: str, frame: pd.DataFrame, experiment: str, metrics: Iterable[str]) -> pd.DataFrame:
+    """The rows that a view draws, of one run: those of several seeds are neither a stack nor a mean."""
+    has_columns(view, frame, "experiment", "item", "metric", "trace", "step", "value")
+    rows = frame[(frame["experiment"] == experiment) & frame["metric"].isin(list(metrics))]
+    return rows[rows["seed"] == rows["seed"].iloc[0]] if "seed" in rows and len(rows) else rows
+
+
 # -- 2: waste over time -----------------------------------------------------------------------------------------------
 
 
@@ -124,10 +131,13 @@ def waste_over_time(frame: pd.DataFrame, *, trace: str | None = None, width: int
     """Memory used by tokens, wasted inside blocks, kept for reuse, and free, stacked over time; a panel a policy.
 
     ``frame``: the study's rows of E2 with ``metric`` used, waste, cached, free. ``trace``: one of those in it (by
-    default the first). Drag over a panel to shade the same seconds in all.
+    default the first). Of several seeds the first is drawn. Drag over a panel to shade the same seconds in all.
     """
-    rows = frame[(frame["experiment"] == "E2") & frame["metric"].isin(list(PARTS))]
-    rows = rows[rows["trace"] == (trace or next(iter(rows["trace"]), None))]
+    rows = _rows_of("waste_over_time", frame, "E2", PARTS)
+    traces = list(dict.fromkeys(rows["trace"]))
+    if trace is not None and trace not in traces:
+        raise BadInput(f"waste_over_time: trace={trace!r} is not in the frame; given: {', '.join(traces) or 'none'}")
+    rows = rows[rows["trace"].isin([trace] if trace else traces[:1])]
     data = frame_for("waste_over_time", rows, numbers=("step", "value"), columns=("item", "metric"))
     data["order"] = data["metric"].map({name: place for place, name in enumerate(PARTS)})
     data = data.sort_values(["item", "step", "order"])  # stacked here: each policy has times of its own
@@ -205,9 +215,10 @@ def _paper_batches(reported: pd.DataFrame | None) -> pd.DataFrame | None:
 def step_times(frame: pd.DataFrame, *, width: int = 620, height: int = 110) -> alt.Chart:
     """Milliseconds of every step, a panel a mode; a dot where pages were mapped while the step waited.
 
-    ``frame``: the study's rows of E3; hovering tells how many groups were mapped in the step.
+    ``frame``: the study's rows of E3; of several seeds the first is drawn. Hovering tells how many groups were mapped
+    in the step.
     """
-    rows = frame[(frame["experiment"] == "E3") & frame["metric"].isin(["step time", "maps in the step"])]
+    rows = _rows_of("step_times", frame, "E3", ("step time", "maps in the step"))
     data = frame_for("step_times", rows, numbers=("step", "value"), columns=("item", "metric"))
     wide = data.pivot_table(index=["item", "step"], columns="metric", values="value").reset_index()
     wide = wide.rename(columns={"step time": "ms", "maps in the step": "maps"})
