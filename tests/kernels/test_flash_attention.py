@@ -197,6 +197,32 @@ def test_scaling_marks_what_ran_out_of_memory():
         views.scaling(pd.DataFrame(rows), metric="watts")
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"srm": 512}, "no setting 'srm'; it has .*sram"),
+        ({"sram": 16}, r"sram must hold at least four rows, 4 \* d = 64"),
+        ({"d": 0}, "d must be a head dimension >= 1"),
+        ({"n": 0}, "n must be a whole number of tokens >= 1, got 0"),
+        ({"n": 1.5}, "n must be a whole number of tokens >= 1, got 1.5"),
+        ({"n": 10_000}, "256 are shown"),
+        ({"n": 8, "sram": 1024, "toggled": ((0, 0),)}, "every tile is switched off"),
+    ],
+)
+def test_tile_walker_says_what_it_cannot_start_with(words, told):
+    from workbench.widgets.tile_walker import TileWalker
+
+    with pytest.raises(BadInput, match=told):
+        TileWalker(**words)
+
+
+def test_tile_walker_starts_from_any_chip():
+    from workbench.widgets.tile_walker import TileWalker
+
+    walker = TileWalker(n=64, d=64, sram=6000)
+    assert (walker.walk.tiling, walker.walk.steps) == (Tiling(24, 24), 9)
+
+
 def test_tile_walker_widget_follows_its_controls():
     from workbench.widgets.tile_walker import TileWalker
 

@@ -386,6 +386,28 @@ def test_timeline_widget_follows_its_controls():
     assert "<svg" in (picture[0] if isinstance(picture, tuple) else picture)["text/html"]
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ({"head": 2}, "no setting 'head'; it has .*heads"),
+        ({"heads": 0}, "heads must be >= 1, got 0"),
+        ({"sms": 0}, "sms and occupancy must be >= 1, got sms=0"),
+        ({"heads": 64, "n": 16384, "rows": 64}, "more than the 5,000"),
+    ],
+)
+def test_timeline_says_what_it_cannot_start_with(words, told):
+    from workbench.widgets.sm_timeline import SmTimeline
+
+    with pytest.raises(BadInput, match=told):
+        SmTimeline(**words)
+
+
+def test_timeline_takes_any_card():
+    from workbench.widgets.sm_timeline import SmTimeline
+
+    assert SmTimeline(heads=7, n=128, sms=7).schedule.utilisation == 1.0
+
+
 def test_every_control_has_a_name_for_screen_readers():
     from workbench.widgets.sm_timeline import SmTimeline
 

@@ -60,6 +60,8 @@ def walk(
     """
     import pandas as pd
 
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise BadInput(f"n must be a whole number of tokens >= 1, got {n!r}")
     tiling = tiling or Tiling.of_sram(sram, d)
     t_r, t_c = tiling.grid(n)
     if t_r * t_c > MOST_TILES:

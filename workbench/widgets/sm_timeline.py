@@ -41,8 +41,7 @@ class SmTimeline(WithPicture):
         self.schedule: Schedule
         self._pane = ChartPane("programs on multiprocessors")
         self._line = w.HTML()
-        for name, value in state.items():
-            setattr(self, name, value)
+        self.take(state)
         self.children = [w.HBox([w.VBox(half) for half in self._controls()]), self._pane.view, self._line]
         names = ["batch", "heads", "n", "rows", "causal", "order", "grid", "sms"]
         self.observe(self._again, names=names)
@@ -60,10 +59,14 @@ class SmTimeline(WithPicture):
             w.Checkbox(value=self.causal, description="causal", tooltip="skip tiles above the diagonal", indent=True),
             self._choice("order", list(ORDERS), "order", "in which order programs are started"),
             self._choice("grid", [("row block (v2)", "rows"), ("head (v1)", "heads")], "a program is a", "the grid"),
-            self._choice("sms", [("A100: 108", A100_SMS), ("H100: 132", HOPPER_SMS)], "processors", "of the card"),
+            self._choice("sms", self._cards(), "processors", "of the card"),
         ]
         traitlets.link((self, "causal"), (right[0], "value"))
         return left, right
+
+    def _cards(self) -> list[tuple[str, int]]:
+        known = [("A100: 108", A100_SMS), ("H100: 132", HOPPER_SMS)]
+        return known if self.sms in dict(known).values() else [*known, (f"{self.sms}", self.sms)]
 
     def _select(self, name: str, options: list[int], label: str, tip: str) -> w.Widget:
         value = getattr(self, name)
@@ -88,10 +91,15 @@ class SmTimeline(WithPicture):
         try:
             new = schedule(self._launch(), sms=self.sms, order=self.order)
         except BadInput as error:
+            if change is None:  # nothing to keep showing yet
+                raise
             self._line.value = f"<b>cannot place:</b> {error}"
             return
         if len(new.placed) > MOST_SHOWN:
-            self._line.value = f"{len(new.placed):,} programs are more than the {MOST_SHOWN:,} that a chart can hold"
+            told = f"{len(new.placed):,} programs are more than the {MOST_SHOWN:,} that a chart can hold"
+            if change is None:
+                raise BadInput(f"SmTimeline: {told}")
+            self._line.value = told
             return
         self.schedule = new
         self._pane.show(self.chart())

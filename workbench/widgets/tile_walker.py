@@ -48,8 +48,7 @@ class TileWalker(WithPicture):
             min=0, max=0, description="step", tooltip="one step is one tile", style=_STYLE, layout=_WIDE
         )
         traitlets.link((self, "step"), (self._slider, "value"))
-        for name, value in state.items():
-            setattr(self, name, value)
+        self.take(state)
         self.children = [w.HBox([w.VBox(self._controls()), self._tiles]), self._pane.view, self._line]
         self.observe(self._again, names=["sram", "d", "causal", "order", "pattern", "toggled"])
         self.observe(self._move, names=["step"])
@@ -58,14 +57,18 @@ class TileWalker(WithPicture):
     def _controls(self) -> list[w.Widget]:
         common: dict[str, Any] = {"style": _STYLE, "layout": _WIDE}
         sram = w.SelectionSlider(
-            options=[512, 1024, 2048, 4096, 8192],
+            options=sorted({512, 1024, 2048, 4096, 8192, self.sram}),
             value=self.sram,
             description="SRAM (elements)",
             tooltip="M: what fits on the chip; B_c = M / 4d",
             **common,
         )
         dim = w.SelectionSlider(
-            options=[8, 16, 32], value=self.d, description="head dim d", tooltip="width of Q, K, V", **common
+            options=sorted({8, 16, 32, self.d}),
+            value=self.d,
+            description="head dim d",
+            tooltip="width of Q, K, V",
+            **common,
         )
         causal = w.Checkbox(
             value=self.causal, description="causal", tooltip="skip tiles above the diagonal", indent=True, **common
@@ -98,7 +101,7 @@ class TileWalker(WithPicture):
             live = torch.ones(t_r, t_c, dtype=torch.bool)
         live = live.clone()
         for i, j in self.toggled:
-            if i < t_r and j < t_c:
+            if 0 <= i < t_r and 0 <= j < t_c:
                 live[i, j] = ~live[i, j]
         return None if bool(live.all()) else live
 
@@ -107,8 +110,12 @@ class TileWalker(WithPicture):
         try:
             new = walk(n=self.n, d=self.d, sram=self.sram, order=self.order, causal=self.causal, live=self._live())
         except BadInput as error:
+            if change is None:  # nothing to keep showing yet
+                raise
             self._line.value = f"<b>cannot walk:</b> {error}"
             return
+        if not new.steps and change is None:
+            raise BadInput("TileWalker: every tile is switched off, so there is nothing to walk")
         if not new.steps:
             self._line.value = "every tile is switched off; switch one on"
             return

@@ -6,9 +6,19 @@ from typing import Any
 
 import ipywidgets as w
 
+from workbench.errors import BadInput
+
 
 class WithPicture(w.VBox):
     """Subclasses give ``chart()``, the Altair chart of the moment."""
+
+    def take(self, state: dict[str, Any]) -> None:
+        """Set traits by name; a word that is none of them is refused, not kept aside."""
+        for name, value in state.items():
+            if not self.has_trait(name):
+                own = ", ".join(type(self).class_own_traits())
+                raise BadInput(f"{type(self).__name__} has no setting {name!r}; it has {own}")
+            setattr(self, name, value)
 
     def chart(self) -> Any:
         raise AttributeError(f"{type(self).__name__} has no chart of its own")
