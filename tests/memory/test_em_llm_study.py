@@ -53,6 +53,11 @@ def test_gold_of_a_stream(embedded, stream):
         episode_stream(embedded.tokenizer, 5, tokens=400, kind="why")
     with pytest.raises(BadInput, match="tokens=60"):
         episode_stream(embedded.tokenizer, 5, tokens=60)
+    for name, value in (("tokens", 0), ("tokens", 2.5), ("questions", -1), ("behind", "a")):
+        with pytest.raises(BadInput, match=f"{name}="):
+            episode_stream(embedded.tokenizer, 5, **{"tokens": 400, name: value})
+    with pytest.raises(BadInput, match="tokens=0"):
+        passkey_stream(embedded.tokenizer, 1, tokens=0)
 
 
 def test_a_question_leaves_no_trace(embedded, stream):
@@ -158,6 +163,8 @@ def test_a_log_asks_which_of_its_events_came_first(embedded):
         assert "QUESTION" not in stream.text
     with pytest.raises(BadInput, match="2 to 32"):
         order_stream(embedded.tokenizer, 0, events=33)
+    with pytest.raises(BadInput, match="2 to 32"):
+        order_stream(embedded.tokenizer, 0, events=2.5)
 
 
 def test_prose_has_its_paragraphs_as_boundaries(embedded, monkeypatch):
@@ -168,6 +175,11 @@ def test_prose_has_its_paragraphs_as_boundaries(embedded, monkeypatch):
     for at, part in zip(whole.boundaries, parts[1:]):
         assert embedded.decode(list(whole.ids[at : at + 1])).strip() == part.split()[0]
     assert prose_stream(embedded.tokenizer, 0, tokens=20).boundaries == tuple(at for at in whole.boundaries if at < 20)
+    with pytest.raises(BadInput, match="behind the end"):
+        prose_stream(embedded.tokenizer, 1, tokens=1000)
+    for number, size in ((-1, 20), (0, 0)):
+        with pytest.raises(BadInput, match="must be a whole number"):
+            prose_stream(embedded.tokenizer, number, tokens=size)
 
 
 def test_recency_and_prose_are_measured(monkeypatch):
@@ -182,7 +194,9 @@ def test_recency_and_prose_are_measured(monkeypatch):
     assert set(live[live.experiment == "recency"].variant) == {"S", "full context"}
     assert {"S", "SM", "fixed, same number"} <= set(live[live.experiment == "prose"].variant)
     outcome = next(claim for claim in study.claims if claim.id == "RECENCY").test(live)
-    assert outcome.verdict in {"holds", "not reproduced", "inconclusive"}
+    assert outcome.n == 2
+    far = study.run(scale, seed=50, progress=Progress(quiet=True))  # its prose lies behind the end of the book
+    assert set(far.experiment) == {"recency"}
     monkeypatch.setattr("workbench_datasets.books.read", _missing)
     assert len(study.run(scale, seed=0, progress=Progress(quiet=True)).query("experiment == 'prose'")) == 0
 

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from workbench.errors import BadInput
+from workbench.memory.cache.em_llm import EMLLM
 from workbench.memory.cache.random import RandomCache
 from workbench.memory.cache.sirllm import SirLLM
 from workbench.memory.cache.streaming import StreamingCache
@@ -197,6 +198,11 @@ def test_watching_agrees_with_the_memory(embedded, watched):
     assert last.loc[last["kept"], "reason"].ne("").all()
     with pytest.raises(BadInput, match="rounds is empty"):
         watch(embedded, SirLLM(), [])
+    for rounds in ("one text", [None], ["a", 3]):  # a text would be read letter by letter
+        with pytest.raises(BadInput, match="a list of texts"):
+            watch(embedded, SirLLM(), rounds)
+    with pytest.raises(BadInput, match="em-llm does not list the tokens"):
+        watch(embedded, EMLLM(), ["a text"])
 
 
 def test_pictures_of_a_watched_stream(watched, tmp_path):

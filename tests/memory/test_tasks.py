@@ -160,3 +160,18 @@ def test_reply_choice_scores_every_round(embedded):
     assert len(scores) == sum(len(chat.rounds) for chat in chats)
     assert (scores["chance"] == 0.25).all()
     assert scores.groupby("dialogue").size().tolist() == [len(chat.rounds) for chat in chats]
+
+
+def test_tasks_refuse_dialogues_of_another_kind_and_batches_of_nothing(embedded):
+    orders, chats = dialogues("grocery", 2, seed=1, distractors=2), dialogues("chat", 2, seed=1)
+    memory = StreamingCache(budget=64)
+    for run, given in ((grocery_recall, chats), (reply_choice, orders), (rock_paper_scissors, orders)):
+        with pytest.raises(BadInput, match="this task asks about kind"):
+            run(embedded, memory, given)
+    for batch in (0, -1, "a"):
+        for run, given in ((grocery_recall, orders), (reply_choice, chats)):
+            with pytest.raises(BadInput, match=f"batch={batch!r}"):
+                run(embedded, memory, given, batch=batch)
+    for after in (3, [-1], [3], ["a"]):
+        with pytest.raises(BadInput, match="from 0 to the 2 there are"):
+            grocery_recall(embedded, memory, orders, ask_after=after)

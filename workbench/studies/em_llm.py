@@ -290,12 +290,14 @@ def _recency(loaded: LoadedModel, settings: Mapping[str, Any], seed: int, length
 
 
 def _prose(loaded: LoadedModel, settings: Mapping[str, Any], seed: int, length: int, index: int) -> Iterable[dict]:
-    """Boundaries against the paragraphs of a real book; nothing is claimed. Without the book there are no rows."""
+    """Boundaries against the paragraphs of a real book; nothing is claimed. Without the book, and behind its end,
+    there are no rows."""
+    from workbench.errors import BadInput
     from workbench.tasks.episodes import boundary_scores, prose_stream, read_stream
 
     try:
         stream = prose_stream(loaded.tokenizer, 5 + 7 * seed + index, tokens=length)
-    except FileNotFoundError:
+    except (FileNotFoundError, BadInput):
         return
     memory = make(SM, settings["shared"], index).bind(loaded.model)
     read_stream(loaded, memory, stream)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import BadInput
+from workbench.memory.cache._checks import whole
 from workbench.memory.cache.base import TokenCache
 from workbench.tasks.choice import Picked, ask
 
@@ -112,6 +113,14 @@ def lead(
         if index in after:
             asked += leader.put(index, [_first(d, trial) for d in dialogues], trial=True)
     return asked
+
+
+def check_batches(dialogues: Sequence[Dialogue], kind: str, batch: int) -> None:
+    """Raises BadInput for a dialogue of another kind than a task asks about, and for batches of nothing."""
+    whole("batch", batch, 1)
+    other = {dialogue.kind for dialogue in dialogues} - {kind}
+    if other:
+        raise BadInput(f"dialogues of kind {', '.join(sorted(other))} were given; this task asks about kind {kind}")
 
 
 def _first(dialogue: Dialogue, kind: str) -> Round:

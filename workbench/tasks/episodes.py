@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from workbench.errors import BadInput
+from workbench.memory.cache._checks import is_whole, whole
 
 if TYPE_CHECKING:
     from workbench.memory.cache.em_llm import EMLLM
@@ -56,6 +57,8 @@ def episode_stream(
 
     if kind not in KINDS:
         raise BadInput(f"kind={kind!r} is not one of {', '.join(KINDS)}")
+    for name, value, least in (("tokens", tokens, 1), ("questions", questions, 0), ("behind", behind, 0)):
+        whole(name, value, least)
     document = episodes(world(), random.Random(f"em-llm:{seed}"), tokens=tokens, questions=1)
     text = document.text[: document.text.index("\nQUESTION:")]
     coded = tokenizer(text, return_offsets_mapping=True, verbose=False)
@@ -143,6 +146,7 @@ def passkey_stream(tokenizer: Any, seed: int, *, tokens: int) -> EpisodeStream:
     from workbench_datasets._world_skills import passkey
     from workbench_datasets.small_world import world
 
+    whole("tokens", tokens, 1)
     document = passkey(world(), random.Random(f"em-llm-passkey:{seed}"), distance=tokens)
     at = document.text.index("\nQUESTION:")
     answer = document.answers[-1].text
@@ -159,8 +163,8 @@ def order_stream(tokenizer: Any, seed: int, *, events: int = 32) -> EpisodeStrea
     from workbench_datasets._world_order import order
     from workbench_datasets.small_world import world
 
-    if not 2 <= events <= 32:
-        raise BadInput(f"events={events}: a log has 2 to 32 of them, as in the model's training")
+    if not is_whole(events) or not 2 <= events <= 32:
+        raise BadInput(f"events={events!r}: a log has 2 to 32 of them, as in the model's training")
     document = order(world(), random.Random(f"em-llm-order:{seed}"), size=events, questions=1)
     at, end = document.text.index("QUESTION:"), document.text.index("ANSWER:") + len("ANSWER:")
     body = document.text[:at].rstrip("\n")
@@ -172,10 +176,13 @@ def order_stream(tokenizer: Any, seed: int, *, events: int = 32) -> EpisodeStrea
 def prose_stream(tokenizer: Any, number: int, *, tokens: int, book: str = "sherlock-holmes") -> EpisodeStream:
     """Paragraphs of a held-out book, ``number`` x ``tokens`` tokens into it; each paragraph's begin is a boundary.
 
-    Paragraphs are joined by a space: nothing in the text shows the break. Raises FileNotFoundError without the book.
+    Paragraphs are joined by a space: nothing in the text shows the break. Raises FileNotFoundError without the book,
+    BadInput behind its end.
     """
     from workbench_datasets import books
 
+    whole("number", number, 0)
+    whole("tokens", tokens, 1)
     parts = [part for part in books.read(book).split("\n\n") if len(part.split()) >= 12]
     ids: list[int] = [tokenizer.bos_token_id]
     edges: list[int] = []
@@ -190,4 +197,6 @@ def prose_stream(tokenizer: Any, number: int, *, tokens: int, book: str = "sherl
         ids += coded
         if len(ids) >= tokens:
             break
+    if len(ids) == 1:
+        raise BadInput(f"number={number} of {tokens} tokens lies behind the end of {book}; give a smaller one")
     return EpisodeStream(tuple(ids[:tokens]), tuple(at for at in edges if at < tokens), (), "")

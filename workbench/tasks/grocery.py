@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from workbench.errors import BadInput
+from workbench.memory.cache._checks import is_whole
 from workbench.memory.cache.base import TokenCache
-from workbench.tasks.dialogue import Asked, lead
+from workbench.tasks.dialogue import Asked, check_batches, lead
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,6 +46,8 @@ def grocery_recall(
     """
     import pandas as pd
 
+    check_batches(dialogues, "grocery", batch)
+    _check_after(ask_after, min((len(dialogue.rounds) - 2 for dialogue in dialogues), default=0))
     lines: list[dict[str, Any]] = []
     for start in range(0, len(dialogues), batch):
         part = dialogues[start : start + batch]
@@ -60,6 +64,11 @@ def grocery_recall(
         lines += _lines(asked)
         done(memory)
     return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _check_after(ask_after: Sequence[int], most: int) -> None:
+    if not isinstance(ask_after, Collection) or not all(is_whole(n) and 0 <= n <= most for n in ask_after):
+        raise BadInput(f"ask_after={ask_after!r} must list numbers of distractors, from 0 to the {most} there are")
 
 
 def _lines(asked: list[Asked]) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.memory.cache.base import TokenCache
-from workbench.tasks.dialogue import lead
+from workbench.tasks.dialogue import check_batches, lead
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +26,7 @@ def reply_choice(
     """Lead chats through ``memory``; one line a round: dialogue, round, correct, exact, chance (1 / options)."""
     import pandas as pd
 
+    check_batches(dialogues, "chat", batch)
     lines: list[dict[str, Any]] = []
     for start in range(0, len(dialogues), batch):
         part = dialogues[start : start + batch]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from workbench.memory.cache.base import TokenCache
-from workbench.tasks.dialogue import Asked, lead
+from workbench.tasks.dialogue import Asked, check_batches, lead
 from workbench_datasets.dialogues import BEATS, MOVES, outcome
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def rock_paper_scissors(
     """
     import pandas as pd
 
+    check_batches(dialogues, "rock-paper-scissors", 1)
     asked = lead(loaded, memory, dialogues, track=lambda turn: turn.meta["last"], progress=progress)
     moves: dict[int, dict[int, str]] = {}
     lines = [_line(one, dialogues, moves) for one in asked]

@@ -27,9 +27,15 @@ def watch(loaded: LoadedModel, memory: TokenCache, rounds: Sequence[str]) -> pd.
     """
     import pandas as pd
 
+    if isinstance(rounds, str) or not all(isinstance(text, str) for text in rounds):
+        raise BadInput(f"rounds must be a list of texts, one a round, got {rounds!r:.80}")
     if not rounds:
         raise BadInput("rounds is empty: there is nothing to read")
     memory.bind(loaded.model).reset()
+    if "position" not in memory.contents():
+        raise BadInput(
+            f"{memory.slug} does not list the tokens it holds, so they cannot be watched; see contents()"
+        )
     story, parts, last = _Story(loaded), [], None
     for number, text in enumerate(rounds, start=1):
         last = story.read(memory, text, number, last)
