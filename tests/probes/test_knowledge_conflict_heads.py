@@ -188,6 +188,27 @@ def test_bad_input(embedded, asked):
         pass
 
 
+@pytest.mark.parametrize(
+    ("refused", "said"),
+    [
+        (lambda m, c: asking.conflicts(m, 2, form="poem"), "form must be one of statement, question"),
+        (lambda m, c: asking.conflicts(m, 0), "n must be"),
+        (lambda m, c: asking.conflicts(m, 2, corruptions=0), "corruptions must be"),
+        (lambda m, c: asking.copying(m, 0), "n must be"),
+        (lambda m, c: asking.rates(m, []), "one or more lists"),
+        (lambda m, c: asking.greedy(m, [[5], []]), "at least one token"),
+        (lambda m, c: asking.contrasted(m, c[:1], float("nan")), "alpha"),
+        (lambda m, c: ph3.random_heads(m, 2, 0), "draws"),
+        (lambda m, c: ph3.random_heads(m, 2, 1, seed=-1), "seed"),
+        (lambda m, c: ph3.head_table(m, [], ph3.find_heads(m, c[:1])), "no prompts"),
+        (lambda m, c: ph3.find_heads(m, c[:1]).ranked("memory", 1.5), "k must lie"),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_named(embedded, asked, refused, said):
+    with pytest.raises(BadInput, match=said):
+        refused(embedded, asked)
+
+
 def _everybody() -> list[str]:
     from workbench_datasets.small_world import world
 

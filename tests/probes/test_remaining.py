@@ -38,6 +38,10 @@ def test_prompts_know_their_parts_and_short_lists_are_solved(embedded):
     for size in (1, 21):
         with pytest.raises(BadInput, match="2 to 20"):
             remaining(embedded, 1, size)
+    with pytest.raises(BadInput, match="number of prompts"):
+        remaining(embedded, 0, 5)
+    with pytest.raises(BadInput, match="no prompts"):
+        looks(embedded, [])
 
 
 @pytest.mark.slow

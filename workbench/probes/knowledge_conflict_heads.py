@@ -20,7 +20,7 @@ import numpy as np
 from workbench.errors import BadInput
 from workbench.probes.attribution import logit_attribution
 from workbench.probes.heads import Head, mean, sites, zero
-from workbench.probes.patching import Effects, path_patching
+from workbench.probes.patching import Effects, check_prompts, path_patching
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -83,7 +83,7 @@ class ConflictHeads:
         importance = -self.balance() if kind == "memory" else self.balance()
         layers, heads = importance.shape
         most = max(1, int(MOST_PRUNED * layers * heads))
-        if k is not None and not 1 <= k <= most:
+        if k is not None and not (isinstance(k, (int, np.integer)) and 1 <= k <= most):
             raise BadInput(f"k must lie in 1 .. {most} (a quarter of the {layers * heads} heads), got {k}")
         lowest = layers // 3 if upper else 0
         order = sorted(
@@ -157,6 +157,8 @@ def random_heads(
     pool = [head for head in pool if head not in set(without)]
     if not 1 <= k <= len(pool):
         raise BadInput(f"k must lie in 1 .. {len(pool)}, got {k}")
+    if draws < 1 or seed < 0:
+        raise BadInput(f"draws must be at least 1 and seed at least 0, got draws={draws}, seed={seed}")
     rng = np.random.default_rng(seed)
     return [[pool[i] for i in rng.choice(len(pool), k, replace=False)] for _ in range(draws)]
 
@@ -170,6 +172,7 @@ def head_table(
     """
     import torch
 
+    check_prompts([c.ids for c in asked])
     frame, gone = heads.frame(), set(pruned)
     looks = np.mean([_attention_to(loaded, c) for c in asked], axis=0)
     said = logit_attribution(loaded, [list(c.ids) for c in asked]).mean(2)

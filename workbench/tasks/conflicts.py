@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from workbench_datasets.small_world import World
 
 RELATIONS = ("town", "job", "instrument", "pet", "colour", "food", "employer", "month")
+FORMS = ("statement", "question")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,10 @@ def conflicts(
     unknown = sorted(set(relations) - set(RELATIONS))
     if unknown or not relations:
         raise BadInput(f"relations must be among {', '.join(RELATIONS)}, got {unknown or 'none'}")
+    if form not in (None, *FORMS):
+        raise BadInput(f"form must be one of {', '.join(FORMS)} (or None for both), got {form!r}")
+    _at_least_one("n", n)
+    _at_least_one("corruptions", corruptions)
     from workbench_datasets.small_world import world
 
     small, rng = world(), random.Random(f"conflicts:{seed}")
@@ -84,6 +89,11 @@ def conflicts(
         if len(made) >= n:
             return made[:n]
     raise BadInput(f"only {len(made)} of {n} conflicts could be made for {', '.join(relations)}; ask for fewer")
+
+
+def _at_least_one(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise BadInput(f"{name} must be a whole number >= 1, got {value!r}")
 
 
 def knows_closed_book(loaded: LoadedModel, made: Sequence[Conflict]) -> list[bool]:
@@ -148,7 +158,9 @@ def _ids(loaded: LoadedModel, text: str, *, start: bool = True) -> list[int]:
 
 @torch.no_grad()
 def first_logits(loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, batch_tokens: int = 2048) -> torch.Tensor:
-    """Logits (n, V) of the token that follows each prompt."""
+    """Logits (n, V) of the token that follows each prompt; raises BadInput for no prompt or an empty one."""
+    if not len(prompts) or not all(len(prompt) for prompt in prompts):
+        raise BadInput(f"prompts must be one or more lists of at least one token, got {len(prompts)}")
     out: list[torch.Tensor | None] = [None] * len(prompts)
     for rows in by_length([len(p) for p in prompts], batch_tokens):
         ids, ends = padded([prompts[i] for i in rows], loaded.device)
@@ -198,6 +210,8 @@ def contrasted(loaded: LoadedModel, asked: Sequence[Conflict], alpha: float) -> 
 
     alpha = 0 is plain decoding, -1 closed book; between them it leans to memory, above 0 to the context.
     """
+    if not np.isfinite(alpha):
+        raise BadInput(f"alpha must be a finite number, got {alpha}")
     with_context = first_logits(loaded, [c.ids for c in asked])
     without = first_logits(loaded, [c.plain_ids for c in asked])
     tokens = ((1 + alpha) * with_context - alpha * without).argmax(-1).tolist()
@@ -208,6 +222,7 @@ def copying(loaded: LoadedModel, n: int, *, seed: int = 0) -> tuple[list[list[in
     """Prompts about people the model has never seen, and the first token of the answer that stands in the text."""
     from workbench_datasets.small_world import world
 
+    _at_least_one("n", n)
     questions = world().questions("open-book", n, seed=seed, split="unseen", distance=0)
     prompts = [_ids(loaded, q.prompt) for q in questions]
     return prompts, [_ids(loaded, q.answer, start=False)[0] for q in questions]

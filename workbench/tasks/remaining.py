@@ -44,8 +44,10 @@ def remaining(loaded: LoadedModel, n: int, size: int, *, seed: int = 0) -> list[
     """``n`` prompts with lists of ``size`` things. Raises BadInput for a size below 2 or above the words there are."""
     from workbench_datasets.small_world import world
 
-    if not 2 <= size <= 20:
+    if not isinstance(size, int) or not 2 <= size <= 20:
         raise BadInput(f"a list has 2 to 20 things, got {size}")
+    if not isinstance(n, int) or n < 1:
+        raise BadInput(f"n, the number of prompts, must be a whole number >= 1, got {n!r}")
     asked = world().questions("remaining", n, seed=seed, size=size, ask="colour")
     return [_prompt(loaded, question.prompt, question.answer, question.meta["left"], size) for question in asked]
 
@@ -109,6 +111,8 @@ def judged(log_p: torch.Tensor, one: Remaining) -> dict:
 
 def looks(loaded: LoadedModel, asked: Sequence[Remaining]) -> np.ndarray:
     """Attention from the last position into each of :data:`PARTS`, mean over prompts: (layers, heads, parts)."""
+    if not len(asked):
+        raise BadInput("there are no prompts to look at")
     total = np.zeros((loaded.n_layers, loaded.n_heads, len(PARTS)))
     for one in asked:
         trace, last = loaded.trace(list(one.ids)), len(one.ids) - 1
