@@ -58,6 +58,13 @@ def test_bad_sizes_are_value_errors(words: dict, says: str) -> None:
         VirtualKV.init(**{**sizes, **words})
 
 
+@pytest.mark.parametrize("device", ["mars", "meta"])
+def test_a_device_without_pages_is_refused(device: str) -> None:
+    """It was given pages of the CPU."""
+    with pytest.raises(BadInput, match=f"device='{device}' must be 'cpu', 'cuda'"):
+        VirtualKV.init(1, 2, 16, 1, 64, device=device)
+
+
 def test_bad_calls_are_refused_and_change_nothing() -> None:
     with memory() as kv:
         slot = kv.alloc_new_batch_idx(1)
@@ -73,6 +80,16 @@ def test_bad_calls_are_refused_and_change_nothing() -> None:
             lambda: kv.reserve_physical_pages(100),
             lambda: kv.layer(2),
             lambda: kv.free_batch_idx(9),
+            lambda: kv.free_batch_idx(0.0),
+            lambda: kv.step([[10], [1, 2], 0, 0]),
+            lambda: kv.alloc_new_batch_idx(1.5),
+            lambda: kv.alloc_new_batch_idx("1"),
+            lambda: kv.alloc_new_batch_idx(1, request=-5),  # the slot would look free
+            lambda: kv.reserve_physical_pages(float("nan")),
+            lambda: kv.reserve_physical_pages("1 MB"),
+            lambda: kv.view(0, "0"),
+            lambda: kv.contents(4),
+            lambda: kv.address_map(-1),
         ):
             with pytest.raises(BadInput):
                 call()

@@ -160,9 +160,18 @@ def test_bad_input() -> None:
     kv = pool()
     row = kv.alloc_new_batch_idx(1)
     kv.step([5, 0, 0, 0])
-    for lengths in ([1, 2], [4, 0, 0, 0], [41, 0, 0, 0], [5.5, 0, 0, 0], [-1, 0, 0, 0]):
+    for lengths in ([1, 2], [4, 0, 0, 0], [41, 0, 0, 0], [5.5, 0, 0, 0], [-1, 0, 0, 0], [[5], [1, 2], 0, 0]):
         with pytest.raises(BadInput):
             kv.step(lengths)
+    for call in (
+        lambda: kv.alloc_new_batch_idx(1.5),
+        lambda: kv.alloc_new_batch_idx(1, request=-5),
+        lambda: kv.free_batch_idx("0"),
+        lambda: kv.truncate(row, 2.5),
+        lambda: kv.layer(2),
+    ):
+        with pytest.raises(BadInput):
+            call()
     with pytest.raises(MemoryError_, match="no request"):
         kv.step([5, 1, 0, 0])
     with pytest.raises(MemoryError_, match="another row"):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from workbench.errors import BadInput, MemoryError_
 
@@ -20,6 +24,28 @@ class OutOfKVMemory(MemoryError_):
             f"{required} more {what} are required and {free} are free (reclaimable ones included); free a request, or "
             "reserve more physical memory"
         )
+
+
+def whole(name: str, value: Any, least: int = 0) -> int:
+    """``value`` as a whole number of at least ``least``; BadInput that names it for anything else."""
+    try:
+        number = least - 1 if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        number = least - 1
+    if number < least:
+        raise BadInput(f"{name}={value!r} must be a whole number of at least {least}")
+    return number
+
+
+def per_slot(lengths: Any, slots: int, what: str = "slot") -> np.ndarray:
+    """``lengths`` as an array of whole numbers, one a slot; BadInput for another shape or kind."""
+    try:
+        wanted = np.array(lengths)
+    except ValueError:  # rows of different lengths
+        wanted = np.empty(0)
+    if wanted.shape != (slots,) or wanted.dtype.kind not in "iu":
+        raise BadInput(f"lengths must be {slots} whole numbers, one a {what}, got {lengths!r}")
+    return wanted
 
 
 @dataclass(frozen=True)

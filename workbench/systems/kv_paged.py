@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import BadInput, MemoryError_
-from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory
+from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory, per_slot, whole
 from workbench.systems.kv_log import CONTENTS, KVLog
 
 if TYPE_CHECKING:
@@ -70,12 +70,13 @@ class PagedKV:
     # ------------------------------------------------------------------ requests
     def alloc_new_batch_idx(self, length: int, request: int | None = None) -> int:
         """The first row that nobody uses; blocks come with the next step."""
-        self._check_length(length)
+        self._check_length(whole("length", length))
+        mine = self._requests if request is None else whole("request", request)
         idle = np.flatnonzero(self.request < 0)
         if not len(idle):
             raise MemoryError_(f"all {len(self.request)} rows are taken; free one, or choose a larger batch")
         row = int(idle[0])
-        self.request[row] = self._requests if request is None else int(request)
+        self.request[row] = mine
         self._requests = max(self._requests, int(self.request[row])) + 1
         self.length[row], self.born[row] = 0, self.log.step
         self.log.add("admit", row, int(self.request[row]))
@@ -93,7 +94,7 @@ class PagedKV:
     def truncate(self, row: int, length: int) -> None:
         """Forget the tokens of a row from ``length`` on; blocks that are not needed any more are free."""
         self._used(row)
-        if not 0 <= length <= self.length[row]:
+        if whole("length", length) > self.length[row]:
             raise BadInput(f"length={length} must lie in 0..{self.length[row]}, what row {row} holds")
         need = self._need(length)
         for block in reversed(self.table[row, need : self._held(row)]):
@@ -110,7 +111,7 @@ class PagedKV:
         self._used(target)
         if source == target or self.length[target]:
             raise MemoryError_(f"row {target} must be another row, just allocated and empty")
-        if not 0 < tokens <= self.length[source]:
+        if not 0 < whole("tokens", tokens) <= self.length[source]:
             raise BadInput(f"tokens={tokens} must lie in 1..{self.length[source]}, what row {source} holds")
         count = self._need(tokens)
         self.table[target, :count] = self.table[source, :count]
@@ -176,7 +177,7 @@ class PagedKV:
     # ------------------------------------------------------------------ tensors
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of a layer, (num_blocks, block, H, D)."""
-        if not 0 <= index < self.geometry.layers:
+        if whole("layer", index) >= self.geometry.layers:
             raise BadInput(f"layer {index} is outside 0..{self.geometry.layers - 1}")
         return self.tensors[index], self.tensors[self.geometry.layers + index]
 
@@ -202,7 +203,7 @@ class PagedKV:
 
     # ------------------------------------------------------------------ checks and looking
     def _used(self, row: int) -> None:
-        if not 0 <= row < len(self.request):
+        if whole("row", row) >= len(self.request):
             raise BadInput(f"row {row} is outside 0..{len(self.request) - 1}")
         if self.request[row] < 0:
             raise MemoryError_(f"row {row} has no request; allocate it first")
@@ -212,9 +213,7 @@ class PagedKV:
             raise BadInput(f"length={length} must lie in 0..{self.geometry.length}, the tokens of a request")
 
     def _lengths(self, lengths: Sequence[int]) -> np.ndarray:
-        wanted = np.array(lengths)
-        if wanted.shape != self.length.shape or wanted.dtype.kind not in "iu":
-            raise BadInput(f"lengths must be {len(self.length)} whole numbers, one a row, got shape {wanted.shape}")
+        wanted = per_slot(lengths, len(self.length), "row")
         for row in np.flatnonzero(wanted):
             self._used(int(row))
         for length in (wanted.min(initial=0), wanted.max(initial=0)):

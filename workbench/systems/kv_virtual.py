@@ -17,7 +17,7 @@ import numpy as np
 from workbench.errors import BadInput, MemoryError_
 from workbench.systems import kv_tables
 from workbench.systems._kv_buffers import VirtualBuffers
-from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory
+from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory, per_slot, whole
 from workbench.systems.kv_log import KVLog
 from workbench.systems.page_backends import PageBackend, open_backend
 
@@ -94,10 +94,11 @@ class VirtualKV(VirtualBuffers):
         is missing is the next step's business.
 
         Raises:
-            BadInput: more tokens than a slot has. MemoryError_: all slots are taken.
+            BadInput: more tokens than a slot has, a request that is no whole number. MemoryError_: all slots are taken.
         """
         self._settle()
-        self._check_length(length)
+        self._check_length(whole("length", length))
+        mine = self._requests if request is None else whole("request", request)
         idle = [index for index, slot in enumerate(self.slots) if not slot.active]
         if not idle:
             raise MemoryError_(f"all {self.geometry.batch} slots are taken; free one, or choose a larger batch")
@@ -105,7 +106,7 @@ class VirtualKV(VirtualBuffers):
         fitting = [index for index in idle if len(self.slots[index].blocks) >= need]
         chosen = min(fitting, key=lambda i: (len(self.slots[i].blocks), i)) if fitting else idle[0]
         slot = self.slots[chosen]
-        slot.request, slot.length = self._requests if request is None else int(request), 0
+        slot.request, slot.length = mine, 0
         self._requests = max(self._requests, slot.request) + 1
         self.log.add("admit", chosen, slot.request)
         if slot.blocks:
@@ -137,7 +138,7 @@ class VirtualKV(VirtualBuffers):
         giver, taker = self._slot(source), self._slot(target)
         if source == target or not giver.active or not taker.active or taker.length:
             raise MemoryError_(f"slot {target} must be another slot, just allocated and empty, and {source} in use")
-        if not 0 < tokens <= giver.length:
+        if not 0 < whole("tokens", tokens) <= giver.length:
             raise BadInput(f"tokens={tokens} must lie in 1..{giver.length}, what slot {source} holds")
         if not self.backend.aliases:
             raise MemoryError_(f"the {self.backend.name!r} back end cannot map one physical group at two addresses")
@@ -245,10 +246,12 @@ class VirtualKV(VirtualBuffers):
         if not 0 <= length <= self.geometry.length:
             raise BadInput(f"length={length} must lie in 0..{self.geometry.length}, the tokens of a slot")
 
+    def _check_buffer(self, buffer: int) -> None:
+        if whole("buffer", buffer) >= len(self.regions):
+            raise BadInput(f"buffer={buffer} must lie in 0..{len(self.regions) - 1}: K of all layers, then V")
+
     def _lengths(self, lengths: Sequence[int]) -> np.ndarray:
-        wanted = np.asarray(lengths)
-        if wanted.shape != (len(self.slots),) or wanted.dtype.kind not in "iu":
-            raise BadInput(f"lengths must be {len(self.slots)} whole numbers, one a slot, got shape {wanted.shape}")
+        wanted = per_slot(lengths, len(self.slots))
         for index in np.flatnonzero(wanted):
             self._check_length(int(wanted[index]))
             if not self.slots[index].active:
@@ -278,11 +281,13 @@ class VirtualKV(VirtualBuffers):
     def contents(self, buffer: int = 0) -> pd.DataFrame:
         """The inspector's table, one row a slot that holds pages or a request; page ids of one ``buffer``."""
         self._settle()
+        self._check_buffer(buffer)
         return kv_tables.contents(self.geometry, self.slots, self.regions[buffer].base, self.shares, buffer)
 
     def address_map(self, buffer: int = 0) -> pd.DataFrame:
         """One row a page group of address space: step, buffer, slot, block, page (-1: none), state, source."""
         self._settle()
+        self._check_buffer(buffer)
         return kv_tables.address_map(self.geometry, self.slots, self.log.step, buffer)
 
     def events(self) -> KVLog:

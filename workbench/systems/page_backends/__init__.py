@@ -44,7 +44,10 @@ def open_backend(name: str = "auto", group_bytes: int = 0, device: str | torch.d
         BadInput: an unknown name, a size that is no multiple of the granularity, a name that does not fit the device.
         MemoryError_: this machine lacks what the back end needs; the message says what.
     """
-    on_gpu = str(device).startswith("cuda")
+    kind = str(device).partition(":")[0]
+    if kind not in ("cpu", "cuda"):
+        raise BadInput(f"device={str(device)!r} must be 'cpu', 'cuda' or 'cuda:N'; pages come from no other")
+    on_gpu = kind == "cuda"
     if name == "auto":
         name = "cuda" if on_gpu else _for_cpu()
     made = _class(name)
