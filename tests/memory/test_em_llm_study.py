@@ -126,6 +126,7 @@ def test_pictures(embedded, stream, tmp_path):
     for name, chart in charts.items():
         chart.save(str(tmp_path / f"{name}.png"))
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000
+    assert "NaN" not in views.surprise_track(track.assign(surprise=np.nan), marks).to_json()  # nothing predicted yet
     with pytest.raises(BadInput, match="kinds of marks"):
         views.surprise_track(track, marks.assign(kind="other"))
     with pytest.raises(BadInput, match="nothing to draw"):

@@ -217,6 +217,18 @@ def test_pictures_of_a_watched_stream(watched, tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000
     with pytest.raises(BadInput, match="ever held"):
         views.decay_curves(mine, [10_000])
+    with pytest.raises(BadInput, match="no token of this frame is kept"):
+        views.cache_timeline(mine.assign(kept=False))
+
+
+def test_pictures_of_another_frame_or_of_nothing_are_refused():
+    frame = rows("recall", {S: ONES}).assign(distance=20.0)
+    for view in (views.accuracy_by_distance, views.win_rate, views.survival_by_surprise):
+        with pytest.raises(BadInput, match="no column 'policy'"):
+            view(frame.drop(columns="policy"))
+    for metric in ("recall", "nothing"):
+        with pytest.raises(BadInput, match=f"metric='{metric}'"):
+            views.accuracy_by_distance(frame, metric=metric)
 
 
 def test_reported_numbers_are_marked_as_they_were_found():

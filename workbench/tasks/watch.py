@@ -33,9 +33,7 @@ def watch(loaded: LoadedModel, memory: TokenCache, rounds: Sequence[str]) -> pd.
         raise BadInput("rounds is empty: there is nothing to read")
     memory.bind(loaded.model).reset()
     if "position" not in memory.contents():
-        raise BadInput(
-            f"{memory.slug} does not list the tokens it holds, so they cannot be watched; see contents()"
-        )
+        raise BadInput(f"{memory.slug} does not list the tokens it holds, so they cannot be watched; see contents()")
     story, parts, last = _Story(loaded), [], None
     for number, text in enumerate(rounds, start=1):
         last = story.read(memory, text, number, last)

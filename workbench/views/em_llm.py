@@ -55,7 +55,7 @@ def surprise_track(
     y = alt.Y("surprise:Q", title="surprise (nats)", axis=above_zero)
     key = alt.Legend(orient="top", symbolType="stroke", symbolStrokeWidth=2)
     colour = alt.Color("kind:N", title="boundary", sort=kinds, scale=theme.categories(kinds), legend=key)
-    top = float(data["surprise"].max(skipna=True))
+    top = float(data["surprise"].max(skipna=True)) if data["surprise"].notna().any() else 1.0
     dashes = alt.Scale(domain=kinds, range=[[4, 3], [1, 0], [1, 0]])
     dash = alt.StrokeDash("kind:N", sort=kinds, legend=None, scale=dashes)
     told = ["position:Q", "token:N", alt.Tooltip("surprise:Q", format=".2f"), alt.Tooltip("threshold:Q", format=".2f")]

@@ -58,6 +58,8 @@ def cache_timeline(
     """
     data = frame_for("cache_timeline", frame, numbers=("round", "position"), columns=("token", "kept", colour))
     held = data[data["kept"].astype(bool)].copy()
+    if held.empty:
+        raise BadInput("cache_timeline: no token of this frame is kept, so there is nothing to draw")
     held["token"] = [visible(token) for token in held["token"]]
     held["edge"], held["below"] = held["position"] + 1, held["round"] + 0.92
     told = [alt.Tooltip(f"{name}:{kind}") for name, kind in _TOLD.items() if name in held]
@@ -105,6 +107,17 @@ def decay_curves(frame: pd.DataFrame, positions: Sequence[int], *, title: str = 
     )
 
 
+_COLUMNS = ("experiment", "policy", "budget", "step", "distance", "item_surprise", "metric", "value")
+
+
+def _of_study(view: str, frame: pd.DataFrame) -> pd.DataFrame:
+    """The study's frame, which is longer than a chart may be; BadInput when it is another one."""
+    absent = [column for column in _COLUMNS if column not in getattr(frame, "columns", ())]
+    if absent:
+        raise BadInput(f"{view}: the frame has no column {absent[0]!r}; give what the study sirllm ran or recorded")
+    return frame
+
+
 def accuracy_by_distance(
     frame: pd.DataFrame, *, metric: str = "recall", title: str = "", subtitle: str = ""
 ) -> alt.Chart:
@@ -144,9 +157,14 @@ def distance_table(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
     from workbench.statistics import wilson
 
+    frame = _of_study("accuracy_by_distance", frame)
     rows = frame[(frame["experiment"] == "grocery") & frame["metric"].isin([metric, f"{metric} asked early"])]
     early = rows[rows["metric"] == f"{metric} asked early"].groupby("policy")["budget"].min()
     rows = rows[rows["budget"] == rows["policy"].map(early)]
+    if rows.empty:
+        raise BadInput(
+            f"metric={metric!r}: this run asked no grocery question early; recall and survival are such metrics"
+        )
     lines = []
     for (policy, step), group in rows.groupby(["policy", "step"]):
         found = wilson(int(group["value"].sum()), len(group))
@@ -156,6 +174,7 @@ def distance_table(frame: pd.DataFrame, metric: str) -> pd.DataFrame:
 
 def win_rate(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
     """Rock-paper-scissors: running win rate over blocks of rounds, mean of the players; a third is chance."""
+    frame = _of_study("win_rate", frame)
     rows = frame[(frame["experiment"] == "rps") & (frame["metric"] == "win")]
     table = rows.groupby(["policy", "step"])["value"].mean().reset_index().sort_values("step")
     table["running"] = table.groupby("policy")["value"].transform(lambda values: values.expanding().mean())
@@ -173,6 +192,7 @@ def survival_by_surprise(frame: pd.DataFrame, *, title: str = "", subtitle: str 
 
     from workbench.statistics import wilson
 
+    frame = _of_study("survival_by_surprise", frame)
     rows = frame[(frame["experiment"] == "grocery") & (frame["policy"] == "SirLLM") & (frame["metric"] == "survival")]
     rows = rows[rows["budget"] == rows["budget"].min()]
     if len(rows) < 8:
