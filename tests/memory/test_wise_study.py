@@ -199,6 +199,39 @@ def test_pictures_refuse_what_they_cannot_draw(quick):
         views.forgetting_triangle(quick[quick["kind"] == "rel"])
 
 
+def test_the_figure_is_drawn_of_several_seeds() -> None:
+    run = recorded.load("wise", "full")
+    run = run[(run["kind"] == "followed") | ((run["edits"] == 200) & (run["method"] == "WISE"))]
+    opposite = run.assign(seed=1, value=np.where(run["metric"] == "right", 1 - run["value"], run["value"]))
+    both = pd.concat([run, opposite], ignore_index=True)
+    views.paper_figure(None, reported.load("wise"), both).to_dict()
+    wise = both[both["method"] == "WISE"]
+    cells = pd.DataFrame(views.forgetting_triangle(wise).data)
+    assert len(cells) == 50 * 51 / 2  # one a cell, and the mean of the seeds in it
+    assert (cells["value"] == 0.5).all()
+
+
+def test_a_single_edit_has_no_interval_in_the_sweeps():
+    drawn = views.sweeps(pd.DataFrame(rows("WISE", "rel", [1.0], experiment="sweep", setting="k=2"))).data
+    assert drawn[["share", "low", "high"]].to_numpy().tolist() == [[1.0, 1.0, 1.0]]
+
+
+@pytest.mark.parametrize(
+    ("draw", "told"),
+    [
+        (lambda: views.aims(pd.DataFrame({"a": [1]})), "'experiment' is missing"),
+        (lambda: views.sweeps(pd.DataFrame({"a": [1]})), "'experiment' is missing"),
+        (lambda: views.impossible_triangle(views.aims(pd.DataFrame(rows("WISE", "rel", [1, 0])))), "lacks one of"),
+        (lambda: views.routing_histogram(pd.DataFrame({"kind": ["rel"], "delta": [1.0]}), np.inf), "eps must be"),
+        (lambda: views.routing_histogram(pd.DataFrame({"kind": ["rel"], "delta": [1.0]}), "1"), "eps must be"),
+        (lambda: views.overlaps({"a": np.ones((2, 3)), "b": np.ones((3, 3))}), "have one shape"),
+    ],
+)
+def test_pictures_of_other_frames_are_refused(draw, told):
+    with pytest.raises(BadInput, match=told):
+        draw()
+
+
 def test_the_recorded_run_answers_every_claim() -> None:
     run = recorded.load("wise", "full")
     assert {key for key, found in STUDIES.get("wise").judge(run, "full").items() if not found.n} == set()

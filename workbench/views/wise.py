@@ -29,17 +29,32 @@ def aims(frame: pd.DataFrame) -> pd.DataFrame:
     """method, edits, aim, value, low, high from the study's rows: means over edits with bootstrap intervals."""
     import pandas as pd
 
-    from workbench.statistics import of_differences
-
-    rows = frame[(frame["experiment"] == "main") & (frame["metric"] == "right")]
-    rows = rows[rows["kind"].isin(["rel", "gen", "loc"])].assign(aim=lambda part: part["kind"].str.capitalize())
+    rows = _answered(frame, "aims", "main").assign(aim=lambda part: part["kind"].str.capitalize())
     lines = []
     for (method, edits, aim), group in rows.groupby(["method", "edits", "aim"], sort=False):
-        found = of_differences(group["value"]) if len(group) > 1 else None
-        mean = float(group["value"].mean())
-        low, high = (max(found.low, 0.0), min(found.high, 1.0)) if found else (mean, mean)
+        mean, low, high = _share(group["value"])
         lines.append({"method": method, "edits": edits, "aim": aim, "value": mean, "low": low, "high": high})
     return pd.DataFrame(lines, columns=["method", "edits", "aim", "value", "low", "high"])
+
+
+def _share(values: pd.Series) -> tuple[float, float, float]:
+    """The mean with its interval in [0, 1]; a single edit has none."""
+    from workbench.statistics import of_differences
+
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, mean, mean
+    found = of_differences(values)
+    return mean, max(found.low, 0.0), min(found.high, 1.0)
+
+
+def _answered(frame: pd.DataFrame, view: str, experiment: str) -> pd.DataFrame:
+    """The study's rows of one experiment that say which answers were right."""
+    absent = [name for name in ("experiment", "metric", "kind", "value") if name not in frame]
+    if absent:
+        raise BadInput(f"{view}: column {absent[0]!r} is missing; give the rows of the study's frame")
+    rows = frame[(frame["experiment"] == experiment) & (frame["metric"] == "right")]
+    return rows[rows["kind"].isin(["rel", "gen", "loc"])]
 
 
 def impossible_triangle(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", columns: int = 3) -> alt.Chart:
@@ -48,6 +63,9 @@ def impossible_triangle(frame: pd.DataFrame, *, title: str = "", subtitle: str =
     Columns: method, edits (T), aim (``AIMS``), value in [0, 1]; see ``aims``.
     """
     data = frame_for("impossible_triangle", frame, numbers=("edits", "value"), columns=("method", "aim"))
+    if len(few := data.groupby(["method", "edits"])["aim"].nunique().loc[lambda count: count < len(AIMS)]):
+        method, edits = few.index[0]
+        raise BadInput(f"impossible_triangle: {method} after {edits} edits lacks one of {', '.join(AIMS)}")
     lengths = sorted({int(t) for t in data["edits"]})
     shapes = _polygons(data, lengths)
     names = [name for name in METHODS if name in set(data["method"])]
@@ -111,6 +129,8 @@ def routing_histogram(frame: pd.DataFrame, eps: float, *, title: str = "", subti
     Columns: kind, delta; prompt, base and edited (answers) are shown when a point is pointed at, if given.
     """
     data = frame_for("routing_histogram", frame, numbers=("delta",), columns=("kind",))
+    if isinstance(eps, bool) or not isinstance(eps, int | float) or not np.isfinite(eps):
+        raise BadInput(f"routing_histogram: eps must be a finite number, got {eps!r}")
     data["kind"] = data["kind"].map(lambda kind: KINDS.get(kind, kind))
     kinds = [kind for kind in KINDS.values() if kind in set(data["kind"])]
     most = float(max(data["delta"].max(), eps)) * 1.05 or 1.0
@@ -158,10 +178,15 @@ def _confusion(data: pd.DataFrame, kinds: list[str]) -> alt.Chart:
 
 
 def forgetting_triangle(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
-    """Whether edit i is still said after j edits: rows of the study with kind "followed", a triangle a method."""
+    """Whether edit i is still said after j edits: rows of the study with kind "followed", a triangle a method.
+
+    Several seeds are averaged.
+    """
     rows = frame[(frame["kind"] == "followed") & (frame["metric"] == "right")] if "kind" in frame else frame
-    data = frame_for("forgetting_triangle", rows, numbers=("after", "value"), columns=("method", "unit"))
-    data["edit"] = data["unit"].str.rsplit(".", n=1).str[1].astype(int) + 1
+    if {"method", "unit", "after", "value"} <= set(rows) and len(rows):
+        rows = rows.assign(edit=rows["unit"].str.rsplit(".", n=1).str[1].astype(int) + 1)
+        rows = rows.groupby(["method", "edit", "after"], sort=False)[["value"]].mean().reset_index()
+    data = frame_for("forgetting_triangle", rows, numbers=("after", "value"), columns=("method",))
     names = [name for name in METHODS if name in set(data["method"])]
     cells = alt.Chart(data).mark_rect().encode(
         x=alt.X("after:O", title="edits written", axis=alt.Axis(labelOverlap=True)),
@@ -216,6 +241,8 @@ def overlaps(masks: dict[str, Any]) -> pd.DataFrame:
     import pandas as pd
 
     held = {name: matrix(name, values) > 0 for name, values in masks.items()}
+    if len(shapes := {array.shape for array in held.values()}) > 1:
+        raise BadInput(f"overlaps: masks of one matrix have one shape, got {', '.join(map(str, sorted(shapes)))}")
     lines = []
     for first, a in held.items():
         for second, b in held.items():
@@ -248,16 +275,13 @@ def sweeps(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.C
     """Rel, Gen and Loc at every point of the sweeps, in the study's rows, with bootstrap intervals over edits."""
     import pandas as pd
 
-    from workbench.statistics import of_differences
-
-    rows = frame[(frame["experiment"] == "sweep") & (frame["metric"] == "right")]
-    rows = rows[rows["kind"].isin(["rel", "gen", "loc"])]
+    rows = _answered(frame, "sweeps", "sweep")
     lines = []
     for (setting, kind), group in rows.groupby(["setting", "kind"], sort=False):
-        found = of_differences(group["value"])
         name, value = str(setting).split("=")
-        lines.append({"what": name, "value of it": value, "aim": str(kind).capitalize(), "share": found.effect,
-                      "low": max(found.low, 0), "high": min(found.high, 1)})  # fmt: skip
+        mean, low, high = _share(group["value"])
+        lines.append({"what": name, "value of it": value, "aim": str(kind).capitalize(), "share": mean, "low": low,
+                      "high": high})  # fmt: skip
     lines.sort(key=lambda line: _size(str(line["value of it"])))  # stable: words stay as they came
     data = frame_for("sweeps", pd.DataFrame(lines), numbers=("share",), columns=("what", "aim"))
     base = alt.Chart(data).encode(
