@@ -199,7 +199,10 @@ def test_the_paper_figure_draws_from_any_source(study, live, tmp_path):
     with pytest.raises(BadInput, match="scale full"):
         pictures.score_over_k(live)
     with pytest.raises(BadInput, match="nothing to draw"):
-        study.figure(None, None, None)
+        study.figure(pd.DataFrame(), None, None)
+    for draw in (pictures.score_over_k, lambda frame: study.figure(frame, None, None)):
+        with pytest.raises(BadInput, match="'experiment' is missing"):
+            draw(live.drop(columns="experiment"))
 
 
 def test_the_paper_numbers_are_complete_and_marked():

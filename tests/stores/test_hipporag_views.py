@@ -163,6 +163,8 @@ def test_the_heat_map_shows_every_setting(tmp_path):
     assert "damping d" in (tmp_path / "heat.svg").read_text()
     with pytest.raises(BadInput, match="no rows of HippoRAG"):
         views.robustness(study_rows().assign(method="BM25"))
+    with pytest.raises(BadInput, match="'tau' is missing"):
+        views.robustness(study_rows().drop(columns="tau"))
 
 
 def test_the_table_stands_beside_the_papers():
@@ -170,5 +172,9 @@ def test_the_table_stands_beside_the_papers():
     assert table.loc["HippoRAG", "R@5 paper"] == 0.519
     assert table.loc["HippoRAG", "R@5 here"] == pytest.approx(2 / 3)
     assert pd.isna(table.loc["OpenIE by REBEL", "R@5 here"])
+    with pytest.raises(BadInput, match="metric='R@9' is not one of"):
+        views.compared(study_rows(), reported.load("hipporag"), ["R@9"])
+    with pytest.raises(BadInput, match="'part' is missing"):
+        views.paper_figure(study_rows().drop(columns="part"), None, None)
     with pytest.raises(BadInput, match="needs rows"):
         views.compared(study_rows().iloc[:0], reported.load("hipporag"))

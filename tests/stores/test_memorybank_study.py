@@ -177,6 +177,7 @@ def test_figures_of_the_study(study, measured, tmp_path):
         assert (tmp_path / f"{name}.png").stat().st_size > 5_000
     assert "∞" in json.dumps(charts["grid"].to_dict(), ensure_ascii=False)
     calls = (lambda: study.figure(None, None, None), lambda: views.grid_map(measured, 17),
+             lambda: views.equal_budget_bars(None), lambda: study.figure(measured.drop(columns="policy"), paper, None),
              lambda: views.equal_budget_bars(measured, 17), lambda: views.size_and_hits(measured.iloc[:0]))  # fmt: skip
     for wrong in calls:
         with pytest.raises(BadInput):

@@ -14,7 +14,7 @@ import numpy as np
 
 from workbench.errors import BadInput
 from workbench.views import theme
-from workbench.views._check import frame_for, matrix, one_of
+from workbench.views._check import frame_for, has_columns, matrix, one_of
 from workbench.views.figures import line_with_band, paper_recorded_live
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ FLAT, LINKS, FULL = "FLAT", "LINKS-ONLY", "FULL"
 ABLATION = {"w/o LG & ME": FLAT, "w/o ME": LINKS, "full": FULL}
 CATEGORIES = ("multi-hop", "temporal", "open-domain", "single-hop", "adversarial")
 ACCOUNTINGS = ("equal hits", "equal notes")
+#: Columns of the study that the views read.
+_STUDY = ("experiment", "encoder", "method", "accounting", "budget", "unit", "kind", "metric", "value")
 _FOUND, _OTHER = "given back", "other note"
 
 
@@ -161,8 +163,9 @@ def embedding_map(
 
 def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recorded: pd.DataFrame | None) -> alt.Chart:
     """The paper's Table 3, Figure 3 and token counts beside the recorded and the live run."""
+    live, recorded = (frame if frame is not None and len(frame) else None for frame in (live, recorded))
     sources: dict[str, pd.DataFrame | None] = {"live": live, "recorded": recorded}
-    found = {name: summary(frame) for name, frame in sources.items() if frame is not None and len(frame)}
+    found = {name: summary(frame) for name, frame in sources.items() if frame is not None}
     parts = [_ablation(found, reported)]
     curves = next((frame for frame in (recorded, live) if frame is not None and _has_locomo(frame)), None)
     if curves is not None:
@@ -194,6 +197,8 @@ def summary(frame: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     from workbench.statistics import bootstrap, wilson
+
+    has_columns("paper_figure", frame, *_STUDY)
 
     lines: list[tuple[Any, ...]] = []
     bridge = frame[(frame["metric"] == "all evidence") & (frame["experiment"] == "bridge") & (frame["kind"] == "2-hop")]
@@ -256,6 +261,7 @@ def score_over_k(
     import pandas as pd
 
     one_of("score_over_k", "accounting", accounting, ACCOUNTINGS)
+    has_columns("score_over_k", frame, *_STUDY)
     rows = _recall(frame)
     rows = rows[(rows["accounting"] == accounting) & rows["method"].isin([FLAT, LINKS, FULL])].dropna(subset=["value"])
     if rows.empty:

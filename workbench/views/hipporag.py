@@ -12,7 +12,7 @@ import altair as alt
 
 from workbench.errors import BadInput
 from workbench.views import theme
-from workbench.views._check import frame_for
+from workbench.views._check import frame_for, has_columns, one_of
 from workbench.views.graph import node_link
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ METHODS = (
     "IRCoT + dense", "IRCoT + HippoRAG",
 )  # fmt: skip
 _METRICS = ("R@2", "R@5", "AR@5")
+#: Columns of the study that the views read.
+_STUDY = ("part", "corpus", "question", "kind", "method", "damping", "tau", "metric", "value")
 #: Rows of the study -> panel of the figure.
 PANELS: dict[tuple[str, str | None, str], str] = {
     **{("musique", None, metric): f"MuSiQue: {metric}" for metric in _METRICS},
@@ -159,6 +161,7 @@ def _short(text: Any) -> str:
 
 def robustness(frame: pd.DataFrame, *, metric: str = "R@5", title: str = "", subtitle: str = "") -> alt.Chart:
     """Damping by synonymy threshold: mean ``metric`` of HippoRAG on MuSiQue (the study's grid), the paper's boxed."""
+    has_columns("robustness", frame, *_STUDY)
     rows = frame[(frame["part"] == "musique") & (frame["method"] == "HippoRAG") & (frame["metric"] == metric)]
     if not len(rows):
         raise BadInput(f"robustness: the frame has no rows of HippoRAG's {metric} on MuSiQue")
@@ -256,6 +259,7 @@ def summary(frame: pd.DataFrame | None) -> pd.DataFrame | None:
 
     if frame is None or not len(frame):
         return None
+    has_columns("paper_figure", frame, *_STUDY)
     rows = frame[(frame["damping"] == 0.5) & (frame["tau"] == 0.8) & frame["metric"].isin(_METRICS)]
     rows = rows.drop_duplicates(["part", "corpus", "question", "method", "metric"])
     lines = []
@@ -287,6 +291,7 @@ def compared(frame: pd.DataFrame, reported: pd.DataFrame, metrics: Sequence[str]
         raise BadInput("compared needs rows of the study and the reported numbers")
     columns = {}
     for metric in metrics:
+        one_of("compared", "metric", metric, _METRICS)
         panel = PANELS["musique", None, metric]
         columns[f"{metric} here"] = ours[ours["panel"] == panel].set_index("method")["value"]
         paper = theirs[theirs["panel"] == panel].drop_duplicates("method").set_index("method")["value"]

@@ -12,7 +12,7 @@ import altair as alt
 
 from workbench.errors import BadInput
 from workbench.views import theme
-from workbench.views._check import frame_for, one_of
+from workbench.views._check import frame_for, has_columns, one_of
 from workbench.views.figures import bars_with_interval, line_with_band, paper_recorded_live
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def grid_map(frame: pd.DataFrame, capacity: int = 64, *, title: str = "", subtit
 
     The last column is λ = ∞: nothing fades, only the full store evicts.
     """
-    _needs("grid_map", frame, ("experiment", "metric", "capacity", "time_scale", "increment", "value"))
+    has_columns("grid_map", frame, "experiment", "metric", "capacity", "time_scale", "increment", "value")
     rows = frame[(frame["experiment"] == "grid") & (frame["metric"] == "hit rate") & (frame["capacity"] == capacity)]
     if not len(rows):
         raise BadInput(f"grid_map: the frame has no grid at capacity {capacity}; run the full scale")
@@ -201,6 +201,7 @@ def summary(frame: pd.DataFrame | None) -> pd.DataFrame | None:
 
     if frame is None or not len(frame):
         return None
+    has_columns("paper_figure", frame, "experiment", "policy", "metric", "unit", "value")
     lines: list[dict[str, Any]] = []
     for key, group in frame.groupby(["experiment", "policy", "metric"]):
         if key in _WHERE:
@@ -245,7 +246,7 @@ def _means(frame: pd.DataFrame, metric: str, view: str) -> pd.DataFrame:
     from workbench.statistics import bootstrap
 
     one_of(view, "metric", metric, ("hit rate", "mean size"))
-    _needs(view, frame, ("experiment", "policy", "capacity", "metric", "unit", "value"))
+    has_columns(view, frame, "experiment", "policy", "capacity", "metric", "unit", "value")
     rows = frame[frame["experiment"].isin(list(SCENARIOS)) & (frame["metric"] == metric)]
     if not len(rows):
         raise BadInput(f"{view}: the frame holds no simulated lives")
@@ -255,13 +256,6 @@ def _means(frame: pd.DataFrame, metric: str, view: str) -> pd.DataFrame:
         found = bootstrap(values, resamples=1_999) if len(values) > 1 else (float(values.iloc[0]),) * 3
         lines.append((experiment, policy, capacity, *found[:3]))
     return pd.DataFrame(lines, columns=["experiment", "policy", "capacity", "value", "low", "high"])
-
-
-def _needs(view: str, frame: pd.DataFrame, needed: tuple[str, ...]) -> None:
-    """The study's frame may be longer than a chart can hold: views take their rows out of it first."""
-    absent = [column for column in needed if column not in frame]
-    if absent:
-        raise BadInput(f"{view}: column {absent[0]!r} is missing; needed: {', '.join(needed)}")
 
 
 def _short(text: object, longest: int) -> str:
