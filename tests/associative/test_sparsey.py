@@ -305,7 +305,7 @@ def test_patterns_that_are_not_binary_or_of_another_size(pattern, said):
 
 
 def test_looking_at_the_contents_does_not_change_what_is_stored_next():
-    images = skeleton_digits().flat()[:20]
+    images = skeleton_digits().flat()[:8]
     looked_at, alone = Sparsey(seed=5), Sparsey(seed=5)
     for image in images:
         looked_at.write(image)

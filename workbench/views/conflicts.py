@@ -106,9 +106,12 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     """Who wins with which heads pruned (live, else recorded), and the rates gained beside the paper's means."""
     shown, whose = (live, "live run") if live is not None and len(live) else (recorded, "recorded run")
     top: list[Any] = []
-    if shown is not None and len(shown):
-        control = shown[(shown["experiment"] == "control") & (shown["model"] == shown["model"].iloc[0])]
-        top = [rate_bars(control, title=f"Who wins ({whose})"), head_plane(scores(control), title="Heads (same run)")]
+    if shown is not None and (shown["experiment"] == "control").any():
+        control = shown[shown["experiment"] == "control"]
+        first = control["model"].iloc[0]
+        control = control[control["model"] == first]
+        top = [rate_bars(control, title=f"Who wins ({whose}, {first})"),
+               head_plane(scores(control), title="Heads (same run)")]  # fmt: skip
     dots = paper_recorded_live(
         gains(live), _reported(reported), gains(recorded), item="item", unit="rate gained (share of conflicts)",
         panel="panel", title="What pruning gains", width=300, row_height=44,

@@ -127,8 +127,9 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     """Similarity and capacity curves of the live run (else the recorded one), and accuracy from all sources."""
     shown, whose = (live, "live run") if live is not None and len(live) else (recorded, "recorded run")
     curves: list[Any] = []
-    if shown is not None and len(shown):
+    if shown is not None and (shown["experiment"] == "similarity").any():
         curves.append(similarity_curves(shown, title=f"Similar inputs, similar codes ({whose})"))
+    if shown is not None and (shown["experiment"] == "capacity").any():
         curves.append(capacity_curves(shown, title=f"The price: capacity ({whose})"))
     found = {"live": _accuracies(live), "recorded": _accuracies(recorded)}
     dots = paper_recorded_live(

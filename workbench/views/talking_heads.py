@@ -148,12 +148,15 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     shown, whose = (live, "live run") if live is not None and len(live) else (recorded, "recorded run")
     rows: list[Any] = []
     if shown is not None and len(shown):
-        rows.append(theme.beside(planted_bars(shown, title=f"Planted channels ({whose})"),
-                                 length_curve(shown, title="What is left of a list?")))  # fmt: skip
-        looks = [look_bars(shown, kind=kind, last=bool(kind), top=6, title=f"Where heads look ({name})")
-                 for kind, name in MODELS.items() if (shown["experiment"] == f"{kind}list").any()]  # fmt: skip
-        rows.append(theme.beside(damage_strip(shown, title="Components removed, one at a time"), looks[0]))
-        rows += [theme.beside(*looks[1:])] if len(looks) > 1 else []
+        parts = set(shown["experiment"])
+        panels = [planted_bars(shown, title=f"Planted channels ({whose})")] if "planted" in parts else []
+        if parts & {f"{kind}list" for kind in MODELS}:
+            panels.append(length_curve(shown, title="What is left of a list?"))
+        if parts & {f"{kind}removed" for kind in MODELS}:
+            panels.append(damage_strip(shown, title="Components removed, one at a time"))
+        panels += [look_bars(shown, kind=kind, last=bool(kind), top=6, title=f"Where heads look ({name})")
+                   for kind, name in MODELS.items() if f"{kind}list" in parts]  # fmt: skip
+        rows = [theme.beside(*panels[at : at + 2]) for at in range(0, len(panels), 2)]
     dots = paper_recorded_live(
         gains(live), _reported(reported), gains(recorded), item="item", unit="share", title="Steering", width=330,
         row_height=40,
