@@ -71,6 +71,20 @@ def test_a_wrong_bit_is_seen(study, live):
     assert study.judge(wrong, "quick")["V1"].verdict == "not reproduced"
 
 
+def test_a_logit_that_is_no_number_is_a_difference():
+    """The largest difference passed it over, so that a memory that gave nothing but NaN had the same bits."""
+    from workbench.models import load
+
+    loaded = load("embedded")
+
+    class Broken:
+        def write(self, ids):
+            return loaded.model(ids).logits * float("nan")
+
+    worst, same = parts._compare(loaded.model, Broken(), torch.tensor([[5, 6, 7]]), 2)
+    assert (worst, same) == (float("inf"), False)
+
+
 def rows(experiment: str, metric: str, **values: list[float]) -> pd.DataFrame:
     """One item a keyword, its values as repeats."""
     table = [
