@@ -13,7 +13,7 @@ from workbench.studies.result import published
     [
         ("talking-heads", ["planted"], "Planted channels"),
         ("talking-heads", ["item removed"], "Components removed"),
-        ("talking-heads", ["colour steered"], "Steering"),
+        ("talking-heads", ["colour steered"], "Steering the embedded model"),
         ("knowledge-conflict-heads", ["transfer", "joint"], "What pruning gains"),
         ("sparsey", ["similarity"], "Similar inputs, similar codes (live run)"),
         ("sparsey", ["digits", "time"], "class units, CSA"),

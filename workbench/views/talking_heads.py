@@ -55,7 +55,10 @@ def composition_map(frame: pd.DataFrame, *, value: str = "whole_z", title: str =
 
 
 def planted_bars(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
-    """Planted channels: z of the right component, of the runner-up, and of the whole matrices, mean over seeds."""
+    """Planted channels: z of the right component, of the runner-up, and of the whole matrices.
+
+    Means over seeds; the rules are one standard deviation of the seeds to each side, not an interval of the mean.
+    """
     rows = frame[(frame["experiment"] == "planted") & frame["metric"].isin(["top z", "second z", "whole z"])]
     data = rows.groupby(["case", "metric"])["value"].agg(["mean", "std"]).reset_index()
     data = data.assign(low=data["mean"] - data["std"], high=data["mean"] + data["std"])
@@ -68,7 +71,7 @@ def planted_bars(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") ->
         yOffset=alt.YOffset("what:N", sort=order),
     )
     ink = alt.Color("what:N", title=None, sort=order, scale=theme.categories(order))
-    bars = base.mark_bar().encode(x=alt.X("mean:Q", title="z-score"), color=ink)
+    bars = base.mark_bar().encode(x=alt.X("mean:Q", title="z-score (mean ± standard deviation over seeds)"), color=ink)
     rule = base.mark_rule(color=theme.INK).encode(x="low:Q", x2="high:Q")
     return theme.layered(bars, rule, title=title, subtitle=subtitle).properties(width=330)
 
@@ -158,11 +161,13 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
                    for kind, name in MODELS.items() if f"{kind}list" in parts]  # fmt: skip
         rows = [theme.beside(*panels[at : at + 2]) for at in range(0, len(panels), 2)]
     dots = paper_recorded_live(
-        gains(live), _reported(reported), gains(recorded), item="item", unit="share", title="Steering", width=330,
-        row_height=40,
+        gains(live), _reported(reported), gains(recorded), item="item", unit="accuracy gained (share)",
+        title="Steering the embedded model", width=330, row_height=40,
     )  # fmt: skip
-    note = ["The paper: GPT-2 small. Here: a model of 7 million weights, and two of 57,000 that see nothing but lists;",
-            "from the answer's place they look at what was taken, not at what is left: they subtract."]  # fmt: skip
+    note = [
+        "The paper: GPT-2 small. Here: a model of 7 million weights, and two of 57,000 that see nothing but lists;",
+        "from the answer's place the small ones look at what was taken, not at what is left: they subtract.",
+    ]
     return theme.below(*rows, dots, title="Channels between heads", subtitle=note)
 
 
