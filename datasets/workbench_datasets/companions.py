@@ -137,6 +137,8 @@ def read_probes(file: Path) -> dict[str, list[str]]:
         try:
             asked = json.loads(line)
             for name, questions in asked.items():
+                if not isinstance(questions, list):
+                    raise TypeError(f"{name} has {questions!r:.60}")
                 probes.setdefault(name.strip(), []).extend(question.strip() for question in questions)
         except (ValueError, AttributeError, TypeError) as error:
             raise ValueError(f"{file.name}, line {number}: expected {{user: [questions]}}; {error}") from error
@@ -147,10 +149,15 @@ def _user(name: str, entry: dict[str, Any], probes: dict[str, list[str]]) -> Use
     if not isinstance(entry, dict) or not isinstance(entry.get("history"), dict):
         raise ValueError(f"{name}: has no history by date")
     days = {read_day(name, written): talk for written, talk in entry["history"].items()}
+    if odd := [day for day, talk in days.items() if not isinstance(talk, list)]:
+        raise ValueError(f"{name}, {odd[0]}: expected a list of exchanges, got {days[odd[0]]!r:.80}")
+    told = entry.get("meta_information", {})
+    if not isinstance(told, dict):
+        raise ValueError(f"{name}: meta_information must be an object, got {told!r:.80}")
     exchanges = tuple(
         _exchange(name, day, number, item) for day in sorted(days) for number, item in enumerate(days[day])
     )
-    about = {key: str(value).strip() for key, value in entry.get("meta_information", {}).items() if key != "name"}
+    about = {key: str(value).strip() for key, value in told.items() if key != "name"}
     asked = tuple(Probe(name, text, named_day(text, list(days))) for text in probes.get(name, []))
     return User(name, about, exchanges, asked)
 
@@ -164,8 +171,8 @@ def read_day(user: str, written: str) -> date:
 
 
 def _exchange(user: str, day: date, number: int, item: Any) -> Exchange:
-    if not isinstance(item, dict) or not {"query", "response"} <= item.keys():
-        raise ValueError(f"{user}, {day}, exchange {number}: expected query and response, got {item!r:.80}")
+    if not isinstance(item, dict) or not all(isinstance(item.get(part), str) for part in ("query", "response")):
+        raise ValueError(f"{user}, {day}, exchange {number}: expected query and response as text, got {item!r:.80}")
     time = datetime(day.year, day.month, day.day, 12, tzinfo=UTC).timestamp() + 60.0 * number
     return Exchange(f"{user}_{day}_{number}", user, day, time, item["query"].strip(), item["response"].strip())
 

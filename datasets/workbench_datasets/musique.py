@@ -89,7 +89,7 @@ def load(folder: str | Path | None = None, *, download: bool = False) -> Corpus:
         passages = _passages(corpus, extracted["docs"])
         place = {(passage.title, passage.text): passage.id for passage in passages}
         questions = tuple(_question(item, place) for item in asked)
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ValueError(f"the files of MuSiQue lack {error}: they are of another form") from error
     return Corpus("musique", passages, questions)
 
@@ -134,13 +134,16 @@ def _question(item: dict[str, Any], place: dict[tuple[str, str], int]) -> Corpus
     evidence = _unique(place[(p["title"], p["paragraph_text"])] for p in support)
     chain = tuple((step["question"], step["answer"]) for step in item["question_decomposition"])
     answers = (item["answer"], *item["answer_aliases"])
-    return CorpusQuestion(
-        item["id"], item["question"], item["answer"], answers, evidence, int(item["id"].split("hop")[0]), chain
-    )
+    hops = item["id"].split("hop")[0]
+    if not hops.isdecimal():
+        raise ValueError(f"question {item['id']!r}: its id does not begin with the number of hops, like 2hop__1_2")
+    return CorpusQuestion(item["id"], item["question"], item["answer"], answers, evidence, int(hops), chain)
 
 
 def _case(item: dict[str, Any]) -> CorpusQuestion:
     answers = tuple(item["answer"])
+    if not answers:
+        raise ValueError(f"question {item['id']!r} of the case study has no answer")
     return CorpusQuestion(item["id"], item["question"], answers[0], answers, tuple(item["gold_docs"]), 2)
 
 

@@ -211,6 +211,8 @@ def test_musique_malformed_triples_are_kept_apart(tmp_path: Path) -> None:
         ({"corpus": [PASSAGE, {"title": "U", "text": ""}], "extracted": [EXTRACTED], "asked": []}, "'U'"),
         ({"corpus": [], "extracted": [], "asked": [ASKED]}, "supporting passage 'T'"),
         ({"corpus": [PASSAGE], "extracted": [PASSAGE], "asked": []}, "extracted_triples"),
+        ({"corpus": [PASSAGE], "extracted": [EXTRACTED], "asked": [{**ASKED, "id": "first"}]}, "number of hops"),
+        ({"corpus": [PASSAGE], "extracted": [EXTRACTED], "asked": [{**ASKED, "id": 7}]}, "another form"),
     ],
 )
 def test_musique_files_that_do_not_belong_together(tmp_path: Path, files: dict, match: str) -> None:
@@ -278,7 +280,10 @@ def test_companions_small_file(tmp_path: Path) -> None:
         ({"2 May": TALK}, "{}", r"Ann: the date '2 May' is not of the form"),
         ({"2023-02-30": TALK}, "{}", r"'2023-02-30'"),
         ({"2023-05-01": [{"query": "x"}]}, "{}", "exchange 0: expected query and response"),
+        ({"2023-05-01": [{"query": "x", "response": None}]}, "{}", "query and response as text"),
+        ({"2023-05-01": 3}, "{}", "Ann, 2023-05-01: expected a list of exchanges"),
         ([], "{}", "Ann: has no history"),
+        ({}, '{"Ann": "What?"}', "line 1"),
         ({}, '{"Bob": ["?"]}', "without a history: Bob"),
         ({}, "[1]", "line 1"),
         ({}, "{oops", "line 1"),
