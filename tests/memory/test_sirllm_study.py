@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,7 @@ from workbench.studies.base import Progress
 from workbench.studies.sirllm import POLICIES, policy
 from workbench.tasks.watch import watch
 from workbench.views import sirllm as views
-from workbench_datasets import reported
+from workbench_datasets import recorded, reported
 from workbench_datasets.dialogues import dialogues
 
 SMALL = {"groups": 10, "asked_groups": 10, "rounds": 10, "chats": 3, "ask_after": [0], "batch": 10}
@@ -174,6 +176,33 @@ def test_reported_numbers_of_other_tables_are_passed_over(study):
     assert chart.to_dict(validate=True)
     with pytest.raises(BadInput, match="at least one chart"):
         study.figure(None, other, None)
+
+
+def page() -> str:
+    notebook = Path(__file__).parents[2] / "notebooks" / "03-token-caches" / "sirllm.ipynb"
+    return " ".join("".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"]).replace("\n", " ")
+
+
+def test_the_notebook_states_what_was_recorded():
+    run, text = recorded.load("sirllm"), page()
+
+    def mean(experiment, metric, policy, **where) -> str:
+        found = run[(run.experiment == experiment) & (run.metric == metric) & (run.policy == policy)]
+        for column, value in where.items():
+            found = found[found[column] == value]
+        return f"{found.value.mean():.2f}".removeprefix("0")
+
+    won = {name: mean("rps", "win", name) for name in (S, NINE, SEVEN, T)}
+    assert (
+        f"rate falls to {won[S]}; with .9 it is {won[NINE]}, with .7 it is {won[SEVEN]}, the window's {won[T]}" in text
+    )
+    told = {name: [mean("rps", m, name) for m in ("cached estimate wins", "best reply given")] for name in (NINE, T)}
+    assert f"wins {told[NINE][0]} of the rounds, with the window's {told[T][0]}" in text
+    assert f"in {told[NINE][1]} of the rounds, from a clean window of about seventeen rounds in {told[T][1]}" in text
+    recalled = {name: mean("grocery", "recall", name, budget=64) for name in (N, T)}
+    assert f"it recalls {recalled[N]}, about chance, and the window {recalled[T]}" in text
+    early = {"metric": "survival asked early", "experiment": "grocery"}
+    assert [mean(policy=name, step=step, **early) for name, step in ((N, 4), (T, 4), (N, 8))] == ["1.00", ".00", ".00"]
 
 
 # ---------------------------------------------------------------------- the watched stream and its pictures

@@ -218,8 +218,8 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
     return theme.below(
         *(panel for panel in panels if panel is not None),
         title="What each cache can still answer",
-        subtitle=["Equal caches. The paper's tables were not available to us: the one number known of it is unverified",
-                  "and drawn hollow, under another model and setting; filled paper marks follow from its data files."],
+        subtitle=["Equal caches, full without limit. The paper's tables were not available to us: the one number known",
+                  "is unverified and drawn hollow, of another model and setting; filled: from its data files."],
     )  # fmt: skip
 
 
