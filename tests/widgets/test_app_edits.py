@@ -88,6 +88,20 @@ def test_a_wrong_edit_is_said_and_nothing_changes(app):
     assert not app.session.model.model._forward_pre_hooks
 
 
+def test_the_lines_after_a_wrong_edit_make_the_right_one_again(app):
+    """The texts that an edit needs are kept, and written down, with the first edit that is made."""
+    app.choose(memory="wise", settings=QUICK["wise"])
+    app.state.tab = "memory"
+    edit(app, "", "desk")
+    assert app.status.error
+    assert app.session.model.memory.negatives == []
+    edit(app, "The key of Ada lies under the", "desk")
+    assert app.status.error == ""
+    space: dict = {}
+    exec("\n".join(app.code.lines), space)
+    assert space["model"].memory.contents().equals(app.session.model.memory.contents())
+
+
 def test_an_editor_goes_over_to_another_model_without_its_edits(app, other):
     app.choose(memory="ft-l", settings={"steps": 1})
     app.state.tab = "memory"

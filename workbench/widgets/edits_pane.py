@@ -58,25 +58,32 @@ class EditsPane:
     def write(self) -> None:
         """Write what stands in the fields; the text above serves as the unrelated text that some mechanisms need."""
         with self.app.working("editing the model"):
-            lines = self._texts()
+            name, texts = self._texts()
             given = {
-                name: control.value
-                for name, control in (("subject", self.subject), ("paraphrase", self.paraphrase))
+                part: control.value
+                for part, control in (("subject", self.subject), ("paraphrase", self.paraphrase))
                 if control.value.strip()
             }
-            self.memory.write(self.prompt.value, self.target.value, **given)
-            said = "".join(f", {name}={value!r}" for name, value in given.items())
+            lines = []
+            if name:
+                setattr(self.memory, name, texts)
+                lines = [f"model.memory.{name} = [line.strip() for line in text.splitlines() if line.strip()]"]
+            try:
+                self.memory.write(self.prompt.value, self.target.value, **given)
+            except BaseException:
+                if name:  # not written down, so not kept either
+                    setattr(self.memory, name, [])
+                raise
+            said = "".join(f", {part}={value!r}" for part, value in given.items())
             self.tab.write_down(*lines, f"model.memory.write({self.prompt.value!r}, {self.target.value!r}{said})")
             self._changed()
 
-    def _texts(self) -> list[str]:
-        """Give the lines of the text to a mechanism that wants unrelated texts and has none; the lines of code."""
-        memory, lines = self.memory, [line.strip() for line in self.session.text.splitlines() if line.strip()]
+    def _texts(self) -> tuple[str, list[str]]:
+        """Which unrelated texts the mechanism wants and has not ("": none), and the lines of the text that serve."""
         for name in ("negatives", "texts"):
-            if getattr(memory, name, None) == []:
-                setattr(memory, name, lines)
-                return [f"model.memory.{name} = [line.strip() for line in text.splitlines() if line.strip()]"]
-        return []
+            if getattr(self.memory, name, None) == []:
+                return name, [line.strip() for line in self.session.text.splitlines() if line.strip()]
+        return "", []
 
     def take_back(self) -> None:
         with self.app.working("taking the last edit back"):
