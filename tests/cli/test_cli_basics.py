@@ -84,6 +84,28 @@ def test_an_error_of_ours_is_one_message_and_debug_shows_the_traceback(cli: Call
     assert isinstance(cli("--debug", *arguments).exception, ModelError)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "sirllm"], "the same command goes on from there"),
+        (["train", "lists"], "`train lists` begins anew"),
+        (["models", "eval"], "stopped; the same command begins anew"),
+    ],
+    ids=["run", "train lists", "models eval"],
+)
+def test_ctrl_c_promises_what_is_kept(
+    arguments: list[str], says: str, cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("studies.runner.run_all", "training.lists.train_lists", "models.evaluate.evaluate_embedded"):
+        monkeypatch.setattr(f"workbench.{place}", stopped)
+    done = cli(*arguments)
+    assert done.exit_code == 130
+    assert says in done.stderr.replace("\n", " ")
+
+
 def test_a_bug_keeps_its_traceback(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that nobody wrote for the reader must not be dressed up as one."""
     monkeypatch.setattr(catalogue, "entries", lambda: int("x"))

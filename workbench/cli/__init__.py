@@ -21,7 +21,7 @@ class _Group(TyperGroup):
     """Turns our errors into messages at one place for all commands."""
 
     def invoke(self, ctx: Any) -> Any:
-        with readable(bool(ctx.params.get("debug"))):
+        with readable(bool(ctx.params.get("debug")), lambda: ctx.invoked_subcommand):
             return super().invoke(ctx)
 
 

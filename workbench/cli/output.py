@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -62,13 +62,28 @@ def is_usage(error: BaseException) -> bool:
     return isinstance(error, BadInput) or (isinstance(error, ValueError) and not isinstance(error, WorkbenchError))
 
 
+_GOES_ON = "what was finished is kept, and the same command goes on from there"
+#: What a command that was stopped leaves behind; all others begin anew.
+KEPT = {
+    "run": _GOES_ON,
+    "figures": _GOES_ON,
+    "data": "files that are whole are kept, and the same command goes on from there",
+    "train": "`train embedded` goes on from its last checkpoint, `train lists` begins anew",
+    "bench": "with --record the rows measured so far are kept; the same command begins anew",
+}
+
+
 @contextmanager
-def readable(debug: bool) -> Iterator[None]:
-    """Our errors become one message and an exit code; anything else is a bug and keeps its traceback."""
+def readable(debug: bool, command: Callable[[], str | None] = lambda: None) -> Iterator[None]:
+    """Our errors become one message and an exit code; anything else is a bug and keeps its traceback.
+
+    ``command`` names what runs, once that is known: what Ctrl-C leaves behind is not the same everywhere.
+    """
     try:
         yield
     except KeyboardInterrupt:
-        err.print("[bold]stopped[/bold]; what was finished is kept, and the same command goes on from there")
+        kept = KEPT.get(command() or "", "the same command begins anew")
+        err.print(f"[bold]stopped[/bold]; {kept}", soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from None
     except Exception as error:
         if debug or not is_ours(error):
