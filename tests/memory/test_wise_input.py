@@ -71,6 +71,22 @@ def test_an_edit_that_ends_in_no_numbers_is_taken_back(model, tokenizer):
         memory.unbind()
 
 
+def test_an_edit_that_cannot_be_taken_back_stays(model, tokenizer):
+    """The later edits are written again, and one of them may fail."""
+    memory = wise(model, tokenizer, steps=1, contexts=0)
+    for i in range(3):
+        memory.write(f"{PROMPT} {i}", TARGET)
+    before, events = memory._state()[0], len(memory.events())
+    memory.negatives = []
+    with pytest.raises(BadInput, match="unrelated prompt"):
+        memory.undo(0)
+    assert (len(memory), len(memory.events())) == (3, events)
+    assert all(torch.equal(value, before[name]) for name, value in memory._state()[0].items())
+    memory.negatives = TEXTS
+    assert memory.undo(0) == 2
+    memory.unbind()
+
+
 @pytest.mark.parametrize(
     "call",
     [

@@ -196,6 +196,7 @@ class ParametricMemory(Bound):
         """Take an edit back (default: the last one) and number the ones after it anew; returns how many are left.
 
         A recent state is put back as it was; behind it, and after an older edit, the later edits are written again.
+        When one of them fails, or is interrupted, all edits stay.
 
         Raises:
             BadInput: there is no such edit.
@@ -207,13 +208,23 @@ class ParametricMemory(Bound):
         number = len(self._edits) - 1 if edit is None else edit
         if not 0 <= number < len(self._edits):
             raise BadInput(f"edit {number} does not exist; there are edits 0 to {len(self._edits) - 1}")
+        (tensors, values), log = self._state(), self._log.copy()
+        before, edits, kept = copied(values), self._edits, self._kept
+        try:
+            self._without(number)
+        except BaseException:
+            self._restore(dict(tensors), before)
+            self._edits, self._kept, self._log = edits, kept, log
+            raise
+        return len(self._edits)
+
+    def _without(self, number: int) -> None:
         later = [given for given, _ in self._edits[number + 1 :]]
         first = self._back_to(number)
         again = [given for given, _ in self._gone[: number - first]] + later
         self._log.append("evict", range(first, first + len(self._gone)), "taken back")
         for given in again:
             self.write(**given.__dict__)
-        return len(self._edits)
 
     def _back_to(self, number: int) -> int:
         """State before edit ``number``, or the empty one; returns the number of edits that the state holds."""
