@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
-from workbench.errors import BadInput
 from workbench.views import theme
 from workbench.views._check import frame_for
+from workbench.views._study_rows import study_rows
 from workbench.views.figures import line_with_band, paper_recorded_live
 
 if TYPE_CHECKING:
@@ -51,9 +51,7 @@ def rate_bars(
 
     Reads the study's rows (pruned, metric, value) of the metrics "memory", "context", "other". ``legend``: its side.
     """
-    rows = frame[frame["metric"].isin(WINNERS)]
-    if not len(rows):
-        raise BadInput("rate_bars: the frame has no rows with the metrics memory, context and other")
+    rows = study_rows("rate_bars", frame, metrics=WINNERS)
     data = rows.groupby(["pruned", "metric"], sort=False)["value"].mean().reset_index()
     data["order"] = data["metric"].map({name: place for place, name in enumerate(WINNERS)})
     base = alt.Chart(data).encode(
@@ -74,7 +72,7 @@ def knockout_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "")
 
     Reads the rows of the experiment "knockout"; step -1 is the model untouched (drawn at its own place).
     """
-    rows = frame[(frame["experiment"] == "knockout")]
+    rows = study_rows("knockout_curves", frame, experiments=["knockout"])
     found = rows.groupby(["pruned", "metric", "step"])["value"].agg(["mean", "sem"]).reset_index()
     found = found.assign(low=found["mean"] - 1.96 * found["sem"], high=found["mean"] + 1.96 * found["sem"])
     found["answer"] = found["metric"].map({"p_memory": "memory", "p_context": "context"})
@@ -87,7 +85,7 @@ def knockout_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "")
 
 def transfer_map(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
     """Rates after pruning heads found on one relation (rows), tested on another (columns)."""
-    rows = frame[frame["experiment"] == "transfer"]
+    rows = study_rows("transfer_map", frame, experiments=["transfer"])
     data = rows.groupby(["pruned", "form", "relation"])["value"].mean().reset_index()
     cells = (
         alt.Chart(data)
@@ -124,7 +122,7 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
 
 def scores(frame: pd.DataFrame) -> pd.DataFrame:
     """layer, head, balance, type of each head from the study's rows, means over seeds."""
-    rows = frame[frame["metric"].isin(["s_memory", "s_context"])]
+    rows = study_rows("scores", frame, metrics=["s_memory", "s_context"])
     wide = rows.pivot_table(index="unit", columns="metric", values="value").reset_index()
     wide[["layer", "head"]] = wide["unit"].astype(str).str.split(".", expand=True).astype(int)
     wide["balance"] = wide["s_memory"] - wide["s_context"]

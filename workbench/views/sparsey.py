@@ -8,6 +8,7 @@ import altair as alt
 
 from workbench.views import theme
 from workbench.views._check import MAX_ROWS, frame_for
+from workbench.views._study_rows import study_rows
 from workbench.views.figures import line_with_band, paper_recorded_live
 
 if TYPE_CHECKING:
@@ -147,7 +148,8 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
 
 def _curve(frame: pd.DataFrame, experiment: str, metric: str) -> pd.DataFrame:
     """Mean and 95 % normal interval of a metric at every x, by selection and setting."""
-    rows = frame[(frame["experiment"] == experiment) & (frame["metric"] == metric)].fillna({"setting": ""})
+    rows = study_rows(f"{experiment}_curves", frame, experiments=[experiment], metrics=[metric])
+    rows = rows.fillna({"setting": ""})
     found = rows.groupby(["selection", "setting", "x"])["value"].agg(["mean", "sem"]).reset_index()
     half = 1.96 * found["sem"].fillna(0.0)
     return found.assign(value=found["mean"], low=found["mean"] - half, high=found["mean"] + half)

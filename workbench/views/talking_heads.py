@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 
 from workbench.views import theme
-from workbench.views._check import frame_for
+from workbench.views._check import frame_for, one_of
+from workbench.views._study_rows import study_rows
 from workbench.views.figures import line_with_band, paper_recorded_live
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def planted_bars(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") ->
 
     Means over seeds; the rules are one standard deviation of the seeds to each side, not an interval of the mean.
     """
-    rows = frame[(frame["experiment"] == "planted") & frame["metric"].isin(["top z", "second z", "whole z"])]
+    rows = study_rows("planted_bars", frame, experiments=["planted"], metrics=["top z", "second z", "whole z"])
     data = rows.groupby(["case", "metric"])["value"].agg(["mean", "std"]).reset_index()
     data = data.assign(low=data["mean"] - data["std"], high=data["mean"] + data["std"])
     data["what"] = data["metric"].map(
@@ -76,10 +77,10 @@ def planted_bars(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") ->
     return theme.layered(bars, rule, title=title, subtitle=subtitle).properties(width=330)
 
 
-def _by_model(frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
+def _by_model(view: str, frame: pd.DataFrame, part: str, metric: str) -> pd.DataFrame:
     """The rows of one measurement, with a column ``model``."""
     names = {f"{kind}{part}": name for kind, name in MODELS.items()}
-    rows = frame[frame["experiment"].isin(names) & (frame["metric"] == metric)]
+    rows = study_rows(view, frame, experiments=list(names), metrics=[metric])
     return rows.assign(model=rows["experiment"].map(names))
 
 
@@ -89,7 +90,7 @@ def length_curve(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") ->
 
     from workbench.statistics import wilson
 
-    rows = _by_model(frame, "list", "correct")
+    rows = _by_model("length_curve", frame, "list", "correct")
     lines = [
         {"model": model, "size": size} | wilson(int(group.sum()), len(group))._asdict()
         for (model, size), group in rows.groupby(["model", "x"])["value"]
@@ -108,7 +109,8 @@ def look_bars(
 
     ``kind``: of :data:`MODELS`; ``last``: of the last layer only.
     """
-    rows = frame[(frame["experiment"] == f"{kind}list") & (frame["metric"] == "looks at")]
+    one_of("look_bars", "kind", kind, tuple(MODELS))
+    rows = study_rows("look_bars", frame, experiments=[f"{kind}list"], metrics=["looks at"])
     rows = rows[rows["x"] == rows["x"].max()] if last else rows
     data = rows.groupby(["case", "unit"])["value"].mean().reset_index()
     best = data[data["unit"] == PARTS[0]].nlargest(top, "value")["case"].tolist()
@@ -129,7 +131,7 @@ def look_bars(
 
 def damage_strip(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
     """Loss of log-probability for each removed component: the top ones beside random ones."""
-    rows = _by_model(frame, "removed", "damage")
+    rows = _by_model("damage_strip", frame, "removed", "damage")
     rows = rows.assign(place=rows["model"] + ", " + rows["case"])
     order = [f"{model}, {case}" for model in MODELS.values() for case in ("top", "random")]
     ticks = (
