@@ -58,7 +58,11 @@ def predicted_cost(
         ("heads", heads),
         ("head_dim", head_dim),
     ):
-        checks.positive(name, value)
+        checks.whole(name, value)
+    if kv_heads is not None:
+        checks.whole("kv_heads", kv_heads)
+        if heads % kv_heads:
+            raise ValueError(f"kv_heads = {kv_heads} does not divide heads = {heads}")
     cells = batch * heads * _cells(queries, keys, causal and kind not in ("region", "mass"))
     products = 4.0 if kind == "attention" else 2.0
     fast = torch.device(device).type == "cuda" and dtype != torch.float64

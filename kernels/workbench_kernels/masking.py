@@ -147,7 +147,7 @@ def masking(
     batch, queries, heads, _ = q.shape
     keys = k.shape[1]
     checks.window(window)
-    if causal not in (False, True):  # a word such as "no" would count as True
+    if causal not in (None, False, True):  # a word such as "no" would count as True
         raise ValueError(f"causal must be True or False, got {causal!r}")
     allowed, bias = _split(mask, (batch, heads, queries, keys), q)
     blocks, size = _blocks(block_mask, block_size, (batch, heads, queries, keys), q)

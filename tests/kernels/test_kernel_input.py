@@ -115,6 +115,8 @@ def test_attention_names_the_argument(name, make):
         ("impl", lambda q, k, lse: pooled_attention(q, k, lse, impl="dense")),
         ("kind", lambda *x: predicted_cost("maps", batch=1, queries=1, keys=1, heads=1, head_dim=8)),
         ("keys", lambda *x: predicted_cost("map", batch=1, queries=1, keys=0, heads=1, head_dim=8)),
+        ("batch", lambda *x: predicted_cost("map", batch=1.5, queries=1, keys=1, heads=1, head_dim=8)),
+        ("kv_heads", lambda *x: predicted_cost("map", batch=1, queries=1, keys=1, heads=4, head_dim=8, kv_heads=3)),
     ],
 )
 def test_maps_name_the_argument(name, call):
