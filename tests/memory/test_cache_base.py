@@ -386,6 +386,21 @@ def test_layers_and_rows_that_are_not_there_are_named(llama):
         memory.contents("a")
 
 
+def test_what_is_no_token_no_number_and_no_moment_is_named(llama):
+    memory = StreamingCache(budget=14).bind(llama)
+    memory.write(tokens(1, 6))
+    before = state(memory)
+    for ids, mention in (([[1, 2]], "list"), (torch.ones(1, 2), "float32"), (tokens(1, 2)[0], "shape")):
+        with pytest.raises(BadInput, match=mention):
+            memory.write(ids)
+    for size in ("a", 1.5, -1, [[1]]):
+        with pytest.raises(BadInput, match="n_new="):
+            memory.open_round(size)
+    with pytest.raises(BadInput, match="got NoneType"):
+        memory.restore(None)
+    assert same(before, state(memory))
+
+
 def test_random_draws_by_row_name_and_place_only(llama):
     held = []
     for seed, names in ((1, [0, 1]), (1, [0, 1]), (2, [0, 1]), (1, [7, 8])):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -144,6 +146,15 @@ def test_the_figure_counts_pass_keys_beyond_the_window_and_no_interval_is_a_poin
     assert table.loc["SM", "low"] == pytest.approx(wilson(32, 32).low)
     shares = views.summary(rows("correct", {"S": [0.0, 0.25, 0.5]})).iloc[0]
     assert shares["low"] < shares["value"] == 0.25 < shares["high"]
+
+
+def test_the_notebook_states_what_was_recorded():
+    notebook = Path(__file__).parents[2] / "notebooks" / "03-token-caches" / "em-llm.ipynb"
+    text = " ".join("".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"]).replace("\n", " ")
+    run = recorded.load("em-llm").query("experiment == 'recency' and metric == 'correct'")
+    right = run.groupby("variant")["value"].sum().astype(int)
+    assert (run.groupby("variant").size() == right["S"]).all()
+    assert f"is right in all of {right['S']} logs, the model with everything in view in {right[claims.FULL]}." in text
 
 
 def test_reported_numbers_of_other_tables_are_passed_over():

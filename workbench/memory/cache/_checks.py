@@ -1,4 +1,4 @@
-"""What settings of token memories may be; every refusal names the setting and what was given."""
+"""What settings of token memories and their input may be; every refusal names the setting and what was given."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from workbench.errors import BadInput
 
@@ -37,3 +38,11 @@ def bounded(budget: int | None, n_sink: int) -> None:
     whole("n_sink", n_sink, 0)
     if budget is None or budget < n_sink + 1:
         raise BadInput(f"budget={budget} must be at least n_sink + 1 = {n_sink + 1}, and n_sink >= 0")
+
+
+def check_tokens(input_ids: Any) -> None:
+    if not isinstance(input_ids, Tensor) or input_ids.is_floating_point():
+        given = input_ids.dtype if isinstance(input_ids, Tensor) else type(input_ids).__name__
+        raise BadInput(f"input_ids must be a tensor (batch, tokens) of token ids, got {given}")
+    if input_ids.ndim != 2 or not input_ids.numel():
+        raise BadInput(f"input_ids must be (batch, tokens) with at least one token, got shape {tuple(input_ids.shape)}")

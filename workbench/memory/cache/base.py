@@ -30,7 +30,7 @@ from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import EventLog, settings_of
 from workbench.memory.cache import _surprise
 from workbench.memory.cache._as_cache import AsCache, windowed
-from workbench.memory.cache._checks import is_whole, whole
+from workbench.memory.cache._checks import check_tokens, is_whole, whole
 from workbench.memory.cache._hooks import cache_word, install
 from workbench.memory.cache._layer import SlotLayer
 from workbench.memory.cache._pass import Pass, Snapshot, plan
@@ -157,8 +157,13 @@ class TokenCache(AsCache):
         several tokens is a round of its own, and single tokens go on with the round that is current.
         Raises MemoryError_, with nothing changed, when the round cannot fit.
         """
-        counts = np.atleast_1d(np.asarray(n_new, dtype=np.int64))
-        if counts.ndim != 1 or counts.min(initial=0) < 0 or len(counts) not in (1, max(len(self.rows), 1), len(counts)):
+        counts = np.atleast_1d(np.asarray(n_new))
+        if (
+            counts.dtype.kind not in "iu"
+            or counts.ndim != 1
+            or counts.min(initial=0) < 0
+            or len(counts) not in (1, max(len(self.rows), 1), len(counts))
+        ):
             raise BadInput(f"n_new={n_new!r} must be a number of tokens, or one for each row")
         size = len(self.rows) or len(counts)
         if len(counts) not in (1, size):
@@ -311,14 +316,14 @@ class TokenCache(AsCache):
 
         Raises BadInput for an empty text.
         """
-        _check_tokens(input_ids)
+        check_tokens(input_ids)
         with torch.no_grad():
             carried = {cache_word(self.model): self}
             return self.model(input_ids=input_ids, attention_mask=attention_mask, **carried).logits
 
     def feed(self, input_ids: Tensor, attention_mask: Tensor | None = None, *, chunk: int | None = None) -> None:
         """Read a stream (B, n) of any length, in rounds of at most ``chunk`` tokens (default: the room there is)."""
-        _check_tokens(input_ids)
+        check_tokens(input_ids)
         if chunk is not None:
             whole("chunk", chunk, 1)
         size = chunk or self.room() or input_ids.shape[1]
@@ -371,6 +376,8 @@ class TokenCache(AsCache):
 
     def restore(self, moment: Snapshot) -> None:
         """Go back to a moment of this memory; it may be restored any number of times."""
+        if not isinstance(moment, Snapshot):
+            raise BadInput(f"restore() takes what snapshot() returned, got {type(moment).__name__}")
         if len(moment.tensors) != len(self.layers):
             raise MemoryError_(f"the snapshot has {len(moment.tensors)} layers and this memory {len(self.layers)}")
         self.rows, self.fed, self._pass = [row.copy() for row in moment.rows], moment.fed, None
@@ -390,8 +397,3 @@ class TokenCache(AsCache):
         for layer in self.layers:
             if layer.keys is not None:
                 layer.pick(torch.tensor(order, device=layer.keys.device))
-
-
-def _check_tokens(input_ids: Tensor) -> None:
-    if input_ids.ndim != 2 or not input_ids.numel():
-        raise BadInput(f"input_ids must be (batch, tokens) with at least one token, got shape {tuple(input_ids.shape)}")
