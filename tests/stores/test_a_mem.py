@@ -257,6 +257,9 @@ def test_the_inspector_counts_reads_and_evolutions_and_tells_the_history():
     assert table["evolved"].sum() > 0
     id = int(table["evolved"].idxmax())
     history = made.history(id)
+    for unknown in (0, 999, 1.5, "no key"):
+        with pytest.raises(BadInput):
+            made.history(unknown)
     assert set(history["field"]) <= {"context", "tags", "keywords"}
     assert (history["old"] != history["new"]).all()
     assert history.iloc[-1]["new"] in (table.loc[id, "context"], table.loc[id, "tags"])

@@ -93,9 +93,17 @@ class Inspect:
         return ", ".join(common(held[first], held[second]))
 
     def history(self, id: int) -> pd.DataFrame:
-        """What happened to a note: step, why, field (context, keywords, tags), old, new; one row per changed field."""
+        """What happened to a note: step, why, field (context, keywords, tags), old, new; one row per changed field.
+
+        Notes that were forgotten have one too. Raises UnknownItem for a note that never was.
+        """
         import pandas as pd
 
+        from workbench.memory.durable.items import UnknownItem, identifier
+
+        id = self.store.get(id).id if isinstance(id, str) else identifier(id)
+        if not any(id in event.items for event in self.store.events()):
+            raise UnknownItem(f"there never was a note {id}; contents() lists those that are held")
         causes = {event.step: f"evolved by note {cause}" for event, cause in self._evolving()}
         rows: list[tuple[Any, ...]] = []
         for event in self.store.events():
@@ -150,7 +158,7 @@ class Inspect:
         when the note never evolved or all of it was taken back.
         """
         item = self.store.get(id)
-        steps = self._evolutions(id)
+        id, steps = item.id, self._evolutions(item.id)
         if not steps:
             raise BadInput(f"note {id} has no evolution left to take back")
         step, old = steps[-1]
