@@ -125,11 +125,10 @@ def new_row(new: NewItem, now: float) -> Row:
 
 def new_items(items: Any) -> list[NewItem]:
     """``items`` as a list. Raises BadInput for what is no NewItem, bare texts for example."""
-    made = list(items) if isinstance(items, Iterable) else [None]
-    wrong = [item for item in made if not isinstance(item, NewItem)]
-    if wrong:
-        told = type(items if wrong == [None] else wrong[0]).__name__
-        raise BadInput(f"items must be a list of NewItem(text, ...), got {told}")
+    made = list(items) if isinstance(items, Iterable) else None
+    wrong = [items] if made is None else [item for item in made if not isinstance(item, NewItem)]
+    if made is None or wrong:
+        raise BadInput(f"items must be a list of NewItem(text, ...), got {type(wrong[0]).__name__}")
     return made
 
 
