@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,6 +105,26 @@ def test_ctrl_c_promises_what_is_kept(
     done = cli(*arguments)
     assert done.exit_code == 130
     assert says in done.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["train", "embedded", "--size", "tiny", "--steps", "1", "--out"],
+        ["train", "lists", "--steps", "1", "--out"],
+        ["figures", "vattention", "-o"],
+        ["lab", "--no-browser", "--copy-to"],
+    ],
+    ids=lambda value: " ".join(value[:2]),
+)
+def test_a_folder_that_cannot_be_is_said_before_the_work(
+    arguments: list[str], cli: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    done = cli(*arguments, str(tmp_path / "file"))
+    assert done.exit_code == 1, done.output
+    assert f"cannot write to {tmp_path / 'file'}" in done.stderr
+    assert "choose another --" in done.stderr
 
 
 def test_a_bug_keeps_its_traceback(cli: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:

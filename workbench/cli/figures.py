@@ -38,6 +38,7 @@ def figures(
     from tqdm.auto import tqdm
 
     from workbench.studies import STUDIES
+    from workbench.studies.cells import check_writable
     from workbench.studies.gallery import Plate, plate, write_index
     from workbench.studies.runner import study_of
 
@@ -45,6 +46,7 @@ def figures(
     studies = [study_of(slug) for slug in chosen]
     if not any(scale in study.scales for study in studies):
         studies[0].scale(scale)  # nobody has it: said before a page that stands there is written over
+    check_writable(output, "choose another --output")
     plates: list[Plate] = []
     failed = []
     for slug in tqdm(chosen, desc="figures", disable=len(chosen) < 2, leave=False):

@@ -37,6 +37,10 @@ def lab(
     As root (in a container) it adds --allow-root and says so. Installed from a wheel, it first copies the notebooks to
     ./workbench-notebooks and never overwrites what is there.
     """
+    if copy_to is not None:
+        from workbench.studies.cells import check_writable
+
+        check_writable(copy_to, "choose another --copy-to")
     folder = serve.notebooks_folder(copy_to)
     if not (folder / serve.START).is_file():
         raise WorkbenchError(f"the start notebook {folder / serve.START} does not exist; is the installation complete?")

@@ -16,6 +16,14 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(train, name="train", epilog=examples("workbench train embedded --out runs/embedded"))
 
 
+def _check(folder: Path | None) -> None:
+    """A folder that cannot be written is said before the training and not after it."""
+    from workbench.studies.cells import check_writable
+
+    if folder is not None:
+        check_writable(folder, "choose another --out")
+
+
 @train.callback()
 def _train() -> None:
     """Train the models that ship with the package."""
@@ -43,6 +51,7 @@ def embedded(
     """Train the embedded model on public-domain books and the small world; resumes after a kill."""
     from workbench.training import train_embedded
 
+    _check(out_folder)
     folder = train_embedded(
         variant, out_folder, size=size, steps=steps, seed=seed, device=device, resume=resume, progress=True
     )
@@ -69,4 +78,5 @@ def lists(
     """Train an attention-only model that says what is left of a list; minutes on one core."""
     from workbench.training.lists import train_lists
 
+    _check(out_folder)
     typer.echo(train_lists(kind, out_folder, steps=steps, layers=layers, seed=seed, device=device))
