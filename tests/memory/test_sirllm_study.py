@@ -201,6 +201,9 @@ def test_the_notebook_states_what_was_recorded():
     assert f"in {told[NINE][1]} of the rounds, from a clean window of about seventeen rounds in {told[T][1]}" in text
     recalled = {name: mean("grocery", "recall", name, budget=64) for name in (N, T)}
     assert f"it recalls {recalled[N]}, about chance, and the window {recalled[T]}" in text
+    kept = [mean("grocery", "frame share of kept", S, budget=size) for size in (32, 64, 128)]
+    assert f"makes {mean('grocery', 'frame share of stream', S)} of the recorded stream" in text
+    assert f"makes {kept[0]} in a cache of 32, {kept[1]} in one of 64 and {kept[2]} in one of 128" in text
     early = {"metric": "survival asked early", "experiment": "grocery"}
     assert [mean(policy=name, step=step, **early) for name, step in ((N, 4), (T, 4), (N, 8))] == ["1.00", ".00", ".00"]
 
