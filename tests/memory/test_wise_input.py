@@ -124,6 +124,13 @@ def test_wrong_questions_are_refused(call, told, model, tokenizer):
     memory.unbind()
 
 
+def test_a_prompt_longer_than_the_model_reads_is_refused(tokenizer):
+    memory = FTL(steps=1).bind(tiny("gpt2"), tokenizer)
+    with pytest.raises(BadInput, match="the model reads 128"):
+        memory.write("word " * 128, TARGET)
+    memory.unbind()
+
+
 def test_a_text_of_one_token_foretells_nothing(model):
     class Words:
         """A tokenizer that puts no token before a text."""

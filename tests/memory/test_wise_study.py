@@ -76,7 +76,10 @@ def test_scores_of_the_unedited_model(embedded, edits):
         (lambda m: task.edit_set(m, 0), "at least 1"),
         (lambda m: task.edit_set(m, 4, part="all"), "part must be one of"),
         (lambda m: task.edit_set(m, 500), "500 edits were asked for"),
+        (lambda m: task.edit_set(m, 2.5), "whole number"),
         (lambda m: task.negatives(2, kind="poem"), "kind must be"),
+        (lambda m: task.negatives(-1), "whole number"),
+        (lambda m: task.negatives(2, part="all"), "part must be one of"),
     ],
 )
 def test_wrong_edit_sets_are_refused(embedded, call, told):

@@ -120,8 +120,8 @@ def edit_set(loaded: LoadedModel, n: int, *, seed: int = 0, part: str = "test") 
     """
     from workbench_datasets.small_world import world
 
-    if n < 1:
-        raise BadInput(f"n={n!r} edits: give at least 1")
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise BadInput(f"n={n!r} edits: give a whole number of at least 1")
     known, rng = world(), random.Random(f"edits:{part}:{seed}")
     people = people_of(known, part)
     rng.shuffle(people)
@@ -175,6 +175,10 @@ def negatives(n: int, *, seed: int = 0, kind: str = "text", part: str = "test") 
     """Unrelated prompts: "text", plain sentences, or "question", about people of the other part than ``part``."""
     from workbench_datasets.small_world import world
 
+    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
+        raise BadInput(f"n={n!r} unrelated prompts: give a whole number of at least 1")
+    if part not in PARTS:
+        raise BadInput(f"part must be one of {', '.join(PARTS)}, got {part!r}")
     known, rng = world(), random.Random(f"negatives:{kind}:{part}:{seed}")
     if kind == "text":
         return [known.filler(rng, _PLAIN).strip() for _ in range(n)]

@@ -189,6 +189,10 @@ class ParametricMemory(Bound):
                 raise BadInput(f"the {name} of an edit is a text, got {text!r}; leave it out where there is none")
         if edit.subject and (edit.subject not in edit.prompt or not edit.subject.strip()):
             raise BadInput(f"the subject {edit.subject!r} is not in the prompt {edit.prompt!r}; copy it from there")
+        limit = getattr(self.model.config.get_text_config(decoder=True), "max_position_embeddings", None)
+        length = len(encode(self.tokenizer, edit.prompt)) + len(target_ids(self.tokenizer, edit.target))
+        if limit and length > limit:
+            raise BadInput(f"prompt and target are {length} tokens and the model reads {limit}; give a shorter prompt")
         if self.needs_subject and not edit.subject:
             raise BadInput(f"{self.slug} writes at the subject's last token; give subject='...', words of the prompt")
 
