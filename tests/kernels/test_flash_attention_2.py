@@ -1,4 +1,4 @@
-"""The FlashAttention-2 study on a small scale, its claims, the race it shares with FlashAttention, pictures, widget."""
+"""The FlashAttention-2 study on a small scale, its claims, the race it shares with FlashAttention, pictures."""
 
 from __future__ import annotations
 
@@ -301,7 +301,7 @@ def tiled(q, k, v, causal):
     return attention(q, k, v, causal=causal, impl="tiled")
 
 
-# -- pictures and widget ----------------------------------------------------------------------------------------------
+# -- pictures --------------------------------------------------------------------------------------------------------
 
 
 def test_figure_from_any_of_the_three_sources(study, frame, tmp_path):
@@ -366,60 +366,6 @@ def test_views_draw(frame, tmp_path):
 def test_views_refuse(frame, draw, named):
     with pytest.raises(BadInput, match=named):
         draw(frame)
-
-
-def test_timeline_widget_follows_its_controls():
-    from workbench.widgets.sm_timeline import SmTimeline
-
-    timeline = SmTimeline(heads=16, n=4096)
-    launch = timeline.schedule.makespan
-    timeline.order = "longest-first"
-    assert timeline.schedule.makespan < launch
-    timeline.grid = "heads"
-    assert len(timeline.schedule.placed) == 16
-    assert "grid='heads'" in timeline._line.value
-    kept = timeline.schedule
-    timeline.grid, timeline.batch, timeline.heads, timeline.n = "rows", 16, 32, 16384
-    assert "more than the 5,000" in timeline._line.value
-    assert kept is not None
-    picture = timeline._repr_mimebundle_()
-    assert "<svg" in (picture[0] if isinstance(picture, tuple) else picture)["text/html"]
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        ({"head": 2}, "no setting 'head'; it has .*heads"),
-        ({"heads": 0}, "heads must be >= 1, got 0"),
-        ({"sms": 0}, "sms and occupancy must be >= 1, got sms=0"),
-        ({"heads": 64, "n": 16384, "rows": 64}, "more than the 5,000"),
-    ],
-)
-def test_timeline_says_what_it_cannot_start_with(words, told):
-    from workbench.widgets.sm_timeline import SmTimeline
-
-    with pytest.raises(BadInput, match=told):
-        SmTimeline(**words)
-
-
-def test_timeline_takes_any_card():
-    from workbench.widgets.sm_timeline import SmTimeline
-
-    assert SmTimeline(heads=7, n=128, sms=7).schedule.utilisation == 1.0
-
-
-def test_every_control_has_a_name_for_screen_readers():
-    from workbench.widgets.sm_timeline import SmTimeline
-
-    def controls(widget):
-        for child in getattr(widget, "children", ()):
-            if hasattr(child, "value") and hasattr(child, "description") and type(child).__name__ != "HTML":
-                yield child
-            yield from controls(child)
-
-    found = list(controls(SmTimeline(heads=2, n=512)))
-    assert len(found) == 8
-    assert all(control.description and control.tooltip for control in found)
 
 
 # -- in a model, and bad input ----------------------------------------------------------------------------------------
