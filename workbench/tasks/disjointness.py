@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import BadInput
+from workbench.memory.cache._checks import is_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ def draw_sets(first: int, second: int, rng: np.random.Generator, vocabulary: int
 
 def unit_codes(vocabulary: int, dim: int, rng: np.random.Generator) -> np.ndarray:
     """Random directions (vocabulary, dim), one an element, of length 1."""
-    if not _is_whole(dim):
+    if not is_whole(dim) or dim < 1:
         raise BadInput(f"dim={dim!r} must be a whole number of at least 1: it is the number of entries of the memory")
     codes = rng.standard_normal((vocabulary, dim))
     return codes / np.linalg.norm(codes, axis=1, keepdims=True)
@@ -86,7 +87,7 @@ def accuracy(
     """
     import pandas as pd
 
-    if not _is_whole(trials):
+    if not is_whole(trials) or trials < 1:
         raise BadInput(f"trials={trials!r} must be a whole number of at least 1")
     rng, rows = np.random.default_rng(seed), []
     for dim in dims:
@@ -143,17 +144,13 @@ def _passes(passes: int) -> int:
 
 
 def _sizes(first: int, second: int, vocabulary: int) -> None:
-    if not _is_whole(first) or not _is_whole(second):
+    if not all(is_whole(size) and size >= 1 for size in (first, second)):
         raise BadInput(f"a set may not be empty: got sizes {first!r} and {second!r}; give whole numbers of at least 1")
     if first + second > vocabulary:
         raise BadInput(
             f"sets of {first} and {second} elements do not fit a vocabulary of {vocabulary}; "
             "make the sets smaller or the vocabulary larger"
         )
-
-
-def _is_whole(number: object) -> bool:
-    return isinstance(number, int | np.integer) and not isinstance(number, bool) and int(number) >= 1
 
 
 def _known(codes: np.ndarray, sets: Sets) -> None:
