@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import altair as alt
@@ -103,7 +103,7 @@ def recall_by_age(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -
         x=alt.X("age:O", title="age of the pair (tokens since it was written)", axis=alt.Axis(labelAngle=0)),
         y=alt.Y("method:N", title=None, sort=methods, axis=alt.Axis(labelLimit=240)),
     )
-    chart = _coloured_recall(base).properties(width=440, height=30 * len(methods))
+    chart = _coloured_recall(base, "age:Q").properties(width=440, height=30 * len(methods))
     return theme.themed(chart, title, subtitle)
 
 
@@ -113,7 +113,7 @@ def recall_by_distance(frame: pd.DataFrame, *, title: str = "", subtitle: str = 
     Rows of the study's parts "distance" (x: the upper end of a bucket, tokens) and "length". Clicking a row of the map
     draws its line in colour (selection ``method``; with shift, several).
     """
-    far = _by_method(_rows("recall_by_distance", frame, "distance", {"distance": ""}, "recall"))
+    far = _by_method(_rows("recall_by_distance", frame, "distance", ["distance"], "recall"))
     lines = _by_method(_rows("recall_by_distance", frame, "length", TRAINED, "recall"))
     if not (len(far) and len(lines)):
         raise BadInput("recall_by_distance: the frame has no rows of trained models by distance and by length")
@@ -127,7 +127,7 @@ def recall_by_distance(frame: pd.DataFrame, *, title: str = "", subtitle: str = 
         y=alt.Y("method:N", title=None, sort=methods, axis=alt.Axis(labelLimit=240)),
     )
     return theme.beside(
-        _coloured_recall(base, pick).properties(width=64 * len(named), height=26 * len(methods)),
+        _coloured_recall(base, "distance:N", pick).properties(width=64 * len(named), height=26 * len(methods)),
         _picked_lines(lines, pick).properties(width=330, height=26 * len(methods) - 40),
         title=title, subtitle=subtitle, color="independent",
     )  # fmt: skip
@@ -142,21 +142,18 @@ def _bucket(low: float, end: float, last: bool) -> str:
     return f"{low:.0f} or more" if last else f"{low:.0f} to {end - 1:.0f}"
 
 
-def _coloured_recall(base: alt.Chart, pick: alt.Parameter | None = None) -> alt.LayerChart:
-    """Cells of a recall in colour and in figures, for a chart that has its x and y; ``pick`` draws a line around."""
+def _coloured_recall(base: alt.Chart, place: str, pick: alt.Parameter | None = None) -> alt.LayerChart:
+    """Cells of a recall in colour and in figures, for a chart that has its x (``place``) and y; ``pick`` draws a line
+    around."""
+    told = ["method:N", place, alt.Tooltip("recall:Q", format=".2f")]
     colour = alt.Color("recall:Q", title="recall", scale=theme.magnitude(domain=[0, 1]))
     ink = alt.condition("datum.recall > 0.6", alt.value(theme.INK), alt.value(theme.PAPER))
-    cells = base.mark_rect(**theme.SEAMLESS).encode(color=colour, tooltip=_told(base))
+    cells = base.mark_rect(**theme.SEAMLESS).encode(color=colour, tooltip=told)
     text = base.mark_text(fontSize=10).encode(text=alt.Text("recall:Q", format=".2f"), color=ink)
     if pick is None:
         return alt.layer(cells, text)
     around = base.mark_rect(fill="transparent", stroke=theme.INK, strokeWidth=2).transform_filter(pick)
-    return alt.layer(cells.add_params(pick), around, text.encode(tooltip=_told(base)))
-
-
-def _told(base: alt.Chart) -> list[Any]:
-    names = ["age:Q"] if "age" in base.data else ["distance:N"]
-    return ["method:N", *names, alt.Tooltip("recall:Q", format=".2f")]
+    return alt.layer(cells.add_params(pick), around, text.encode(tooltip=told))
 
 
 def _picked_lines(lines: pd.DataFrame, pick: alt.Parameter) -> alt.LayerChart:
@@ -227,7 +224,7 @@ def attention_mask(mask: Any, groups: Sequence[tuple[str, int]], *, title: str =
     return theme.themed(cells.properties(width=size * len(kinds), height=size * len(seen)), title, subtitle)
 
 
-def _rows(view: str, frame: pd.DataFrame, part: str, parts: dict[str, str], metric: str) -> pd.DataFrame:
+def _rows(view: str, frame: pd.DataFrame, part: str, parts: Collection[str], metric: str) -> pd.DataFrame:
     """The rows of one part of the study, whose frame may have more rows than a chart can hold."""
     one_of(view, "part", part, tuple(parts))
     frame_for(view, frame[:1], numbers=("x", "value"), columns=("part", "metric", "variant"))
