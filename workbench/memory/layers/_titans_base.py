@@ -60,7 +60,6 @@ class TitansLayer(MemoryLayer):
     def hold(self, state: State, tokens: int) -> None:
         self.check_state(state, 1)
         super().hold(evened(state, counts_of(self.layout(1))), tokens)
-        self._written = []  # of another memory
 
     def begun(self, batch: int, device: Any, dtype: torch.dtype | None) -> State:
         """The first weights, and the persistent tokens read."""
@@ -94,14 +93,11 @@ class TitansLayer(MemoryLayer):
             yield from seen
 
     def write(self, x: Tensor) -> Tensor:
-        written = self._written  # which ``hold`` forgets
         y = super().write(x)
-        written += self._latest
-        self._written = written
+        self._written += self._latest
         return y
 
-    def reset(self) -> None:
-        super().reset()
+    def _forget(self) -> None:
         self._written = []
 
     def contents(self) -> pd.DataFrame:

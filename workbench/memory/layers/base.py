@@ -224,7 +224,7 @@ class MemoryLayer(nn.Module, ABC):
         held = self.held
         seen = {name: _numbers(value) for name, value in self.scalars(stream, held).items()}
         y, state = self(stream, held)
-        self.hold(state, self._tokens + stream.shape[1])
+        self._set_held(state, self._tokens + stream.shape[1])
         items = range(self._tokens - stream.shape[1], self._tokens)
         self._log.append("write", items, "every token is written", **seen)
         return y.reshape(x.shape)
@@ -250,7 +250,11 @@ class MemoryLayer(nn.Module, ABC):
         return self.start(1) if self._held is None else self._held
 
     def hold(self, state: State, tokens: int) -> None:
-        """Make ``state`` (batch 1, ``tokens`` tokens in it) the held one."""
+        """Make ``state`` (batch 1, ``tokens`` tokens in it), which comes from elsewhere, the held one."""
+        self._set_held(state, tokens)
+        self._forget()
+
+    def _set_held(self, state: State, tokens: int) -> None:
         self.check_state(state, 1)
         self._held = {k: v.detach() if isinstance(v, Tensor) else v for k, v in carried(state).items()}
         self._tokens = tokens
@@ -258,7 +262,11 @@ class MemoryLayer(nn.Module, ABC):
     def reset(self) -> None:
         """Forget the held state; weights and log stay, and the log says so."""
         self._held, self._tokens = None, 0
+        self._forget()
         self._log.append("reset", [], "reset() was called")
+
+    def _forget(self) -> None:
+        """Drop what is known of the held memory beside its state: another one took its place."""
 
     def nbytes(self) -> int:
         """Bytes of the held state, measured on its tensors."""

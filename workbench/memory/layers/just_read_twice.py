@@ -142,9 +142,8 @@ class JustReadTwice(Based):
     @torch.no_grad()
     def write(self, x: Tensor) -> Tensor:
         """As in every layer; what the encoder added and how the memory stood before are kept for ``contents``."""
-        before, held, encoded = self.held["memory"], self.held["seen"], self._encoded
+        before, held = self.held["memory"], self.held["seen"]
         y = super().write(x)
-        self._encoded = encoded
         stream = x[None] if x.dim() == 2 else x
         if self.to_encoder is not None and not held:
             length, inside = self._prefix_of(stream)
@@ -153,13 +152,8 @@ class JustReadTwice(Based):
         self._before = before if held else None
         return y
 
-    def reset(self) -> None:
-        super().reset()
-        self._encoded = self._before = None
-
-    def hold(self, state: State, tokens: int) -> None:
-        """As in every layer; of a state from elsewhere nobody knows what its encoder wrote, nor what stood before."""
-        super().hold(state, tokens)
+    def _forget(self) -> None:
+        """Of a state from elsewhere nobody knows what its encoder wrote, nor what stood before."""
         self._encoded = self._before = None
 
     def contents(self) -> pd.DataFrame:
