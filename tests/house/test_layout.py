@@ -46,7 +46,7 @@ FLOORS = {
 }
 SHARED = {"workbench"} | {
     f"workbench.{name}"
-    for name in ("errors", "registry", "storage", "statistics", "provenance", "catalogue", "_version")
+    for name in ("checks", "errors", "registry", "storage", "statistics", "provenance", "catalogue", "_version")
 }
 BANNED = {
     "block pointers are gone from Triton": re.compile(r"make_block_ptr"),
