@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -382,3 +384,27 @@ def test_the_recorded_run_is_whole():
     assert outcomes["C1"].n == 5 * frame["seed"].nunique()
     failed = {name for name, found in outcomes.items() if found.n and found.verdict != "holds"}
     assert failed == {"C2"}, "as the notebook says"
+
+
+@pytest.mark.skipif(not recorded.exists("mom"), reason="no run is recorded yet")
+def test_the_notebook_s_numbers_are_those_of_the_record():
+    path = Path(__file__).parents[2] / "notebooks" / "02-sequence-layers" / "mom.ipynb"
+    texts = ["".join(cell["source"]) for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]]
+    (text,) = (said for said in texts if "What the recorded run says" in said)
+    frame = recorded.load("mom", "full")
+    means = frame[(frame["part"] == "recall") & (frame["metric"] == "recall")].groupby(["variant", "x"])["value"].mean()
+    rows = [[part.strip() for part in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+    kinds = ["single", "MoM", "expanded", "total"]
+    told = {(rule, pairs): row[2:] for rule, pairs, row in zip(
+        ("GDN", "GDN", "GLA", "GLA"), (16.0, 24.0, 16.0, 24.0), rows[1:], strict=True)}  # fmt: skip
+    for (rule, pairs), numbers in told.items():
+        found = [means.get((f"{rule} {kind}", pairs)) for kind in kinds]
+        assert numbers == ["" if x is None else f"{x:.2f}".removeprefix("0") for x in found], (rule, pairs)
+    for pair in (("GDN MoM", "GDN single"), ("GLA MoM", "GLA expanded"), ("GDN MoM", "GDN MoM, not shared")):
+        low, high = (f"{x:.2f}".replace("0.", ".") for x in _interval(frame, *pair))
+        assert f"[{low}, {high}]" in text, pair
+
+
+def _interval(frame, better, worse):
+    found = claims.difference(frame, better, worse)
+    return found.low, found.high
