@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedConfig
 
+from workbench.checks import is_whole, number, whole
 from workbench.errors import BadInput
-from workbench.memory.layers.base import whole
 
 
 class MixerConfig(PreTrainedConfig):
@@ -49,9 +48,8 @@ class MixerConfig(PreTrainedConfig):
         if isinstance(mixers, str | dict) or not isinstance(mixers, Sequence) or not mixers:
             raise BadInput(f"mixers must be a list with one memory a block, got {mixers!r}")
         self.mixers = [_mixer(entry) for entry in mixers]
-        if not isinstance(mlp_ratio, int | float) or not 0 <= mlp_ratio < math.inf:
-            raise BadInput(f"mlp_ratio must be a number >= 0 (0: no MLP), got {mlp_ratio!r}")
-        self.mlp_ratio, self.conv, self.tie = mlp_ratio, None if conv is None else whole("conv", conv, 0), bool(tie)
+        self.mlp_ratio = number("mlp_ratio", mlp_ratio, 0, more=" (0: no MLP)")
+        self.conv, self.tie = None if conv is None else whole("conv", conv, 0), bool(tie)
         longest = rest.pop("max_position_embeddings", None) if max_length is None else max_length
         self.max_position_embeddings = None if longest is None else whole("max_length", longest)
         self.use_cache = bool(rest.pop("use_cache", True))
@@ -75,5 +73,5 @@ def _mixer(entry: str | dict[str, Any]) -> dict[str, Any]:
     if isinstance(entry, str):
         return {"mixer": entry}
     if isinstance(entry, dict) and isinstance(entry.get("mixer"), str):
-        return dict(entry)
+        return {name: int(value) if is_whole(value) else value for name, value in entry.items()}  # numpy's are no JSON
     raise BadInput(f"a mixer is a slug or {{'mixer': slug, **settings}}, got {entry!r}")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from workbench.checks import whole
 from workbench.errors import BadInput
-from workbench.memory.layers.base import whole
 from workbench.memory.layers.mom import MoM
 
 if TYPE_CHECKING:

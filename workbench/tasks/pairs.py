@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from workbench.checks import whole
 from workbench.errors import BadInput
-from workbench.memory.layers.base import whole
 from workbench.models.mixer import MixerConfig, MixerLM
 from workbench.tasks.recall import IGNORE
 

@@ -5,6 +5,9 @@ Over every registered layer and all its example settings, as ``test_layers``.
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +16,7 @@ from tests.memory.layers.layer_kit import CASES, DIM, TOKENS, Case, copied, same
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers.base import build_layer, layer_names
+from workbench.models.mixer import MixerConfig
 
 every_layer = pytest.mark.parametrize("case", CASES, ids=str)
 
@@ -69,6 +73,15 @@ def test_counts_that_no_stream_has_are_refused(case: Case) -> None:
             with pytest.raises(BadInput, match=f"{name}.* must be .*got {int(torch.as_tensor(bad).view(-1)[-1])}"):
                 layer(tokens(2), {**state, name: bad})
     assert same(state, before)
+
+
+@every_layer
+def test_numpys_whole_numbers_are_taken_and_become_plain_ones(case: Case) -> None:
+    theirs = {name: np.int64(value) if type(value) is int else value for name, value in case.settings.items()}
+    layer = build_layer(case.slug, np.int64(DIM), **theirs)  # type: ignore[arg-type]
+    assert json.loads(json.dumps(layer.settings())) == json.loads(json.dumps(case.layer().settings()))
+    config = MixerConfig(np.int64(19), DIM, [{"mixer": case.slug, **theirs}])
+    assert json.loads(config.to_json_string())["mixers"] == [{"mixer": case.slug, **case.settings}]
 
 
 @pytest.mark.parametrize("slug", layer_names())

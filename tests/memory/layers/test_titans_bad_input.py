@@ -81,7 +81,7 @@ def test_masks_of_tokens_that_cannot_be_are_refused():
     mac, mag = build_layer("titans-mac", 8, heads=2, segment=4), build_layer("titans-mag", 8, heads=2)
     for layer in (mac, mag):
         for tokens in (0, -1, 1.5):
-            with pytest.raises(BadInput, match="tokens must be a whole number >= 1"):
+            with pytest.raises(BadInput, match="tokens must be a whole number of at least 1"):
                 layer.mask(tokens)
     with pytest.raises(BadInput, match="at most segment=4, got 5"):
         mac.mask(5)

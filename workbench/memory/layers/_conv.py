@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
-from workbench.memory.layers.base import whole
+from workbench.checks import whole
 
 
 def order_of_kept(keep: Tensor) -> Tensor:

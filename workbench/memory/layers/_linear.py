@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize as unit
 from torch.nn.functional import silu
 
+from workbench.checks import whole
 from workbench.memory.layers._conv import ShortConv
 from workbench.memory.layers._norm import rms_norm
-from workbench.memory.layers.base import MemoryLayer, Slot, State, divides, whole, widened
+from workbench.memory.layers.base import MemoryLayer, Slot, State, divides, widened
 
 
 def open_gate(dim: int, width: int) -> nn.Linear:

@@ -9,9 +9,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from workbench.checks import whole
 from workbench.memory.layers._conv import ShortConv
 from workbench.memory.layers._norm import rms_norm
-from workbench.memory.layers.base import Slot, State, divides, whole
+from workbench.memory.layers.base import Slot, State, divides
 
 
 def window_mask(tokens: int, held: int, window: int, persistent: int, device: Any = None) -> Tensor:
@@ -45,7 +46,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, heads: int, conv: int):
         super().__init__()
-        self.heads, self.head_dim = heads, divides("heads", heads, dim)
+        self.heads, self.head_dim = whole("heads", heads), divides("heads", heads, dim)
         self.to_qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.short = ShortConv(3 * dim, conv) if conv else None
         self.to_out = nn.Linear(dim, dim, bias=False)

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.layers._in_step import apart, counts_of, evened, in_step
 from workbench.memory.layers._titans_attention import WindowAttention
 from workbench.memory.layers._titans_memory import NeuralCore, Watched, Written
-from workbench.memory.layers.base import MemoryLayer, Slot, State, carried, effective_rank, whole, widened
+from workbench.memory.layers.base import MemoryLayer, Slot, State, carried, effective_rank, widened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +43,7 @@ class TitansLayer(MemoryLayer):
             hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(MEMORY)}"
             raise TypeError(f"{type(self).__name__} has no argument {unknown[0]!r}; {hint}")
         self.core = NeuralCore(dim, heads, **{**MEMORY, **memory})
-        self.heads, self.persistent_tokens = heads, whole("persistent", persistent, 0)
+        self.heads, self.persistent_tokens = self.core.heads, whole("persistent", persistent, 0)
         self.persistent = nn.Parameter(torch.randn(persistent, dim) * dim**-0.5)
         self._written: list[Written] = []
         self._latest: list[Written] = []
@@ -165,7 +166,8 @@ class WindowedTitans(TitansLayer):
 
     def __init__(self, dim: int, heads: int, window: int, persistent: int, memory: dict[str, Any]):
         super().__init__(dim, heads, persistent, memory)
-        self.attention, self.window = WindowAttention(dim, heads, self.core.conv, window), window
+        self.attention = WindowAttention(dim, heads, self.core.conv, window)
+        self.window = self.attention.window
 
     def layout(self, batch: int) -> dict[str, Slot]:
         return {**self.core.layout(batch), **self.attention.layout(batch)}

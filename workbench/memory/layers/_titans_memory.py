@@ -12,10 +12,11 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from workbench.checks import number, whole
 from workbench.errors import BadInput, UnknownName
 from workbench.memory.layers._chunk_means import chunk_means
 from workbench.memory.layers._conv import ShortConv
-from workbench.memory.layers.base import Slot, State, divides, whole
+from workbench.memory.layers.base import Slot, State, divides
 
 if TYPE_CHECKING:
     from workbench_kernels.linear_memory import NeuralState
@@ -50,10 +51,6 @@ class Watched(NamedTuple):
     written: Written
     before: State
     after: State
-
-
-def _positive(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < float("inf")
 
 
 def _wide(x: Tensor) -> torch.dtype:
@@ -107,10 +104,8 @@ class NeuralCore(nn.Module):
         for name, switch in (("momentum", momentum), ("decay", decay), ("unit_keys", unit_keys)):
             if not isinstance(switch, bool):
                 raise BadInput(f"{name} must be True or False, got {switch!r}")
-        if not _positive(theta_max):
-            raise BadInput(f"theta_max must be a finite number > 0, got {theta_max!r}")
-        if clip is not None and not _positive(clip):
-            raise BadInput(f"clip must be a finite number > 0, or None, got {clip!r}")
+        theta_max = number("theta_max", theta_max, above=0)
+        clip = None if clip is None else number("clip", clip, above=0, more=", or None")
         if objective != "l2" and (depth != 1 or momentum or read != "post" or decay_to != "zero"):
             raise BadInput(
                 "objective='inner product' (Hebbian) is linear attention: it needs depth=1, momentum=False, "
@@ -118,7 +113,7 @@ class NeuralCore(nn.Module):
             )
         self.heads, self.head_dim = whole("heads", heads), divides("heads", heads, dim)
         self.depth, self.chunk = whole("depth", depth), whole("chunk", chunk)
-        self.conv, self.theta_max = whole("conv", conv, 0), float(theta_max)
+        self.conv, self.theta_max = whole("conv", conv, 0), theta_max
         self.momentum, self.decay, self.decay_to = momentum, decay, decay_to
         self.read, self.objective, self.unit_keys, self.clip = read, objective, unit_keys, clip
         self.impl, self.gates_per, self.dim = impl, gates_per, dim

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from workbench.checks import whole
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import MEMORIES, EventLog, settings_of
 
@@ -302,18 +303,11 @@ def _check_count(name: str, slot: Slot, value: Any, batch: int) -> None:
         )
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
-    """``value`` if it is a whole number >= ``least``; raises BadInput with the argument's name."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise BadInput(f"{name} must be a whole number >= {least}, got {value!r}")
-    return value
-
-
 def divides(name: str, parts: int, dim: int) -> int:
     """The size of each of ``parts`` equal parts of ``dim``; raises BadInput when it does not come out even."""
     if dim % whole(name, parts):
         raise BadInput(f"{name}={parts} does not divide dim={dim}; choose one of {_divisors(dim)}")
-    return dim // parts
+    return int(dim // parts)
 
 
 def _divisors(n: int) -> str:

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._conv import ShortConv
-from workbench.memory.layers.base import MemoryLayer, Slot, State, whole
+from workbench.memory.layers.base import MemoryLayer, Slot, State
 
 
 class _PlainConv(ShortConv):

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._linear import LinearMemory
 from workbench.memory.layers._prefix_linear import quadratic, read_back
-from workbench.memory.layers.base import Slot, State, whole
+from workbench.memory.layers.base import Slot, State
 
 #: "quadratic": tokens by tokens, no features; "chunked": features, linear in the length; "auto": by the length.
 FORMS = ("auto", "quadratic", "chunked")

@@ -7,10 +7,11 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._linear import LinearMemory
-from workbench.memory.layers.base import divides, whole
+from workbench.memory.layers.base import divides
 
 
 @MEMORIES.register("gla")

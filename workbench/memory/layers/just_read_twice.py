@@ -10,10 +10,11 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._prefix_linear import quadratic, read_back
-from workbench.memory.layers.base import State, whole
+from workbench.memory.layers.base import State
 from workbench.memory.layers.based import Based
 
 if TYPE_CHECKING:
@@ -211,7 +212,7 @@ def _readable(numbers: Tensor) -> bool:
 def reading(model: nn.Module, prefix: Prefix) -> Iterator[nn.Module]:
     """Every prefix layer in ``model`` takes ``prefix`` as M until the block ends; nested blocks overrule outer ones."""
     if not (prefix is None or isinstance(prefix, Tensor)):
-        whole("prefix (one number, a tensor of one a row, or None: all that comes)", prefix, 0)
+        whole("prefix", prefix, 0, more=", a tensor with one a row, or None (all that comes)")
     layers = [part for part in model.modules() if isinstance(part, JustReadTwice)]
     for layer in layers:
         layer._prefix_now = (*layer._prefix_now, prefix)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._linear import LinearMemory
-from workbench.memory.layers.base import whole
 
 FEATURE_MAPS = ("elu+1", "relu", "taylor", "identity")
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
 
+from workbench.checks import number, whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._conv import ShortConv
@@ -17,7 +18,7 @@ from workbench.memory.layers._mom_look import counted, table
 from workbench.memory.layers._mom_router import Routing, balance_loss, route, spread
 from workbench.memory.layers._mom_rules import RULES, Gates, xavier
 from workbench.memory.layers._norm import rms_norm
-from workbench.memory.layers.base import AUX, MemoryLayer, Slot, State, divides, whole, widened
+from workbench.memory.layers.base import AUX, MemoryLayer, Slot, State, divides, widened
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -96,10 +97,9 @@ class MoM(MemoryLayer):
         self.memories, self.top_k = whole("memories", memories), whole("top_k", top_k)
         if top_k > memories:
             raise BadInput(f"top_k={top_k} is more than memories={memories}; a token can go to each memory once")
-        if not isinstance(aux_scale, (int, float)) or not 0 <= aux_scale < float("inf"):
-            raise BadInput(f"aux_scale must be a number >= 0, got {aux_scale!r}")
         self.shared, self.renormalize, self.single_kv_proj = bool(shared), bool(renormalize), bool(single_kv_proj)
-        self.heads, self.aux_scale, self.conv = whole("heads", heads), float(aux_scale), whole("conv", conv, 0)
+        self.aux_scale = number("aux_scale", aux_scale, 0)
+        self.heads, self.conv = whole("heads", heads), whole("conv", conv, 0)
         self.key_dim = whole("key_dim", divides("heads", heads, dim) if key_dim is None else key_dim)
         self.value_dim = whole("value_dim", divides("heads", heads, dim) if value_dim is None else value_dim)
         self._weights()

@@ -9,11 +9,12 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._conv import order_of_kept, take
 from workbench.memory.layers._rotary import rotate
-from workbench.memory.layers.base import MemoryLayer, Slot, State, divides, whole
+from workbench.memory.layers.base import MemoryLayer, Slot, State, divides
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +42,7 @@ class SlidingWindowAttention(MemoryLayer):
 
     def __init__(self, dim: int, heads: int = 4, *, window: int | None = 64):
         super().__init__(dim)
-        self.heads, self.head_dim = heads, divides("heads", heads, dim)
+        self.heads, self.head_dim = whole("heads", heads), divides("heads", heads, dim)
         if self.head_dim % 2:
             raise BadInput(f"dim / heads must be even, because positions turn pairs of channels; got {self.head_dim}")
         self.window = None if window is None else whole("window", window)

@@ -9,13 +9,14 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._conv import ShortConv
 from workbench.memory.layers._norm import rms_norm
 from workbench.memory.layers._titans_attention import Joined, SegmentAttention, segment_mask
 from workbench.memory.layers._titans_base import TitansLayer
-from workbench.memory.layers.base import Slot, State, whole, widened
+from workbench.memory.layers.base import Slot, State, widened
 from workbench.memory.layers.titans_mag import checked_gate
 
 
@@ -47,7 +48,8 @@ class TitansMAC(TitansLayer):
         self, dim: int, heads: int = 4, *, segment: int = 64, persistent: int = 4, gate: str = "product", **memory: Any
     ):
         super().__init__(dim, heads, persistent, memory)
-        self.attention, self.segment = SegmentAttention(dim, heads, self.core.conv, segment), segment
+        self.attention = SegmentAttention(dim, heads, self.core.conv, segment)
+        self.segment = self.attention.segment
         self.gate, self.join = checked_gate(gate), Joined(dim, gate)
         self.to_query = nn.Linear(dim, dim, bias=False)
         self.short = ShortConv(dim, self.core.conv) if self.core.conv else None

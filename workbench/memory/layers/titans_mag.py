@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers._titans_attention import Joined, window_mask
 from workbench.memory.layers._titans_base import WindowedTitans
-from workbench.memory.layers.base import State, whole, widened
+from workbench.memory.layers.base import State, widened
 
 GATES = ("product", "sum")
 
