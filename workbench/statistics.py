@@ -28,6 +28,7 @@ __all__ = [
     "McNemar",
     "bootstrap",
     "exposures_to_criterion",
+    "group_means",
     "mcnemar",
     "paired_bootstrap",
     "slope_interval",
@@ -148,6 +149,22 @@ def of_differences(differences: Any) -> Interval:
         return bootstrap(values)
     same, unseen = float(values[0]), wilson(0, len(values)).high
     return Interval(same, max(same - unseen, -1.0), min(same + unseen, 1.0), len(values))
+
+
+def group_means(values: Any, groups: Any) -> np.ndarray:
+    """One number a group (a person, a document), the mean of its values, in the order of the sorted group names.
+
+    Several values of one group are not independent of each other: an interval takes the groups, each counting once.
+    """
+    import numpy as np
+
+    column, names = _column("values", values, least=1), np.asarray(groups)
+    if names.shape != column.shape:
+        raise BadInput(f"group_means needs a group for each value; got {len(column)} values, groups {names.shape}")
+    found, place = np.unique(names, return_inverse=True)
+    if found.dtype.kind == "f" and np.isnan(found).any():
+        raise BadInput(f"{int(np.isnan(names).sum())} of {len(names)} values have no group (NaN)")
+    return np.asarray(np.bincount(place, column) / np.bincount(place))
 
 
 def difference_of_means(first: Any, second: Any, *, resamples: int = 4_000, seed: int = 0) -> Interval:

@@ -146,6 +146,9 @@ def test_verdict(low: float, high: float, threshold: float, direction: str, expe
         lambda: st.slope_interval([2, 2, 2], [1, 2, 3]),
         lambda: st.exposures_to_criterion([1, 2], [1.0]),
         lambda: st.exposures_to_criterion([1], [1.0], sustained=0),
+        lambda: st.group_means([1.0, 2.0], ["a"]),
+        lambda: st.group_means([1.0, 2.0], [3.0, NAN]),
+        lambda: st.group_means([], []),
         lambda: Outcome("maybe", 0, 0, 0, 1),
     ],
 )
@@ -167,6 +170,13 @@ def test_differences_that_all_agree_are_as_uncertain_as_what_was_never_seen():
     assert st.of_differences([1.0] * 5).high == 1.0
     mixed = st.of_differences([0.0, 1.0, 0.0, 1.0, 0.0, -1.0] * 5)
     assert mixed.low < mixed.effect < mixed.high
+
+
+def test_each_group_counts_once_however_many_values_it_has():
+    assert st.group_means([1, 0, 1, 5], ["b", "b", "a", "b"]).tolist() == [1.0, 2.0]
+    few, many = [st.group_means([0.0] * n + [1.0] + [0.5], [7] * n + [3] + [5]) for n in (1, 100)]
+    assert few.tolist() == many.tolist() == [1.0, 0.5, 0.0]
+    assert st.of_differences(few) == st.of_differences(many)
 
 
 def test_the_weakest_outcome_decides_and_all_notes_are_kept():

@@ -2,10 +2,13 @@
 
 Conflicts of the small world on the embedded model: heads are scored by path patching on three relations, their number
 is chosen on validation conflicts of the same relations, and everything is tested on subjects and relations that neither
-has seen. The control draws random heads of the same layers among those that path patching does not name. (A first run
-drew from all heads: one of twenty draws contained a context head and did what context heads do. The prompts were
-changed together with the draw.) Only layers from the lowest third up are candidates (the study's choice, made before
-any run: early heads feed everything after them); the full scale shows all layers as well.
+has seen. Of the 96 people 16 are for the scores, 16 for the choice and 64 for the test, popular and rare ones in each:
+whether the model believes the text depends on whom it is about, so that every interval is over people. (An earlier run
+drew its sets from everybody, and seven people were left for 300 test prompts.) The control draws random heads of the
+same layers among those that path patching does not name. (A first run drew from all heads: one of twenty draws
+contained a context head and did what context heads do. The prompts were changed together with the draw.) Only layers
+from the lowest third up are candidates (the study's choice, made before any run: early heads feed everything after
+them); the full scale shows all layers as well.
 
 The embedded models are the ones that ship; the paper's eight large ones cannot be reproduced here. ``full`` repeats the
 experiment on the ReLU sibling (GPT-NeoX blocks), adds baselines, the transfer matrix, attention knockout and the sum of
@@ -14,6 +17,7 @@ single effects against the joint one.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache, partial
@@ -36,12 +40,13 @@ TESTED_ON = ("instrument", "colour", "food", "employer", "month")
 FIRST_SEED = 42_000
 _QUICK: dict[str, Any] = {
     "models": ["embedded"],
+    # Of every six people: one to find heads with, one to choose their number with, four to test on.
+    "people": [1, 1, 4],
     "scored": 48,
     "validation": 32,
-    "test": 80,
+    "test": 64,
     "copying": 60,
     "draws": 20,
-    "drawn_prompts": 30,
     "parts": ["control"],
     "processes": 1,
 }
@@ -49,13 +54,14 @@ _FULL: dict[str, Any] = {
     **_QUICK,
     "models": ["embedded", "embedded-relu"],
     "scored": 64,
-    "validation": 100,
-    "test": 300,
+    "validation": 64,
+    "test": 320,
     "copying": 200,
-    "drawn_prompts": 100,
     "parts": ["control", "baselines", "transfer", "knockout", "joint"],
-    "transfer_prompts": 48,
-    "knockout_prompts": 40,
+    "transfer_scored": 24,
+    "transfer_prompts": 64,
+    "knockout_prompts": 64,
+    "joint_prompts": 64,
     "processes": 16,
 }
 ALPHAS = (-1.0, -0.5, -0.25, 0.0, 0.5, 1.0)
@@ -63,6 +69,8 @@ ALPHAS = (-1.0, -0.5, -0.25, 0.0, 0.5, 1.0)
 INSTRUCTIONS = {"prompt: memory": "What is known counts, not what is said here. ",
                 "prompt: context": "What is said here counts, not what is known. "}  # fmt: skip
 GROUPS = ("stated answer", "stated subject", "asked subject")
+#: Known people are numbered by popularity from 0; strangers from a multiple of this.
+STRANGERS = 1_000
 
 Row = dict[str, Any]
 
@@ -79,7 +87,19 @@ class KnowledgeConflictHeadsStudy(Study):
         cells = [(model, part) for part in settings["parts"] for model in settings["models"]]
         rows = fan_out(partial(_part, settings, seed), cells, settings["processes"], progress, "parts")
         frame = pd.DataFrame([row for found in rows for row in found])
-        columns = ["model", "experiment", "pruned", "k", "unit", "relation", "form", "step", "metric", "value"]
+        columns = [
+            "model",
+            "experiment",
+            "pruned",
+            "k",
+            "unit",
+            "person",
+            "relation",
+            "form",
+            "step",
+            "metric",
+            "value",
+        ]
         return frame.reindex(columns=columns)
 
     def figure(
@@ -107,20 +127,26 @@ def _model(name: str, device: str) -> LoadedModel:
 
 
 class _Material:
-    """Conflicts for scoring, choosing and testing: no subject is in two of them."""
+    """Conflicts for scoring, choosing and testing: nobody is in two of them."""
 
     def __init__(self, loaded: LoadedModel, settings: Mapping[str, Any], seed: int):
         from workbench.tasks.conflicts import conflicts, copying
 
-        first = FIRST_SEED + 10 * seed
-        self.scored = conflicts(loaded, settings["scored"], seed=first, relations=FOUND_ON)
-        used = frozenset(c.subject for c in self.scored)
-        self.validation = conflicts(loaded, settings["validation"], seed=first + 1, relations=FOUND_ON, without=used)
-        used |= {c.subject for c in self.validation}
-        self.test = conflicts(loaded, settings["test"], seed=first + 2, relations=TESTED_ON, without=used)
-        if {c.subject for c in self.test} & used:
-            raise AssertionError("a test subject was used to find or to choose heads")
+        first, (found_with, chosen_with, tested_with) = FIRST_SEED + 10 * seed, _people(settings, seed)
+        asked = partial(conflicts, loaded)
+        self.scored = asked(settings["scored"], seed=first, relations=FOUND_ON, people=found_with)
+        self.validation = asked(settings["validation"], seed=first + 1, relations=FOUND_ON, people=chosen_with)
+        self.test = asked(settings["test"], seed=first + 2, relations=TESTED_ON, people=tested_with)
         self.copying = copying(loaded, settings["copying"], seed=first + 3)
+        #: Numbers of the strangers of ``copying``, apart from the known people and from those of other seeds.
+        self.strangers = [STRANGERS * (seed + 1) + i for i in range(settings["copying"])]
+
+
+def _people(settings: Mapping[str, Any], seed: int) -> list[list[str]]:
+    """Who is for the scores, for the choice and for the test."""
+    from workbench.tasks.conflicts import divided
+
+    return divided(settings["people"], seed=FIRST_SEED + seed)
 
 
 def _won(loaded: LoadedModel, asked: Sequence[Conflict], heads: Sequence[Any]) -> list[str]:
@@ -157,6 +183,7 @@ def _control(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> Ite
 
     material = _Material(loaded, settings, seed)
     heads, chosen = _chosen(loaded, material)
+    yield from _asked_rows(material)
     yield from _score_rows(heads)
     cases: dict[str, list[Any]] = {"nothing": [], "context heads": chosen["context"], "memory heads": chosen["memory"]}
     for label, pruned in cases.items():
@@ -165,14 +192,32 @@ def _control(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> Ite
             yield from _side_rows(loaded, material, label, len(pruned))
         yield from ({"pruned": label, "k": len(pruned), "metric": "head", "unit": f"{layer}.{head}", "value": 1.0}
                     for layer, head in pruned)  # fmt: skip
-    few = material.test[: settings["drawn_prompts"]]
+    named = [*heads.named(), *chosen["context"], *chosen["memory"]]
     for k in sorted({len(pruned) for pruned in chosen.values()}):
-        named = [*heads.named(), *chosen["context"], *chosen["memory"]]
         for draw, pruned in enumerate(random_heads(loaded, k, settings["draws"], seed=seed, without=named)):
-            won = _won(loaded, few, pruned)
-            where = {"pruned": "random heads", "k": k, "unit": str(draw)}
-            for metric in ("memory", "context"):
-                yield {**where, "metric": f"{metric} rate", "value": won.count(metric) / len(won)}
+            yield from _drawn_rows(_won(loaded, material.test, pruned), material.test, k, draw)
+
+
+def _asked_rows(material: _Material) -> Iterable[Row]:
+    """How many prompts of each person are in which set."""
+    sets = {"scored": material.scored, "validation": material.validation, "test": material.test}
+    for name, asked in sets.items():
+        for person, prompts in sorted(Counter(c.person for c in asked).items()):
+            yield {"pruned": "nothing", "k": 0, "unit": name, "person": person, "metric": "prompts", "value": prompts}
+
+
+def _drawn_rows(won: Sequence[str], asked: Sequence[Conflict], k: int, draw: int) -> Iterable[Row]:
+    """Each person's rates with one draw of random heads pruned."""
+    import numpy as np
+
+    from workbench.statistics import group_means
+
+    people = [c.person for c in asked]
+    for metric in ("memory", "context"):
+        rates = group_means([name == metric for name in won], people)
+        for person, rate in zip(np.unique(people), rates):
+            where = {"pruned": "random heads", "k": k, "unit": str(draw), "person": person}
+            yield {**where, "metric": f"{metric} rate", "value": rate}
 
 
 def _held(prune: Callable[..., Any], loaded: LoadedModel, heads: Sequence[Any]) -> AbstractContextManager[Any]:
@@ -195,11 +240,13 @@ def _rate_rows(loaded: LoadedModel, asked: Sequence[Conflict], label: str, k: in
 def _side_rows(loaded: LoadedModel, material: _Material, label: str, k: int) -> Iterable[Row]:
     from workbench.tasks.conflicts import greedy
 
-    closed = zip(greedy(loaded, [c.plain_ids for c in material.test]), (c.memory_id for c in material.test))
-    copied = zip(greedy(loaded, material.copying[0]), material.copying[1])
-    for metric, pairs in (("closed book", closed), ("copying", copied)):
-        for i, (said, right) in enumerate(pairs):
-            yield {"pruned": label, "k": k, "unit": str(i), "metric": metric, "value": float(said == right)}
+    test, (prompts, answers) = material.test, material.copying
+    closed = zip(greedy(loaded, [c.plain_ids for c in test]), [c.memory_id for c in test], [c.person for c in test])
+    copied = zip(greedy(loaded, prompts), answers, material.strangers)
+    for metric, asked in (("closed book", closed), ("copying", copied)):
+        for i, (said, right, person) in enumerate(asked):
+            where = {"pruned": label, "k": k, "unit": str(i), "person": person}
+            yield {**where, "metric": metric, "value": float(said == right)}
 
 
 def _baselines(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> Iterable[Row]:
@@ -229,9 +276,13 @@ def _with_instruction(loaded: LoadedModel, text: str, prompt: str) -> list[int]:
 
 def _named_rows(won: Sequence[str], asked: Sequence[Conflict], label: str, k: int) -> Iterable[Row]:
     for i, (name, conflict) in enumerate(zip(won, asked)):
-        where = {"pruned": label, "k": k, "unit": str(i), "relation": conflict.relation, "form": conflict.form}
+        where = {"pruned": label, "k": k, **_prompt(i, conflict), "form": conflict.form}
         for metric in NAMES:
             yield {**where, "metric": metric, "value": float(name == metric)}
+
+
+def _prompt(i: int, conflict: Conflict) -> Row:
+    return {"unit": str(i), "person": conflict.person, "relation": conflict.relation}
 
 
 def _other_rankings(loaded: LoadedModel, material: _Material, heads: Any) -> dict[str, dict[str, list[Any]]]:
@@ -263,21 +314,26 @@ def _other_rankings(loaded: LoadedModel, material: _Material, heads: Any) -> dic
 
 
 def _transfer(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> Iterable[Row]:
-    """Two heads of each kind found on one relation, tried on every other."""
+    """Two heads of each kind found on one relation, tried on every other (and on itself) with other people."""
     from workbench.probes.knowledge_conflict_heads import find_heads
     from workbench.tasks.conflicts import conflicts
 
-    n, first = settings["transfer_prompts"], FIRST_SEED + 5_000 + 10 * seed
-    relations = (*FOUND_ON, *TESTED_ON)
-    asked = {relation: conflicts(loaded, n, seed=first, relations=[relation]) for relation in relations}
+    first, (found_with, _, tested_with) = FIRST_SEED + 5_000 + 10 * seed, _people(settings, seed)
+    relations, asked = (*FOUND_ON, *TESTED_ON), partial(conflicts, loaded)
+    tests = {
+        relation: asked(settings["transfer_prompts"], seed=first + 1, relations=[relation], people=tested_with)
+        for relation in relations
+    }
     for source in relations:
-        heads = find_heads(loaded, asked[source][: n // 2])
-        for target in relations:
-            test = [c for c in asked[target][n // 2 :] if c.subject not in {s.subject for s in asked[source][: n // 2]}]
+        heads = find_heads(
+            loaded, asked(settings["transfer_scored"], seed=first, relations=[source], people=found_with)
+        )
+        for test in tests.values():
             for kind, other in (("context", "memory"), ("memory", "context")):
-                value = _rate(loaded, test, other, heads.ranked(kind, 2))
-                where = {"pruned": f"{kind} heads", "k": 2, "relation": target, "form": source, "unit": str(len(test))}
-                yield {**where, "metric": f"{other} rate", "value": value}
+                won = _won(loaded, test, heads.ranked(kind, 2))
+                where = {"pruned": f"{kind} heads", "k": 2, "form": source, "metric": f"{other} rate"}
+                for i, conflict in enumerate(test):
+                    yield {**where, **_prompt(i, conflict), "value": float(won[i] == other)}
 
 
 def _knockout(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> Iterable[Row]:
@@ -287,8 +343,8 @@ def _knockout(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> It
     from workbench.probes.knockout import knockout
     from workbench.tasks.conflicts import conflicts, spans
 
-    asked = conflicts(loaded, settings["knockout_prompts"], seed=FIRST_SEED + 9_000 + seed, relations=TESTED_ON)
-    for i, conflict in enumerate(asked):
+    n, first, tested_with = settings["knockout_prompts"], FIRST_SEED + 9_000 + seed, _people(settings, seed)[-1]
+    for i, conflict in enumerate(conflicts(loaded, n, seed=first, relations=TESTED_ON, people=tested_with)):
         ids = torch.tensor([conflict.ids], device=loaded.device)
         groups = spans(loaded, conflict)
         for group in GROUPS:
@@ -299,33 +355,36 @@ def _knockout(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> It
                 )
                 with torch.no_grad(), block:
                     p = loaded.model(ids, use_cache=False).logits[0, -1].float().softmax(-1)
-                where = {"pruned": group, "unit": str(i), "step": layer, "relation": conflict.relation}
+                where = {"pruned": group, **_prompt(i, conflict), "step": layer}
                 yield {**where, "metric": "p_memory", "value": float(p[conflict.memory_id])}
                 yield {**where, "metric": "p_context", "value": float(p[conflict.context_id])}
 
 
 def _joint(loaded: LoadedModel, settings: Mapping[str, Any], seed: int) -> Iterable[Row]:
     """Change of l(a_m) - l(a_c) when the top k heads are pruned together, and the sum of pruning them one by one."""
+    import numpy as np
+
     from workbench.probes.knowledge_conflict_heads import SIZES, prune
     from workbench.tasks.conflicts import first_logits
 
     material = _Material(loaded, settings, seed)
     heads, _ = _chosen(loaded, material)
-    asked = material.test[: settings["drawn_prompts"]]
+    asked = material.test[: settings["joint_prompts"]]
 
-    def balance(pruned: Sequence[Any]) -> float:
+    def balance(pruned: Sequence[Any]) -> np.ndarray:
         with _held(prune, loaded, pruned):
             logits = first_logits(loaded, [c.ids for c in asked])
-        return sum(float(row[c.memory_id] - row[c.context_id]) for row, c in zip(logits, asked)) / len(asked)
+        return np.asarray([float(row[c.memory_id] - row[c.context_id]) for row, c in zip(logits, asked)])
 
     plain = balance([])
     for kind in ("context", "memory"):
         ranked = heads.ranked(kind)
         single = [balance([head]) - plain for head in ranked[: max(SIZES)]]
         for k in (size for size in SIZES if size <= len(ranked)):
-            where = {"pruned": f"{kind} heads", "k": k, "unit": "mean"}
-            yield {**where, "metric": "together", "value": balance(ranked[:k]) - plain}
-            yield {**where, "metric": "sum of single", "value": sum(single[:k])}
+            found = {"together": balance(ranked[:k]) - plain, "sum of single": np.sum(single[:k], axis=0)}
+            for metric, changes in found.items():
+                where = {"pruned": f"{kind} heads", "k": k, "metric": metric}
+                yield from ({**where, **_prompt(i, c), "value": changes[i]} for i, c in enumerate(asked))
 
 
 STUDIES.register("knowledge-conflict-heads")(KnowledgeConflictHeadsStudy())

@@ -3,12 +3,17 @@
 A conflict states something false about a known subject and asks for it: "X lives in Fuby. X is at home in". The memory
 answer is what the model says without the statement, the context answer what the statement says. Only subjects that the
 model answers right without context are used, and only answers whose first tokens differ: the first token decides.
+
+What a person's popularity decides (whether the model believes the text) is alike in all prompts about that person:
+prompts are spread evenly over people, none is asked the same in the same form twice, and ``divided`` gives sets of
+people that share nobody.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +27,22 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from workbench.models import LoadedModel
-    from workbench_datasets.small_world import World
+    from workbench_datasets.small_world import Fact, World
 
 RELATIONS = ("town", "job", "instrument", "pet", "colour", "food", "employer", "month")
 FORMS = ("statement", "question")
+#: What is asked: a fact, as a statement left open or as a question.
+Cell = tuple["Fact", str]
+#: How often a fact that could not be asked about is tried again, in other words, while prompts are missing.
+ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
 class Conflict:
-    """One prompt. Ids are token lists; ``corrupted`` have the prompt's length; ``context_at`` is where a_c stands."""
+    """One prompt. Ids are token lists; ``corrupted`` have the prompt's length; ``context_at`` is where a_c stands.
+
+    ``person`` is the subject's place among the people of the world (0: the most popular).
+    """
 
     subject: str
     relation: str
@@ -44,10 +56,32 @@ class Conflict:
     memory_id: int
     context_id: int
     context_at: int
+    person: int
 
     @property
     def answers(self) -> tuple[int, int]:
         return self.memory_id, self.context_id
+
+
+def divided(shares: Sequence[int], *, seed: int = 0) -> list[list[str]]:
+    """The people of the small world in ``len(shares)`` sets without anyone in common, as large as ``shares`` say.
+
+    ``shares`` (1, 1, 4): of every six neighbours in popularity one, one and four, drawn with ``seed``, so that each
+    set has popular and rare people alike. Raises BadInput for shares that are not whole numbers of at least 1.
+    """
+    from workbench_datasets.small_world import world
+
+    if not len(shares):
+        raise BadInput("shares must be one or more whole numbers, got none")
+    for share in shares:
+        _at_least_one("every share", share)
+    people, rng, every = world().people, random.Random(f"people:{seed}"), sum(shares)
+    places = [place for place, share in enumerate(shares) for _ in range(share)]
+    sets: list[list[str]] = [[] for _ in shares]
+    for start in range(0, len(people), every):
+        for person, place in zip(people[start : start + every], rng.sample(places, every)):
+            sets[place].append(person)
+    return sets
 
 
 def conflicts(
@@ -58,37 +92,84 @@ def conflicts(
     relations: Sequence[str] = RELATIONS,
     form: str | None = None,
     corruptions: int = 3,
+    people: Collection[str] | None = None,
     without: frozenset[str] = frozenset(),
 ) -> list[Conflict]:
-    """``n`` conflicts of the small world whose subjects the model knows.
+    """``n`` conflicts of the small world whose subjects the model knows, spread evenly over people.
 
-    ``form``: "statement" or "question" frames (None: both). ``without``: subjects that must not be used.
-    ``corruptions``: twins of each prompt with another known subject and another stated object, of the same number of
-    tokens. Raises BadInput for an unknown relation and when too few prompts can be made.
+    Everybody is asked once before anybody is asked again, and nobody the same relation in the same form twice.
+    ``form``: "statement" or "question" frames (None: both). ``people``: whom to ask about (None: everybody), and
+    ``without``: who of them must not be used. ``corruptions``: twins of each prompt with another of these people and
+    another stated object, of the same number of tokens. Raises BadInput for an unknown relation or person and when too
+    few prompts can be made.
     """
+    from workbench_datasets.small_world import world
+
+    small, rng = world(), random.Random(f"conflicts:{seed}")
+    _check_asked(small, relations, form, people or ())
+    _at_least_one("n", n)
+    _at_least_one("corruptions", corruptions)
+    allowed = [p for p in small.people if (people is None or p in people) and p not in without]
+    waiting = _cells(small, rng, allowed, relations, FORMS if form is None else (form,))
+    made: list[Conflict] = []
+    for _ in range(ATTEMPTS):
+        missed: list[Cell] = []
+        for cell, conflict in _known(loaded, small, rng, waiting, allowed, corruptions, batch=max(n // 2, 8)):
+            made += [conflict] if conflict else []
+            missed += [] if conflict else [cell]
+            if len(made) == n:
+                return made
+        waiting = missed
+    raise BadInput(
+        f"only {len(made)} of {n} conflicts could be made for {', '.join(relations)} of {len(allowed)} people; "
+        "ask for fewer"
+    )
+
+
+def _check_asked(small: World, relations: Sequence[str], form: str | None, people: Collection[str]) -> None:
     unknown = sorted(set(relations) - set(RELATIONS))
     if unknown or not relations:
         raise BadInput(f"relations must be among {', '.join(RELATIONS)}, got {unknown or 'none'}")
     if form not in (None, *FORMS):
         raise BadInput(f"form must be one of {', '.join(FORMS)} (or None for both), got {form!r}")
-    _at_least_one("n", n)
-    _at_least_one("corruptions", corruptions)
-    from workbench_datasets.small_world import world
+    strangers = sorted(set(people) - set(small.people))
+    if strangers:
+        raise BadInput(f"people must be known people of the small world, got {', '.join(strangers[:3])}")
 
-    small, rng = world(), random.Random(f"conflicts:{seed}")
-    made: list[Conflict] = []
-    for attempt in range(40):
-        asked = small.questions(
-            "conflict", 4 * n, seed=1_000 * seed + attempt, false=1, consistent=0.0, layout="sentence", distance=0
-        )
-        wanted = [q for q in asked if q.meta["relation"] in relations and q.meta["subject"] not in without]
-        wanted = [q for q in wanted if form is None or q.meta["form"] == form]
-        built = [_conflict(loaded, small, q, rng, corruptions) for q in wanted]
+
+def _cells(
+    small: World, rng: random.Random, people: Collection[str], relations: Sequence[str], forms: Sequence[str]
+) -> list[Cell]:
+    """Facts and forms in random order, everybody's first before anybody's second."""
+    known = [fact for fact in small.person_facts if fact.relation in relations]
+    cells = [(fact, form) for fact in known if fact.subject in people for form in forms]
+    rng.shuffle(cells)
+    asked: Counter[str] = Counter()
+    rounds = []
+    for fact, _ in cells:
+        rounds.append(asked[fact.subject])
+        asked[fact.subject] += 1
+    return [cells[i] for i in sorted(range(len(cells)), key=rounds.__getitem__)]
+
+
+def _known(
+    loaded: LoadedModel, small: World, rng: random.Random, cells: Sequence[Cell], people: Sequence[str],
+    corruptions: int, *, batch: int,
+) -> Iterator[tuple[Cell, Conflict | None]]:  # fmt: skip
+    """Each cell with its conflict, or None where no prompt could be built or the model does not know the answer."""
+    for start in range(0, len(cells), batch):
+        part = cells[start : start + batch]
+        built = [_conflict(loaded, small, _question(small, rng, cell), rng, corruptions, people) for cell in part]
         usable = [conflict for conflict in built if conflict is not None]
-        made += [conflict for conflict, knows in zip(usable, knows_closed_book(loaded, usable)) if knows]
-        if len(made) >= n:
-            return made[:n]
-    raise BadInput(f"only {len(made)} of {n} conflicts could be made for {', '.join(relations)}; ask for fewer")
+        knows = iter(knows_closed_book(loaded, usable))
+        for cell, conflict in zip(part, built):
+            yield cell, conflict if conflict is not None and next(knows) else None
+
+
+def _question(small: World, rng: random.Random, cell: Cell) -> Any:
+    fact, form = cell
+    settings: dict[str, Any] = {"false": 1, "consistent": 0.0, "layout": "sentence", "distance": 0}
+    return small.questions("conflict", 1, seed=rng.randrange(2**32), fact=fact, form=form, **settings)[0]
 
 
 def _at_least_one(name: str, value: int) -> None:
@@ -104,7 +185,9 @@ def knows_closed_book(loaded: LoadedModel, made: Sequence[Conflict]) -> list[boo
     return [token == conflict.memory_id for token, conflict in zip(first, made)]
 
 
-def _conflict(loaded: LoadedModel, small: World, question: Any, rng: random.Random, count: int) -> Conflict | None:
+def _conflict(
+    loaded: LoadedModel, small: World, question: Any, rng: random.Random, count: int, people: Sequence[str]
+) -> Conflict | None:
     meta, prompt = question.meta, question.prompt
     subject, context = meta["subject"], meta["context"]
     plain = _asked_part(prompt, meta["form"], subject)
@@ -112,12 +195,13 @@ def _conflict(loaded: LoadedModel, small: World, question: Any, rng: random.Rand
     ids = _ids(loaded, prompt)
     if plain is None or first["memory"] == first["context"] or first["context"] not in ids:
         return None
-    twins = _twins(loaded, small, question, len(ids), rng, count)
+    twins = _twins(loaded, small, question, len(ids), rng, count, people)
     if len(twins) < count:
         return None
     return Conflict(
         subject, meta["relation"], meta["form"], meta["memory"], context, prompt, tuple(ids),
         tuple(_ids(loaded, plain)), tuple(twins), first["memory"], first["context"], ids.index(first["context"]),
+        small.people.index(subject),
     )  # fmt: skip
 
 
@@ -132,15 +216,13 @@ def _asked_part(prompt: str, form: str, subject: str) -> str | None:
 
 
 def _twins(
-    loaded: LoadedModel, small: World, question: Any, length: int, rng: random.Random, count: int
+    loaded: LoadedModel, small: World, question: Any, length: int, rng: random.Random, count: int, people: Sequence[str]
 ) -> list[tuple[int, ...]]:
     subject, context, memory = (question.meta[name] for name in ("subject", "context", "memory"))
     objects = [o for o in small.objects(question.meta["relation"]) if o not in (context, memory)]
     found: dict[tuple[int, ...], None] = {}
     for _ in range(30 * count):
-        text = question.prompt.replace(subject, rng.choice(small.people)).replace(
-            f" {context}", f" {rng.choice(objects)}"
-        )
+        text = question.prompt.replace(subject, rng.choice(people)).replace(f" {context}", f" {rng.choice(objects)}")
         ids = tuple(_ids(loaded, text))
         if len(ids) == length and subject not in text:
             found[ids] = None
@@ -219,11 +301,20 @@ def contrasted(loaded: LoadedModel, asked: Sequence[Conflict], alpha: float) -> 
 
 
 def copying(loaded: LoadedModel, n: int, *, seed: int = 0) -> tuple[list[list[int]], list[int]]:
-    """Prompts about people the model has never seen, and the first token of the answer that stands in the text."""
+    """Prompts about ``n`` people the model has never seen, and the first token of the answer that the text states."""
     from workbench_datasets.small_world import world
 
     _at_least_one("n", n)
-    questions = world().questions("open-book", n, seed=seed, split="unseen", distance=0)
+    small = world()
+    asked: dict[str, Any] = {}
+    for attempt in range(ATTEMPTS):
+        for question in small.questions("open-book", n, seed=seed + attempt * 2**32, split="unseen", distance=0):
+            asked.setdefault(question.meta["subject"], question)
+        if len(asked) >= n:
+            break
+    else:
+        raise BadInput(f"only {len(asked)} of {n} strangers could be asked about; ask for fewer")
+    questions = list(asked.values())[:n]
     prompts = [_ids(loaded, q.prompt) for q in questions]
     return prompts, [_ids(loaded, q.answer, start=False)[0] for q in questions]
 

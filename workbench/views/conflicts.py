@@ -70,10 +70,12 @@ def rate_bars(
 def knockout_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
     """Probability of both answers when the last position cannot see a group of tokens in one layer and the next.
 
-    Reads the rows of the experiment "knockout"; step -1 is the model untouched (drawn at its own place).
+    Reads the rows of the experiment "knockout"; step -1 is the model untouched (drawn at its own place). Means and
+    bands (95 %) over people, each by the mean of their prompts in all models.
     """
     rows = study_rows("knockout_curves", frame, experiments=["knockout"])
-    found = rows.groupby(["pruned", "metric", "step"])["value"].agg(["mean", "sem"]).reset_index()
+    people = rows.groupby(["pruned", "metric", "step", "person"])["value"].mean()
+    found = people.groupby(level=["pruned", "metric", "step"]).agg(["mean", "sem"]).reset_index()
     found = found.assign(low=found["mean"] - 1.96 * found["sem"], high=found["mean"] + 1.96 * found["sem"])
     found["answer"] = found["metric"].map({"p_memory": "memory", "p_context": "context"})
     return line_with_band(
@@ -86,7 +88,8 @@ def knockout_curves(frame: pd.DataFrame, *, title: str = "", subtitle: str = "")
 def transfer_map(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") -> alt.Chart:
     """Rates after pruning heads found on one relation (rows), tested on another (columns)."""
     rows = study_rows("transfer_map", frame, experiments=["transfer"])
-    data = rows.groupby(["pruned", "form", "relation"])["value"].mean().reset_index()
+    cell = rows.groupby(["pruned", "form", "relation"])
+    data = cell.agg(value=("value", "mean"), people=("person", "nunique")).reset_index()
     cells = (
         alt.Chart(data)
         .mark_rect()
@@ -94,7 +97,7 @@ def transfer_map(frame: pd.DataFrame, *, title: str = "", subtitle: str = "") ->
             x=alt.X("relation:N", title="tested on"),
             y=alt.Y("form:N", title="found on"),
             color=alt.Color("value:Q", title="rate of the other side", scale=theme.magnitude(domain=[0, 1])),
-            tooltip=["form:N", "relation:N", alt.Tooltip("value:Q", format=".2f")],
+            tooltip=["form:N", "relation:N", alt.Tooltip("value:Q", format=".2f"), "people:Q"],
         )
     )
     return theme.themed(cells.properties(width=200, height=180).facet("pruned:N", columns=2), title, subtitle)
@@ -132,10 +135,10 @@ def scores(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def gains(frame: pd.DataFrame | None) -> pd.DataFrame | None:
-    """item, panel, value, low, high: rate gained by pruning, paired bootstrap over prompts, by model and direction."""
+    """item, panel, value, low, high: rate gained by pruning, by model and direction; bootstrap over people."""
     import pandas as pd
 
-    from workbench.statistics import paired_bootstrap
+    from workbench.statistics import group_means, of_differences
 
     if frame is None or not len(frame):
         return None
@@ -143,9 +146,12 @@ def gains(frame: pd.DataFrame | None) -> pd.DataFrame | None:
     for model, group in frame[frame["experiment"] == "control"].groupby("model"):
         for pruned, (metric, panel) in GAINS.items():
             rows = group[(group["metric"] == metric) & group["pruned"].isin([pruned, "nothing"])]
-            keys = [key for key in ("seed", "unit") if key in rows]
+            keys = [key for key in ("seed", "person", "unit") if key in rows]
             wide = rows.pivot_table(index=keys, columns="pruned", values="value").dropna()
-            found = paired_bootstrap(wide[pruned], wide["nothing"])
+            if not {pruned, "nothing"} <= set(wide):
+                continue
+            shift, people = wide[pruned] - wide["nothing"], wide.index.get_level_values("person")
+            found = of_differences(group_means(shift, people))
             lines.append({"item": model, "panel": panel, "value": found.effect, "low": found.low, "high": found.high})
     return pd.DataFrame(lines)
 
