@@ -166,6 +166,12 @@ def test_the_plan_keeps_its_rule(monkeypatch, data):
     assert plan[1] == lm.Plan(1_000, 1, False)
 
 
+def test_steps_that_are_settled_are_not_timed(monkeypatch, data):
+    monkeypatch.setattr(lm, "_seconds", lambda *_: pytest.fail("nothing is to be timed"))
+    settled = {**TINY, "dearest": "a", "seeds": 1, "steps": 800, "least_steps": 800}
+    assert lm.planned({"a": {"mixer": "a"}}, settled, data, 0) == lm.Plan(800, 1, False)
+
+
 def test_models_that_the_time_cuts_are_said_and_not_read(data, capsys):
     frame = pd.DataFrame(lm.lines(titans.language_models(settings("titans")), settings("titans", deadline_seconds=0.0),
                                   0, Progress()))  # fmt: skip

@@ -5,10 +5,10 @@ data, steps, batch and learning rate; what differs is the mixer, and the loss wh
 equal training and equal shape around the mixer: neither weights nor states are equal, and both are told (parts "LM
 size").
 
-The number of steps is the same for all and follows from a rule that was fixed before any run, ``planned``. A study seed
-trains one model of each variant, so that the card's steps fit into minutes; several study seeds (``--seeds``), each
-with windows, questions and weights of its own, are what intervals are over. Models are not shipped: their losses,
-perplexities and answers are the record.
+The number of steps is the same for all: a study's own, or what a rule gives that was fixed before any run
+(``planned``). A study seed trains one model of each variant, so that the card's steps fit into minutes; several study
+seeds (``--seeds``), each with windows, questions and weights of its own, are what intervals are over. Models are not
+shipped: their losses, perplexities and answers are the record.
 """
 
 from __future__ import annotations
@@ -165,8 +165,11 @@ def planned(variants: Variants, settings: Mapping[str, Any], data: Corpus, seed:
     A step of ``dearest`` is timed with the seeds stacked and in turn, and the better way is taken for all; then a step
     of every variant. If fewer than ``least_steps`` fit with all ``seeds``, it is tried with one seed less, for which
     ``dearest`` alone is timed again and the others are taken to save as much. If one seed does not fit either,
-    ``least_steps`` are taken, and the deadline leaves the last variants out.
+    ``least_steps`` are taken, and the deadline leaves the last variants out. Where ``steps`` and ``least_steps`` are
+    one number and there is one seed, nothing is left to time.
     """
+    if settings["seeds"] == 1 and settings["steps"] == settings["least_steps"]:
+        return Plan(settings["steps"], 1)
     dearest = variants[settings["dearest"]]
     stack, top = _better_way(dearest, settings, data, seeds_of(settings, seed, settings["seeds"]))
     whole = [_seconds(settings, data, seeds_of(settings, seed, settings["seeds"]), mixer, stack)
