@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 
 import numpy as np
@@ -15,9 +16,11 @@ from workbench.memory import MEMORIES, Memory
 from workbench.memory.cache.base import TokenCache
 from workbench.memory.cache.full import FullCache
 from workbench.memory.cache.oracle import OracleCache
+from workbench.memory.cache.paged import PagedCache
 from workbench.memory.cache.random import RandomCache
 from workbench.memory.cache.sirllm import SirLLM
 from workbench.memory.cache.streaming import StreamingCache
+from workbench.memory.cache.vattention import VAttentionCache
 from workbench.memory.cache.window import WindowCache
 
 POLICIES = {
@@ -348,17 +351,17 @@ def test_sliding_windows_want_padding_on_the_right(family):
     [
         (lambda: StreamingCache(budget=4, n_sink=4), "n_sink"),
         (lambda: StreamingCache(budget=8, n_sink=-1), "n_sink"),
-        (lambda: WindowCache(budget=0), "budget=0"),
-        (lambda: WindowCache(budget=2.5), "budget=2.5"),
+        (lambda: WindowCache(budget=0), "budget must be a whole number .*, got 0"),
+        (lambda: WindowCache(budget=2.5), "budget must be a whole number .*, got 2.5"),
         (lambda: RandomCache(budget=4, n_sink=4), "n_sink"),
         (lambda: OracleCache(budget=4, n_sink=4), "n_sink"),
-        (lambda: StreamingCache(n_sink=2.5), "n_sink=2.5"),
-        (lambda: RandomCache(n_sink=True), "n_sink=True"),
-        (lambda: OracleCache(n_sink="4"), "n_sink='4'"),
+        (lambda: StreamingCache(n_sink=2.5), "n_sink must be a whole number .*, got 2.5"),
+        (lambda: RandomCache(n_sink=True), "n_sink must be a whole number .*, got True"),
+        (lambda: OracleCache(n_sink="4"), "n_sink must be a whole number .*, got '4'"),
         (lambda: StreamingCache(budget=None), "budget=None"),
         (lambda: WindowCache(budget=None), "budget=None"),
-        (lambda: RandomCache(seed=-1), "seed=-1"),
-        (lambda: RandomCache(seed="x"), "seed='x'"),
+        (lambda: RandomCache(seed=-1), "seed must be a whole number .*, got -1"),
+        (lambda: RandomCache(seed="x"), "seed must be a whole number .*, got 'x'"),
         (lambda: OracleCache(tokens="abc"), "tokens='abc'"),
         (lambda: OracleCache(tokens=5), "tokens=5"),
     ],
@@ -368,10 +371,27 @@ def test_bad_settings_are_named(make, mention):
         make()
 
 
+@pytest.mark.parametrize(
+    ("kind", "given"),
+    [
+        (WindowCache, {"budget": 8}),
+        (StreamingCache, {"budget": 8, "n_sink": 2}),
+        (OracleCache, {"budget": 8, "n_sink": 2, "tokens": (3, 5)}),
+        (RandomCache, {"budget": 8, "n_sink": 2, "seed": 3}),
+        (SirLLM, {"budget": 8, "n_sink": 2, "n_rec": 1, "mask_tokens": (3,)}),
+        (PagedCache, {"block": 4, "max_tokens": 32, "max_batch": 2, "memory_mib": 1}),
+        (VAttentionCache, {"page_kib": 64, "max_tokens": 32, "max_batch": 2, "memory_mib": 1}),
+    ],
+)
+def test_numpys_whole_numbers_are_taken_and_become_plain_ones(kind, given):
+    theirs = {name: tuple(map(np.int64, v)) if isinstance(v, tuple) else np.int64(v) for name, v in given.items()}
+    assert json.dumps(kind(**theirs).settings()) == json.dumps(kind(**given).settings())
+
+
 @pytest.mark.parametrize("chunk", [0, -1, 1.5, "a"])
 def test_a_stream_is_not_fed_in_chunks_of_nothing(llama, chunk):
     memory = StreamingCache(budget=14).bind(llama)
-    with pytest.raises(BadInput, match="chunk="):
+    with pytest.raises(BadInput, match="chunk must be"):
         memory.feed(tokens(1, 6), chunk=chunk)
     assert memory.fed == 0
 

@@ -170,7 +170,7 @@ def test_tasks_refuse_dialogues_of_another_kind_and_batches_of_nothing(embedded)
             run(embedded, memory, given)
     for batch in (0, -1, "a"):
         for run, given in ((grocery_recall, orders), (reply_choice, chats)):
-            with pytest.raises(BadInput, match=f"batch={batch!r}"):
+            with pytest.raises(BadInput, match=f"batch must be a whole number .*, got {batch!r}"):
                 run(embedded, memory, given, batch=batch)
     for after in (3, [-1], [3], ["a"]):
         with pytest.raises(BadInput, match="from 0 to the 2 there are"):

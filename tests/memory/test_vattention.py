@@ -258,7 +258,7 @@ def test_pages_that_do_not_fit_are_refused_when_the_first_token_comes(llama) -> 
             with pytest.raises(BadInput, match=says):
                 memory.write(tokens(1, 5))
     for block in (0, -3, 2.5, True):
-        with pytest.raises(BadInput, match="block="):
+        with pytest.raises(BadInput, match="block must be"):
             PagedCache(block=block)
 
 

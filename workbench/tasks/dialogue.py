@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.errors import BadInput
-from workbench.memory.cache._checks import whole
 from workbench.memory.cache.base import TokenCache
 from workbench.tasks.choice import Picked, ask
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from workbench.checks import is_whole, whole
 from workbench.errors import BadInput
-from workbench.memory.cache._checks import is_whole, whole
 
 if TYPE_CHECKING:
     from workbench.memory.cache.em_llm import EMLLM
@@ -163,7 +163,7 @@ def order_stream(tokenizer: Any, seed: int, *, events: int = 32) -> EpisodeStrea
     from workbench_datasets._world_order import order
     from workbench_datasets.small_world import world
 
-    if not is_whole(events) or not 2 <= events <= 32:
+    if not is_whole(events, 2, 32):
         raise BadInput(f"events={events!r}: a log has 2 to 32 of them, as in the model's training")
     document = order(world(), random.Random(f"em-llm-order:{seed}"), size=events, questions=1)
     at, end = document.text.index("QUESTION:"), document.text.index("ANSWER:") + len("ANSWER:")

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
+from workbench.checks import is_whole
 from workbench.errors import BadInput
-from workbench.memory.cache._checks import is_whole
 from workbench.memory.cache.base import TokenCache
 from workbench.tasks.dialogue import Asked, check_batches, lead
 
@@ -67,7 +67,7 @@ def grocery_recall(
 
 
 def _check_after(ask_after: Sequence[int], most: int) -> None:
-    if not isinstance(ask_after, Collection) or not all(is_whole(n) and 0 <= n <= most for n in ask_after):
+    if not isinstance(ask_after, Collection) or not all(is_whole(n, 0, most) for n in ask_after):
         raise BadInput(f"ask_after={ask_after!r} must list numbers of distractors, from 0 to the {most} there are")
 
 

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.associative._csa import Csa, draw, largest, win_probabilities
-from workbench.memory.associative.base import whole
 
 #: How winners are chosen while learning: by the CSA, uniformly, or always the largest V.
 SELECTIONS = ("csa", "random", "max")

@@ -87,13 +87,6 @@ class AssociativeMemory(ABC):
         return array.astype(bool).ravel()
 
 
-def whole(name: str, value: Any, least: int) -> int:
-    """``value`` as an int if it is a whole number >= ``least``; raises BadInput with the argument's name."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise BadInput(f"{name} must be a whole number, {name} >= {least}, got {value!r}")
-    return int(value)
-
-
 def label_of(label: Any) -> Any:
     """``label`` if it can name a class; raises BadInput for a list and the like."""
     if not isinstance(label, Hashable):

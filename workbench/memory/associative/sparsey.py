@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.associative._csa import IMAGES, SMOOTH, Csa, draw, win_probabilities
 from workbench.memory.associative._macs import SELECTIONS, Codes, Decay, Macs, grid_fields
 from workbench.memory.associative._overlap import distinct_codes, intersections, nearest_other
-from workbench.memory.associative.base import AssociativeMemory, Recollection, label_of, whole
+from workbench.memory.associative.base import AssociativeMemory, Recollection, label_of
 from workbench.memory.base import MEMORIES
 
 if TYPE_CHECKING:

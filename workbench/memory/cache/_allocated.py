@@ -17,7 +17,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
-from workbench.errors import BadInput, MemoryError_
+from workbench.checks import whole
+from workbench.errors import MemoryError_
 from workbench.memory.cache._as_cache import windowed
 from workbench.memory.cache._hooks import install
 from workbench.memory.cache._layer import _columns
@@ -120,14 +121,8 @@ class AllocatedCache(TokenCache):
     """
 
     def __init__(self, max_tokens: int = 0, max_batch: int = 16, memory_mib: int = 0, kv: Any = None):
-        for name, value, least in (
-            ("max_tokens", max_tokens, 0),
-            ("max_batch", max_batch, 1),
-            ("memory_mib", memory_mib, 0),
-        ):
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise BadInput(f"{name}={value!r} must be a whole number of at least {least}")
-        self.max_tokens, self.max_batch, self.memory_mib = max_tokens, max_batch, memory_mib
+        self.max_tokens, self.max_batch = whole("max_tokens", max_tokens, 0), whole("max_batch", max_batch)
+        self.memory_mib = whole("memory_mib", memory_mib, 0)
         self.kv, self._shared = kv, kv is not None
         self.places: list[int] = []  # slot of each row
         self._grown = ""

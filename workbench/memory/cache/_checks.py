@@ -2,42 +2,31 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
+from workbench.checks import is_whole, whole
+from workbench.checks import number as finite
 from workbench.errors import BadInput
 
-
-def is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def whole(name: str, value: Any, least: int) -> None:
-    if not is_whole(value) or value < least:
-        raise BadInput(f"{name}={value!r} must be a whole number >= {least}")
-
-
-def finite(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise BadInput(f"{name}={value!r} must be a finite number")
+__all__ = ["bounded", "check_tokens", "finite", "is_whole", "token_ids", "whole"]
 
 
 def token_ids(name: str, value: Any) -> tuple[int, ...]:
     """``value`` as a tuple of token ids."""
-    if isinstance(value, str) or not isinstance(value, Collection) or not all(is_whole(t) and t >= 0 for t in value):
+    if isinstance(value, str) or not isinstance(value, Collection) or not all(is_whole(t, 0) for t in value):
         raise BadInput(f"{name}={value!r} must be a list of token ids, whole numbers >= 0")
-    return tuple(value)
+    return tuple(map(int, value))
 
 
-def bounded(budget: int | None, n_sink: int) -> None:
-    """A budget with at least one place that is no sink."""
-    whole("n_sink", n_sink, 0)
-    if budget is None or budget < n_sink + 1:
-        raise BadInput(f"budget={budget} must be at least n_sink + 1 = {n_sink + 1}, and n_sink >= 0")
+def bounded(budget: int | None, n_sink: int) -> int:
+    """``n_sink``, where the budget has at least one place that is no sink."""
+    sinks = whole("n_sink", n_sink, 0)
+    if budget is None or budget < sinks + 1:
+        raise BadInput(f"budget={budget} must be at least n_sink + 1 = {sinks + 1}, and n_sink >= 0")
+    return sinks
 
 
 def check_tokens(input_ids: Any) -> None:

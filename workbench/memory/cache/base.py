@@ -26,11 +26,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from workbench.checks import is_whole, whole
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory.base import EventLog, settings_of
 from workbench.memory.cache import _surprise
 from workbench.memory.cache._as_cache import AsCache, windowed
-from workbench.memory.cache._checks import check_tokens, is_whole, whole
+from workbench.memory.cache._checks import check_tokens
 from workbench.memory.cache._hooks import cache_word, install
 from workbench.memory.cache._layer import SlotLayer
 from workbench.memory.cache._pass import Pass, Snapshot, plan
@@ -54,9 +55,7 @@ class TokenCache(AsCache):
 
     def __init__(self, budget: int | None = None):
         super().__init__(layers=[])
-        if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 1):
-            raise BadInput(f"budget={budget!r} must be a whole number of tokens >= 1")
-        self.budget = budget
+        self.budget = None if budget is None else whole("budget", budget, more=" (tokens), or None")
         self._rotary: Rotary | None = None
         self._model: PreTrainedModel | None = None
         self._windowed = False
@@ -362,7 +361,7 @@ class TokenCache(AsCache):
         return self.rows[self._row_index(row)].log if self.rows else EventLog()
 
     def _row_index(self, row: int) -> int:
-        if not is_whole(row) or not 0 <= row < len(self.rows):
+        if not is_whole(row, 0, len(self.rows) - 1):
             raise BadInput(f"row={row!r} is outside this memory of {len(self.rows)} rows")
         return row
 

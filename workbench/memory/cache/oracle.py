@@ -25,8 +25,7 @@ class OracleCache(TokenCache):
 
     def __init__(self, budget: int = 1024, n_sink: int = 4, tokens: Collection[int] = ()):
         super().__init__(budget)
-        bounded(budget, n_sink)
-        self.n_sink, self.tokens = n_sink, token_ids("tokens", tokens)
+        self.n_sink, self.tokens = bounded(self.budget, n_sink), token_ids("tokens", tokens)
         self._held: dict[int, tuple[int, ...]] = {}
 
     def hold(self, tokens: dict[int, Collection[int]]) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.cache._allocated import AllocatedCache
@@ -43,9 +44,7 @@ class PagedCache(AllocatedCache):
         memory_mib: int = 0,
         kv: PagedKV | None = None,
     ):
-        if isinstance(block, bool) or not isinstance(block, int) or block < 1:
-            raise BadInput(f"block={block!r} must be a whole number of tokens of at least 1")
-        self.block = block
+        self.block = whole("block", block, more=" (tokens)")
         super().__init__(max_tokens, max_batch, memory_mib, kv)
 
     def make_kv(self, heads: int, dim: int, dtype: torch.dtype, device: torch.device, length: int) -> PagedKV:

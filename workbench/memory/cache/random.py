@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.memory.base import MEMORIES
-from workbench.memory.cache._checks import bounded, whole
+from workbench.memory.cache._checks import bounded
 from workbench.memory.cache._rows import Choice, Row, ranked
 from workbench.memory.cache.base import TokenCache
 
@@ -25,9 +26,7 @@ class RandomCache(TokenCache):
 
     def __init__(self, budget: int = 1024, n_sink: int = 4, seed: int = 0):
         super().__init__(budget)
-        bounded(budget, n_sink)
-        whole("seed", seed, 0)
-        self.n_sink, self.seed = n_sink, seed
+        self.n_sink, self.seed = bounded(self.budget, n_sink), whole("seed", seed, 0)
 
     def room(self) -> int:
         assert self.budget is not None

@@ -14,9 +14,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from workbench.checks import number, whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
-from workbench.memory.cache._checks import bounded, finite, token_ids, whole
+from workbench.memory.cache._checks import bounded, token_ids
 from workbench.memory.cache._rows import Choice, Row, ranked
 from workbench.memory.cache.base import TokenCache
 
@@ -55,18 +56,14 @@ class SirLLM(TokenCache):
         mask_tokens: Collection[int] = (),
     ):
         super().__init__(budget)
-        whole("n_rec", n_rec, 0)
-        bounded(budget, n_sink)
+        self.n_rec, self.n_sink = whole("n_rec", n_rec, 0), bounded(self.budget, n_sink)
         if budget < n_sink + n_rec:
             raise BadInput(f"budget={budget} must be at least n_sink + n_rec (n_sink={n_sink}, n_rec={n_rec})")
-        finite("eta", eta)
-        if not 0 < eta <= 1:
-            raise BadInput(f"eta={eta} must lie in (0, 1]; 1 forgets nothing")
+        self.eta = number("eta", eta, above=0, most=1, more=" (1 forgets nothing)")
         if first not in FIRST or score not in SCORES:
             raise BadInput(f"first={first!r} must be one of {FIRST} and score={score!r} one of {SCORES}")
-        self.n_sink, self.n_rec, self.eta = n_sink, n_rec, float(eta)
         self.first, self.score, self.mask_tokens = first, score, token_ids("mask_tokens", mask_tokens)
-        self.n_ent = budget - n_sink - n_rec
+        self.n_ent = int(budget) - self.n_sink - self.n_rec
 
     def room(self) -> int:
         """A round may use the entropy slots; without any (the StreamingLLM setting) it may use the recency window."""

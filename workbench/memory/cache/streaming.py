@@ -21,8 +21,7 @@ class StreamingCache(TokenCache):
 
     def __init__(self, budget: int = 1024, n_sink: int = 4):
         super().__init__(budget)
-        bounded(budget, n_sink)
-        self.n_sink = n_sink
+        self.n_sink = bounded(self.budget, n_sink)
 
     def room(self) -> int:
         return self._size() - self.n_sink

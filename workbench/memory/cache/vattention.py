@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from workbench.errors import BadInput
+from workbench.checks import whole
 from workbench.memory.base import MEMORIES
 from workbench.memory.cache._allocated import AllocatedCache
 from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory, fitting_group
@@ -52,9 +52,8 @@ class VAttentionCache(AllocatedCache):
         backend: str = "auto",
         kv: VirtualKV | None = None,
     ):
-        if isinstance(page_kib, bool) or not isinstance(page_kib, int) or page_kib < 0:
-            raise BadInput(f"page_kib={page_kib!r} must be a whole number of KiB, or 0 for the smallest that fits")
-        self.page_kib, self.ahead, self.megacache, self.backend = page_kib, bool(ahead), bool(megacache), backend
+        self.page_kib = whole("page_kib", page_kib, 0, more=" (KiB; 0: the smallest that fits)")
+        self.ahead, self.megacache, self.backend = bool(ahead), bool(megacache), backend
         super().__init__(max_tokens, max_batch, memory_mib, kv)
 
     def make_kv(self, heads: int, dim: int, dtype: torch.dtype, device: torch.device, length: int) -> VirtualKV:

@@ -16,7 +16,7 @@ class WindowCache(TokenCache):
 
     def __init__(self, budget: int = 1024):
         super().__init__(budget)
-        bounded(budget, 0)
+        bounded(self.budget, 0)
 
     def select(self, row: Row, n_new: int) -> Choice:
         assert self.budget is not None
