@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, tokens
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from workbench.memory.cache._em_decode import AHEAD
+from workbench.memory.cache._em_decode import AHEAD, DecodeRoom
 from workbench.memory.cache._em_step import DecodesInRoom
 from workbench.memory.cache.em_llm import EMLLM
 
@@ -150,6 +151,109 @@ def test_bytes_of_a_room_are_counted_once(llama):
     memory.write(ids[:, 80:88])
     assert sum(layer.nbytes() for layer in memory.layers) < room.nbytes()
     memory.unbind()
+
+
+# ---------------------------------------------------------------------- widths that a card multiplies fast
+ROUNDED = {"cpu": 8}  # what a room does on a card, here
+
+
+@CHOOSERS
+@pytest.mark.parametrize("settings", [SETTINGS[i] for i in (0, 2, 3, 5, 7, 9)])
+def test_rounded_widths_change_nothing_under_any_setting(llama, settings, chooses_on, monkeypatch):
+    monkeypatch.setattr(DecodeRoom, "multiples", ROUNDED)
+    memory = agree(llama, settings, tokens(1, 150, seed=10), monkeypatch, chooses_on)
+    assert memory._roomy.multiple == 8
+
+
+@pytest.mark.parametrize("name", sorted(ROOMY - {"llama"}))
+def test_rounded_widths_change_nothing_in_any_family(family, name, monkeypatch):
+    monkeypatch.setattr(DecodeRoom, "multiples", ROUNDED)
+    memory = agree(family(name), {}, tokens(1, 150, seed=11), monkeypatch, frozenset({"cpu"}))
+    assert memory._roomy.multiple == 8
+
+
+def spoiled(room: DecodeRoom) -> None:
+    """NaN wherever nothing was written yet."""
+    room._both[:, room.start + room.n :] = torch.nan
+    room._near[:, :, room.n :] = torch.nan
+    if room.choice is not None:  # and where the device will put the events
+        room._both[:, room._gap : room.start] = torch.nan
+
+
+def passed(memory: EMLLM, how: dict, chooses: bool, m: int) -> tuple[torch.Tensor, torch.Tensor, DecodeRoom]:
+    """One layer of a pass in a room of its own: the output, the attention drawn."""
+    retriever, generator = memory.retriever, torch.Generator().manual_seed(12)
+    masses = {layer: mass.clone() for layer, mass in memory._mass.items()}
+    sizes = {"reach": memory.n_local, "most": retriever.longest, "fetches": retriever if chooses else None}
+    room = DecodeRoom(memory.layers, masses, memory.bound_rotary, **sizes)
+    spoiled(room)
+    room.open()
+    query = torch.randn(1, 4, 1, room.dim, generator=generator)
+    room.write(0, *torch.randn(2, 1, room.heads, 1, room.dim, generator=generator))
+    far = room.far_query(query)
+    if chooses:
+        m = room.fetch(0, far, room.choice, retriever)
+    elif m:
+        m = room.place(0, np.arange(m), retriever)
+    out = room.attend(0, far, room.near_scores(0, query), m, **how)
+    return out, room._drawn[0], room
+
+
+@pytest.mark.parametrize("events", ["chosen", 0, 1, 2])
+@pytest.mark.parametrize("sinks", [None, torch.tensor([0.5, -1.0, 2.0, 0.0])], ids=["", "sinks"])
+@pytest.mark.parametrize("softcap", [None, 3.0])
+def test_rows_that_fill_up_a_width_weigh_nothing(llama, events, sinks, softcap, monkeypatch):
+    """At every remainder of the width by 8; rows ahead hold NaN and are never read, the rows of zeros draw nothing."""
+    how = {"scaling": 0.4, "softcap": softcap, "sinks": sinks}
+    memory, ids, leads = small().bind(llama), tokens(1, 90, seed=13), set()
+    memory.feed(ids[:, :72])
+    for i in range(72, 82):
+        out, drawn, room = passed(memory, how, events == "chosen", events)
+        assert room.multiple == 1
+        with monkeypatch.context() as patch:
+            patch.setattr(DecodeRoom, "multiples", ROUNDED)
+            mine, also_drawn, room = passed(memory, how, events == "chosen", events)
+        assert out.isfinite().all()
+        assert drawn.shape == also_drawn.shape == (2, 2, room.n + 1 - room.far)
+        torch.testing.assert_close(mine, out, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(also_drawn, drawn, atol=1e-6, rtol=1e-5)
+        leads.add(room._lead(0))
+        memory.feed(ids[:, i : i + 1])
+    memory.unbind()
+    assert len(leads) > 3
+
+
+class Products(TorchDispatchMode):
+    """Steps of the operands and results of batched products, and where they begin (bytes)."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps: list[int] = []
+        self.starts: list[int] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.__name__.startswith("bmm"):
+            for matrix in (*args[:2], result):
+                self.steps += [step for step in matrix.stride() if step != 1]
+                self.starts.append(matrix.data_ptr())
+        return result
+
+
+@pytest.mark.parametrize("n_local", [16, 300])
+@pytest.mark.parametrize("retrieval", ["similarity", "none"])
+def test_operands_begin_where_a_card_reads_fast(llama, n_local, retrieval, monkeypatch):
+    """Whatever the width is: every row of every operand begins at a multiple of 8 numbers, of 16 bytes."""
+    monkeypatch.setattr(DecodesInRoom, "chooses_on", frozenset({"cpu"}))
+    for multiples, even in ((ROUNDED, True), ({}, False)):
+        monkeypatch.setattr(DecodeRoom, "multiples", multiples)
+        memory, ids = small(n_local=n_local, retrieval=retrieval).bind(llama), tokens(1, 90, seed=14)
+        memory.feed(ids[:, :72])
+        with Products() as seen:
+            decoded(memory, ids[:, 72:84])
+        memory.unbind()
+        assert (sum(step % 8 for step in seen.steps) == 0) == even
+        assert all(start % 16 == 0 for start in seen.starts)
 
 
 class Ops(TorchDispatchMode):

@@ -5,18 +5,22 @@ at once. For one token that work is most of a step. Here all layers lie in one t
 rotated from step to step (no token leaves, so no position changes), fetched events lie directly before the held tokens
 (keys and values of [events | held] are one stretch each), and what no layer decides for itself is made once for all.
 The formula is that of ``_memory_attention``; when tokens leave the window the room is laid out anew.
+
+A product whose operands begin at odd places is slow on a card. There the width of a step's scores is filled up to a
+multiple of 8 with rows of zeros before the events, which a bias of minus infinity hides: no further launch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from workbench.errors import MemoryError_
+from workbench.memory.cache._event_choice_device import SPARE, hidden_before
 from workbench.memory.cache._layer import SlotLayer
 from workbench.memory.cache._memory_attention import mixed
 from workbench.memory.cache._pass import Pass
@@ -95,6 +99,9 @@ class DecodeRoom:
             them; it does so as long as this room stands, for in that time none is added.
     """
 
+    #: Of what number the width of scores is a multiple, by kind of device; at most ``SPARE``. Elsewhere: 1.
+    multiples: ClassVar[dict[str, int]] = {"cuda": 8}
+
     def __init__(
         self, layers: Sequence[EpisodicLayer], masses: dict[int, Tensor], rotary: Rotary, *, reach: int, most: int,
         fetches: Retriever | None = None,
@@ -102,7 +109,10 @@ class DecodeRoom:
         keys, values = torch.cat([_held(x)[0] for x in layers]), torch.cat([_held(x)[1] for x in layers])
         self.layers, self.heads, self.dim = len(layers), keys.shape[1], keys.shape[3]
         self.n = self._first = keys.shape[2]
-        self.start, self.reach, self._rotary = most, reach, rotary
+        self.multiple = self.multiples.get(keys.device.type, 1)
+        self._gap = self.multiple - 1  # rows of zeros before everything
+        self.most, self.start = most, self._gap + most
+        self.reach, self._rotary = reach, rotary
         self._lay_out_positions(keys)
         self._lay_out_tokens(keys, values)
         drawn = torch.stack([masses[layer] for layer in range(self.layers)])
@@ -112,6 +122,7 @@ class DecodeRoom:
         self.choice: DeviceChoice | None = None
         if fetches is not None:
             self.choice = fetches.device_choice(self.n + AHEAD, keys.device)
+        self._bias = self._lay_out_bias(keys.device)
         self._settle(layers)
 
     def _lay_out_positions(self, keys: Tensor) -> None:
@@ -121,15 +132,24 @@ class DecodeRoom:
         self._turn = self._turns(keys)
 
     def _lay_out_tokens(self, keys: Tensor, values: Tensor) -> None:
-        size, stop = self.n + AHEAD, self.start + self.n
+        size, stop, gap = self.n + AHEAD, self.start + self.n, self._gap
         # token after token: an event is fetched with one gather of whole rows
         self._both = keys.new_empty(self.layers, self.start + size, self.heads, self.dim + values.shape[3])
+        self._both[:, : self.start].zero_()  # no row is read that was never written
         self._keys, self._values = self._both.transpose(1, 2).split([self.dim, values.shape[3]], dim=-1)
         self._keys[:, :, self.start : stop], self._values[:, :, self.start : stop] = keys, values
-        self._near = keys.new_empty(self.layers, self.heads, size, self.dim)
+        self._near_all = keys.new_empty(self.layers, self.heads, gap + size, self.dim)
+        self._near_all[:, :, :gap].zero_()
+        self._near = self._near_all[:, :, gap:]
         self._near[:, :, : self.n] = self._rotary.rotate(0, keys, _cut(self._tables, 0, self.n))
         self._keys_of, self._values_of = self._keys.transpose(2, 3).unbind(0), self._values.unbind(0)
-        self._events = self._both[:, : self.start].unbind(0)
+        self._events = self._both[:, gap : self.start].unbind(0)
+
+    def _lay_out_bias(self, device: torch.device) -> Tensor | None:
+        """Minus infinity ``SPARE`` times, then what is added to the logits of events and held tokens; None: nothing."""
+        if self.choice is not None:
+            return self.choice.bias_all
+        return hidden_before(self.most + self.n + AHEAD, device) if self.multiple > 1 else None
 
     def _turns(self, keys: Tensor) -> Tensor:
         """(AHEAD, D, D): ``query @ turn`` undoes the rotation at a coming position and rotates to ``reach - 1``.
@@ -158,7 +178,8 @@ class DecodeRoom:
         self.far = max(n + 1 - self.reach, 0)  # held tokens that look equally far away
         self._new_keys = self._near[:, :, n].unbind(0)
         self._new_values = self._values[:, :, self.start + n].unbind(0)
-        self._near_keys = self._near[:, :, self.far : n + 1].transpose(2, 3).unbind(0)
+        first = self._gap + self.far - (0 if self.far or self.most else self._lead(0))
+        self._near_keys = self._near_all[:, :, first : self._gap + n + 1].transpose(2, 3).unbind(0)
         self._turn_now = self._turn[n - self._first]
         tables = (_cut(self._tables, 0, n), _cut(self._tables, *new), _cut(self._back, *new))
         return Pass(n, _ONE, self._positions[:, n : n + 1], None, *tables)
@@ -174,7 +195,13 @@ class DecodeRoom:
         turned = (flat.to(self._turn_now.dtype) @ self._turn_now).to(query.dtype)
         return turned.view(self.heads, -1, self.dim)
 
+    def _lead(self, m: int) -> int:
+        """How many rows of zeros are read before ``m`` tokens of events."""
+        return -(m + self.n + 1) % self.multiple
+
     def near_scores(self, layer: int, query: Tensor) -> Tensor:
+        """Scores (H_kv, G, n') of the tokens in reach, the new one last; where nothing is out of reach and no event may
+        be fetched, those of the rows of zeros come first."""
         return torch.bmm(query.reshape(self.heads, -1, self.dim), self._near_keys[layer])
 
     def place(self, layer: int, events: np.ndarray, retriever: Retriever) -> int:
@@ -189,23 +216,24 @@ class DecodeRoom:
     def fetch(self, layer: int, far_query: Tensor, choice: DeviceChoice, retriever: Retriever) -> int:
         """:meth:`place` without the host: always as many rows, those that no event fills are hidden by a bias."""
         retriever.fetch_into(layer, far_query, choice, self._events[layer])
-        return self.start
+        return self.most
 
     def attend(
         self, layer: int, far_query: Tensor, near: Tensor, m: int, *,
         scaling: float, softcap: float | None, sinks: Tensor | None,
     ) -> Tensor:  # fmt: skip
         """Output (1, H, 1, D_v) over ``m`` tokens of events and all held ones; ``near``: scores of those in reach."""
-        bias = None if self.choice is None else self.choice.bias[: m + self.n + 1]
-        first, width = self.start - m, m + self.far
-        scores = near
+        lead, held = self._lead(m), self.n + 1
+        first, total = self.start - m - lead, lead + m + held
+        width, scores = total - near.shape[2], near
         if width:
             far = torch.bmm(far_query, self._keys_of[layer].narrow(2, first, width))
             scores = torch.cat([far, near], dim=-1)
         scores = scores[:, :, None]
-        values = self._values_of[layer].narrow(1, first, m + self.n + 1)
+        values = self._values_of[layer].narrow(1, first, total)
+        bias = None if self._bias is None else self._bias[SPARE - lead : SPARE + m + held]
         out, weights = mixed(scores, values, scaling=scaling, softcap=softcap, sinks=sinks, bias=bias)
-        self._drawn[layer] = weights[:, :, 0, width:]
+        self._drawn[layer] = weights[:, :, 0, self.far - held :]
         return out.reshape(1, -1, 1, out.shape[-1])
 
     def commit(self, layers: Sequence[EpisodicLayer]) -> None:
@@ -232,7 +260,7 @@ class DecodeRoom:
 
     def nbytes(self) -> int:
         """Bytes of keys and values, rotated keys and fetched events included."""
-        return self._both.untyped_storage().nbytes() + self._near.untyped_storage().nbytes()
+        return self._both.untyped_storage().nbytes() + self._near_all.untyped_storage().nbytes()
 
 
 def next_surprise(ids: np.ndarray, target: int, logits: Tensor, last: Last) -> tuple[list[np.ndarray], Last]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 NOBODY = 2**31 - 1
+SPARE = 8  # numbers of minus infinity before a bias, for columns that only fill up a width
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,8 @@ class DeviceChoice:
         self.budgets, self.most, self._layers = budgets, most, layers
         self.edges = torch.from_numpy(edges.astype(np.int32)).to(device)
         self.index = torch.zeros(most, dtype=torch.int32, device=device)
-        self.bias = torch.zeros(most + room, device=device)
+        self.bias_all = hidden_before(most + room, device)
+        self.bias = self.bias_all[SPARE:]
         self._before = torch.from_numpy(packed(last, layers, budgets)).to(device).unbind(0)
         launch = _launcher(self, int(np.diff(edges).max(initial=0))) if device.type == "cuda" else None
         self._launch = launch or self._plain
@@ -141,6 +143,13 @@ class DeviceChoice:
 
     def _plain(self, order: Tensor, before: Tensor, record: Tensor) -> None:
         choose(order, self.edges, before, self.budgets, self.index, self.bias, record)
+
+
+def hidden_before(n: int, device: torch.device) -> Tensor:
+    """(SPARE + n,) float32: minus infinity, then zeros."""
+    bias = torch.zeros(SPARE + n, device=device)
+    bias[:SPARE] = -torch.inf
+    return bias
 
 
 def packed(last: dict[int, tuple[list[int], list[int]]], layers: int, budgets: Budgets) -> np.ndarray:
