@@ -270,6 +270,12 @@ def test_pictures(tmp_path):
         chart.save(tmp_path / f"{name}.svg")
         assert "perplexity" in (tmp_path / f"{name}.svg").read_text()
     assert "paper: Wikitext" in (tmp_path / "titans.svg").read_text()
+    guessed = pd.concat(
+        [frame, pd.DataFrame([lm.line("LM recall", "chance", gap, "chance", 0.05) for gap in (0, 128)])]
+    )
+    for made, dashed in ((frame, 0), (guessed, 1)):
+        drawn = pictures.answer_curves(made, models).to_dict()
+        assert [layer["encoding"]["y"].get("datum") for layer in drawn["layer"]].count(0.05) == dashed
     sizes = pd.DataFrame([*lm.sizes("a", lm.build({"mixer": "gated-delta-net"}, TINY, 64), TINY)])
     table = pictures.sizes(sizes)
     assert table.loc["a", "parameters"] - table.loc["a", "without embedding"] == 64 * 32

@@ -39,6 +39,7 @@ def line_with_band(
     zero: bool = False,
     points: bool = True,
     order: Sequence[str] | None = None,
+    level: float | None = None,
     columns: int = 3,
     width: int = 420,
     height: int = 260,
@@ -46,8 +47,8 @@ def line_with_band(
     """Lines of ``y`` over ``x``, one a ``colour``, with a shaded interval from ``low`` to ``high``.
 
     Columns: ``x``, ``y`` (and ``low``, ``high``) numbers; ``colour`` and ``facet`` categories. ``order`` fixes the
-    order (and so the colours) of the categories. Clicking the legend keeps one line in full colour (selection
-    ``lines``).
+    order (and so the colours) of the categories. ``level`` is a dashed line across, such as what a guess reaches.
+    Clicking the legend keeps one line in full colour (selection ``lines``).
     """
     numbers = (x, y, *(name for name in (low, high) if name))
     data = frame_for("line_with_band", frame, numbers=numbers, columns=tuple(n for n in (colour, facet) if n))
@@ -65,6 +66,8 @@ def line_with_band(
     if low is not None and high is not None:
         band = base.mark_area(opacity=0.18, line=False).encode(y=alt.Y(f"{_field(low)}:Q"), y2=f"{_field(high)}:Q")
         marks.insert(0, _coloured(band, colour, names, pick, top=0.18))
+    if level is not None:
+        marks.append(alt.Chart(data).mark_rule(strokeDash=[4, 3], color=theme.MUTED).encode(y=alt.datum(level)))
     return _finish(alt.layer(*marks), data, facet, columns, width, height, title, subtitle)
 
 

@@ -53,15 +53,14 @@ def answer_dots(
     """Share of questions answered, a dot and its interval a model (or way to ask one); dashed: a guess."""
     import pandas as pd
 
-    asked = frame[frame["part"] == "LM recall"]
+    asked, guess = frame[frame["part"] == "LM recall"], _guess(frame)
     rows = asked[(asked["metric"] == metric) & asked["variant"].isin(models)]
     found = _intervals(frame_for("answer_dots", rows, numbers=("x", "value"), columns=("variant", "model")))
     found = found.assign(low=found["low"].clip(0, 1), high=found["high"].clip(0, 1))
     x = {"title": "share of questions answered", "scale": alt.Scale(domain=[0, 1]), "axis": alt.Axis(tickCount=5)}
     chart = _dots(found, [name for name in models if name in set(found["variant"])], x)
-    guess = asked[asked["metric"] == "chance"]["value"]
-    if len(guess):
-        line = alt.Chart(pd.DataFrame({"guess": [guess.mean()]})).mark_rule(strokeDash=[4, 3], color=theme.MUTED)
+    if guess is not None:
+        line = alt.Chart(pd.DataFrame({"guess": [guess]})).mark_rule(strokeDash=[4, 3], color=theme.MUTED)
         chart = alt.layer(line.encode(x="guess:Q"), chart).properties(width=210, height=alt.Step(26))
     return theme.themed(chart, title, subtitle)
 
@@ -93,14 +92,14 @@ def position_curves(
 
 
 def answer_curves(frame: pd.DataFrame, models: Sequence[str], *, title: str = "", subtitle: str = "") -> alt.Chart:
-    """Exact answers about people met in the same text, by the tokens between facts and question."""
+    """Exact answers about people met in the same text, by the tokens between facts and question; dashed: a guess."""
     rows = frame[(frame["part"] == "LM recall") & (frame["metric"] == "exact")]
     data = _intervals(frame_for("answer_curves", rows, numbers=("x", "value"), columns=("variant", "model")))
     data = data.assign(low=data["low"].clip(0, 1), high=data["high"].clip(0, 1))
     return line_with_band(
         data, "x", "value", low="low", high="high", colour="variant", order=_present(rows, models), zero=True,
-        width=300, x_title="other text between facts and question (tokens)", y_title="share answered exactly",
-        title=title, subtitle=subtitle,
+        level=_guess(frame), width=300, x_title="other text between facts and question (tokens)",
+        y_title="share answered exactly", title=title, subtitle=subtitle,
     )  # fmt: skip
 
 
@@ -121,6 +120,12 @@ def sizes(frame: pd.DataFrame) -> pd.DataFrame:
     table = rows.pivot_table(index="variant", columns="metric", values="value", sort=False).astype("int64")
     own = table["parameters"] - table["embedding parameters"]
     return table[["parameters", "state bytes"]].assign(**{"without embedding": own})
+
+
+def _guess(frame: pd.DataFrame) -> float | None:
+    """Share of questions that a guess answers; None where it was not written down."""
+    values = frame[(frame["part"] == "LM recall") & (frame["metric"] == "chance")]["value"]
+    return float(values.mean()) if len(values) else None
 
 
 def _surprise(frame: pd.DataFrame, part: str) -> pd.DataFrame:

@@ -295,7 +295,7 @@ def paper_figure(
     note = [
         "The paper's column is the mean of its needle tasks at 2K to 16K tokens, models of 170M parameters or more;",
         "ours, of .12M to .19M, on streams of facts longer than in training: compare the order, not the numbers.",
-        "Bands of several models: the lowest and the highest; bars: 95 % intervals over models, of two a wide one.",
+        "Bands of several models: the lowest and the highest; bars: 95 % intervals over models.",
         "One model, or a memory alone: 95 % intervals over groups of test sequences, or over streams.",
     ]
     title = "A memory that is a network, trained while it reads"
