@@ -6,8 +6,9 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+from workbench.checks import whole
 from workbench.errors import BadInput, MemoryError_
-from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory, whole
+from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory
 from workbench.systems.kv_log import KVLog
 from workbench.systems.page_backends import PageBackend, Region, open_backend
 
@@ -88,7 +89,7 @@ class VirtualBuffers:
 
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of a layer, (B, L, H, D). Only the first mapped tokens of each slot may be touched."""
-        if whole("layer", index) >= self.geometry.layers:
+        if whole("layer", index, 0) >= self.geometry.layers:
             raise BadInput(f"layer {index} is outside 0..{self.geometry.layers - 1}")
         if self.geometry.megacache:
             return self.tensors[0][:, :, index], self.tensors[1][:, :, index]
@@ -105,7 +106,7 @@ class VirtualBuffers:
     def reserve_physical_pages(self, nbytes: int) -> int:
         """Create floor(nbytes / g) groups, rounded down to whole KV blocks; returns how many."""
         self._settle()
-        count = whole("nbytes", nbytes) // self.geometry.block_bytes * self.geometry.buffers
+        count = whole("nbytes", nbytes, 0) // self.geometry.block_bytes * self.geometry.buffers
         if count < 1:
             raise BadInput(f"nbytes={nbytes} is less than one KV block of {self.geometry.block_bytes} bytes")
         made: list[int] = []
@@ -209,7 +210,7 @@ class VirtualBuffers:
 
     # ------------------------------------------------------------------ the end
     def _slot(self, index: int) -> Slot:
-        if whole("slot", index) >= len(self.slots):
+        if whole("slot", index, 0) >= len(self.slots):
             raise BadInput(f"slot {index} is outside 0..{len(self.slots) - 1}")
         return self.slots[index]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.systems import block_patterns, flash_simulator, io_counts
 from workbench.systems.arena import Arena
@@ -60,8 +61,7 @@ def walk(
     """
     import pandas as pd
 
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise BadInput(f"n must be a whole number of tokens >= 1, got {n!r}")
+    n = whole("n", n, more=" (tokens)")
     tiling = tiling or Tiling.of_sram(sram, d)
     t_r, t_c = tiling.grid(n)
     if t_r * t_c > MOST_TILES:

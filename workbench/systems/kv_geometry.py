@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-import operator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.errors import BadInput, MemoryError_
 
 
@@ -24,17 +24,6 @@ class OutOfKVMemory(MemoryError_):
             f"{required} more {what} are required and {free} are free (reclaimable ones included); free a request, or "
             "reserve more physical memory"
         )
-
-
-def whole(name: str, value: Any, least: int = 0) -> int:
-    """``value`` as a whole number of at least ``least``; BadInput that names it for anything else."""
-    try:
-        number = least - 1 if isinstance(value, bool) else operator.index(value)
-    except TypeError:
-        number = least - 1
-    if number < least:
-        raise BadInput(f"{name}={value!r} must be a whole number of at least {least}")
-    return number
 
 
 def per_slot(lengths: Any, slots: int, what: str = "slot") -> np.ndarray:
@@ -70,9 +59,7 @@ class KVGeometry:
 
     def __post_init__(self) -> None:
         for name in ("layers", "heads", "dim", "batch", "length", "group_bytes", "itemsize"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise BadInput(f"{name}={value!r} must be a whole number of at least 1")
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         if self.group_bytes % self.token_bytes:
             raise BadInput(
                 f"group_bytes={self.group_bytes} must be a multiple of the {self.token_bytes} bytes that a token takes "

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.errors import BadInput, MemoryError_
-from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory, per_slot, whole
+from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory, per_slot
 from workbench.systems.kv_log import CONTENTS, KVLog
 
 if TYPE_CHECKING:
@@ -48,10 +49,7 @@ class PagedKV:
 
         dtype = dtype or torch.float32
         itemsize = torch.empty((), dtype=dtype).element_size()
-        if isinstance(block, bool) or not isinstance(block, int) or block < 1:
-            raise BadInput(f"block={block!r} must be a whole number of tokens of at least 1")
-        if not isinstance(blocks, int) or blocks < 1:
-            raise BadInput(f"blocks={blocks!r} must be a whole number of at least 1")
+        block, blocks = whole("block", block, more=" (tokens)"), whole("blocks", blocks)
         token = heads * dim * itemsize
         self.geometry = KVGeometry(layers, heads, dim, batch, length, max(1, token * block), itemsize)
         self.block, self.blocks, self.dtype = block, blocks, dtype
@@ -70,8 +68,8 @@ class PagedKV:
     # ------------------------------------------------------------------ requests
     def alloc_new_batch_idx(self, length: int, request: int | None = None) -> int:
         """The first row that nobody uses; blocks come with the next step."""
-        self._check_length(whole("length", length))
-        mine = self._requests if request is None else whole("request", request)
+        self._check_length(whole("length", length, 0))
+        mine = self._requests if request is None else whole("request", request, 0)
         idle = np.flatnonzero(self.request < 0)
         if not len(idle):
             raise MemoryError_(f"all {len(self.request)} rows are taken; free one, or choose a larger batch")
@@ -94,7 +92,7 @@ class PagedKV:
     def truncate(self, row: int, length: int) -> None:
         """Forget the tokens of a row from ``length`` on; blocks that are not needed any more are free."""
         self._used(row)
-        if whole("length", length) > self.length[row]:
+        if whole("length", length, 0) > self.length[row]:
             raise BadInput(f"length={length} must lie in 0..{self.length[row]}, what row {row} holds")
         need = self._need(length)
         for block in reversed(self.table[row, need : self._held(row)]):
@@ -111,7 +109,7 @@ class PagedKV:
         self._used(target)
         if source == target or self.length[target]:
             raise MemoryError_(f"row {target} must be another row, just allocated and empty")
-        if not 0 < whole("tokens", tokens) <= self.length[source]:
+        if not 0 < whole("tokens", tokens, 0) <= self.length[source]:
             raise BadInput(f"tokens={tokens} must lie in 1..{self.length[source]}, what row {source} holds")
         count = self._need(tokens)
         self.table[target, :count] = self.table[source, :count]
@@ -177,7 +175,7 @@ class PagedKV:
     # ------------------------------------------------------------------ tensors
     def layer(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """K and V of a layer, (num_blocks, block, H, D)."""
-        if whole("layer", index) >= self.geometry.layers:
+        if whole("layer", index, 0) >= self.geometry.layers:
             raise BadInput(f"layer {index} is outside 0..{self.geometry.layers - 1}")
         return self.tensors[index], self.tensors[self.geometry.layers + index]
 
@@ -203,7 +201,7 @@ class PagedKV:
 
     # ------------------------------------------------------------------ checks and looking
     def _used(self, row: int) -> None:
-        if whole("row", row) >= len(self.request):
+        if whole("row", row, 0) >= len(self.request):
             raise BadInput(f"row {row} is outside 0..{len(self.request) - 1}")
         if self.request[row] < 0:
             raise MemoryError_(f"row {row} has no request; allocate it first")

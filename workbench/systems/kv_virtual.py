@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.errors import BadInput, MemoryError_
 from workbench.systems import kv_tables
 from workbench.systems._kv_buffers import VirtualBuffers
-from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory, per_slot, whole
+from workbench.systems.kv_geometry import KVGeometry, OutOfKVMemory, per_slot
 from workbench.systems.kv_log import KVLog
 from workbench.systems.page_backends import PageBackend, open_backend
 
@@ -97,8 +98,8 @@ class VirtualKV(VirtualBuffers):
             BadInput: more tokens than a slot has, a request that is no whole number. MemoryError_: all slots are taken.
         """
         self._settle()
-        self._check_length(whole("length", length))
-        mine = self._requests if request is None else whole("request", request)
+        self._check_length(whole("length", length, 0))
+        mine = self._requests if request is None else whole("request", request, 0)
         idle = [index for index, slot in enumerate(self.slots) if not slot.active]
         if not idle:
             raise MemoryError_(f"all {self.geometry.batch} slots are taken; free one, or choose a larger batch")
@@ -138,7 +139,7 @@ class VirtualKV(VirtualBuffers):
         giver, taker = self._slot(source), self._slot(target)
         if source == target or not giver.active or not taker.active or taker.length:
             raise MemoryError_(f"slot {target} must be another slot, just allocated and empty, and {source} in use")
-        if not 0 < whole("tokens", tokens) <= giver.length:
+        if not 0 < whole("tokens", tokens, 0) <= giver.length:
             raise BadInput(f"tokens={tokens} must lie in 1..{giver.length}, what slot {source} holds")
         if not self.backend.aliases:
             raise MemoryError_(f"the {self.backend.name!r} back end cannot map one physical group at two addresses")
@@ -247,7 +248,7 @@ class VirtualKV(VirtualBuffers):
             raise BadInput(f"length={length} must lie in 0..{self.geometry.length}, the tokens of a slot")
 
     def _check_buffer(self, buffer: int) -> None:
-        if whole("buffer", buffer) >= len(self.regions):
+        if whole("buffer", buffer, 0) >= len(self.regions):
             raise BadInput(f"buffer={buffer} must lie in 0..{len(self.regions) - 1}: K of all layers, then V")
 
     def _lengths(self, lengths: Sequence[int]) -> np.ndarray:

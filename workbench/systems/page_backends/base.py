@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from workbench.checks import is_whole
 from workbench.errors import BadInput, MemoryError_
 
 if TYPE_CHECKING:
@@ -60,12 +61,12 @@ class PageBackend(ABC):
 
     def __init__(self, group_bytes: int):
         step = self.granularity()
-        if isinstance(group_bytes, bool) or not isinstance(group_bytes, int) or group_bytes <= 0 or group_bytes % step:
+        if not is_whole(group_bytes, 1) or group_bytes % step:
             raise BadInput(
                 f"group_bytes={group_bytes!r} must be a positive multiple of {step}, the granularity in bytes of the "
                 f"{self.name!r} back end"
             )
-        self.group_bytes = group_bytes
+        self.group_bytes = int(group_bytes)
         self.calls = Calls()
         self.regions: list[Region] = []
         #: handle -> at how many addresses it is mapped
