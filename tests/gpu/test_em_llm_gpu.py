@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from workbench.memory.cache import _event_choice_device
 from workbench.memory.cache._em_step import DecodesInRoom
@@ -64,6 +65,38 @@ def test_the_card_chooses_what_the_host_does(model, settings, form, monkeypatch)
         m.contents().drop(columns=["last_score", "representative_scores", "peak_surprise"]) for m in (memory, other)
     ]
     assert shown[0].equals(shown[1])
+
+
+class Products(TorchDispatchMode):
+    """Where the rows of a batched product's operands and result begin (numbers, bytes)."""
+
+    def __init__(self):
+        super().__init__()
+        self.steps, self.starts = [], []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        if func.__name__.startswith("bmm"):
+            for matrix in (*args[:2], result):
+                self.steps += [step for step in matrix.stride() if step != 1]
+                self.starts.append(matrix.data_ptr())
+        return result
+
+
+@pytest.mark.parametrize("settings", [{}, {"retrieval": "none"}, {"n_local": 1200}])
+def test_products_of_a_token_begin_where_the_card_reads_fast(model, settings):
+    """Otherwise cuBLAS falls back to kernels that take six times as long; at any width, of which ten are tried."""
+    ids = torch.randint(3, 512, (1, 1000), generator=torch.Generator().manual_seed(4)).cuda()
+    memory = EMLLM(**{**SIZES, "contiguity": 0.3, "refine": "none", **settings}).bind(model.to("cuda", torch.bfloat16))
+    memory.feed(ids[:, :900])
+    for i in range(900, 910):
+        with Products() as seen:
+            memory.write(ids[:, i : i + 1])
+        assert memory._roomy is not None
+        assert len(seen.starts) >= 2 * 3 * 3  # scores and values of three layers
+        assert all(step % 8 == 0 for step in seen.steps)
+        assert all(start % 16 == 0 for start in seen.starts)
+    memory.unbind()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

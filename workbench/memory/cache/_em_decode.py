@@ -178,6 +178,7 @@ class DecodeRoom:
         self.far = max(n + 1 - self.reach, 0)  # held tokens that look equally far away
         self._new_keys = self._near[:, :, n].unbind(0)
         self._new_values = self._values[:, :, self.start + n].unbind(0)
+        self._bias_now: dict[int, Tensor] = {}
         first = self._gap + self.far - (0 if self.far or self.most else self._lead(0))
         self._near_keys = self._near_all[:, :, first : self._gap + n + 1].transpose(2, 3).unbind(0)
         self._turn_now = self._turn[n - self._first]
@@ -198,6 +199,12 @@ class DecodeRoom:
     def _lead(self, m: int) -> int:
         """How many rows of zeros are read before ``m`` tokens of events."""
         return -(m + self.n + 1) % self.multiple
+
+    def _bias_of(self, m: int) -> Tensor | None:
+        """What hides the rows of zeros, and those that no event fills: one view for all layers that read ``m``."""
+        if self._bias is not None and m not in self._bias_now:
+            self._bias_now[m] = self._bias[SPARE - self._lead(m) : SPARE + m + self.n + 1]
+        return self._bias_now.get(m)
 
     def near_scores(self, layer: int, query: Tensor) -> Tensor:
         """Scores (H_kv, G, n') of the tokens in reach, the new one last; where nothing is out of reach and no event may
@@ -231,8 +238,7 @@ class DecodeRoom:
             scores = torch.cat([far, near], dim=-1)
         scores = scores[:, :, None]
         values = self._values_of[layer].narrow(1, first, total)
-        bias = None if self._bias is None else self._bias[SPARE - lead : SPARE + m + held]
-        out, weights = mixed(scores, values, scaling=scaling, softcap=softcap, sinks=sinks, bias=bias)
+        out, weights = mixed(scores, values, scaling=scaling, softcap=softcap, sinks=sinks, bias=self._bias_of(m))
         self._drawn[layer] = weights[:, :, 0, self.far - held :]
         return out.reshape(1, -1, 1, out.shape[-1])
 

@@ -131,7 +131,8 @@ class DeviceChoice:
 
     def begin(self) -> None:
         """A pass begins: what it chooses counts when :meth:`end` is called."""
-        self.record = torch.full((self._layers, self.budgets.width), -1, dtype=torch.int32, device=self.edges.device)
+        # every layer writes all of its own before any of it is read
+        self.record = torch.empty(self._layers, self.budgets.width, dtype=torch.int32, device=self.edges.device)
         self._records = self.record.unbind(0)
 
     def end(self) -> None:

@@ -25,14 +25,15 @@ class Growing:
     def __init__(self) -> None:
         self.n = 0
         self._room: Tensor | None = None
+        self._filled: Tensor | None = None  # the view is asked for once a layer and step
         self._taken = [0]  # rows that some copy has filled
 
     @property
     def filled(self) -> Tensor:
         """(n, ...), contiguous."""
-        if self._room is None:
+        if self._filled is None:
             raise MemoryError_("nothing was stored here yet")
-        return self._room[: self.n]
+        return self._filled
 
     def append(self, rows: Tensor) -> None:
         """Add (m, ...); the other sizes are those of the first call."""
@@ -44,13 +45,14 @@ class Growing:
             self._room, self._taken = room, [self.n]
         self._room[self.n : stop] = rows
         self.n = self._taken[0] = stop
+        self._filled = self._room[:stop]
 
     def nbytes(self) -> int:
         return 0 if self._room is None else self._room.untyped_storage().nbytes()
 
     def copy(self) -> Growing:
         twin = Growing()
-        twin.n, twin._room, twin._taken = self.n, self._room, self._taken
+        twin.n, twin._room, twin._filled, twin._taken = self.n, self._room, self._filled, self._taken
         return twin
 
 
