@@ -136,7 +136,7 @@ def test_iterative_retrieval_stops_at_the_answer():
     assert asked == ["Where?", "Ada lives there."]
     assert chain.ids == (1, 2, 9)
     assert (chain.calls, ledger.usage.calls, chain.by) == (2, 2, llm.label)
-    with pytest.raises(BadInput, match="must be at least 1"):
+    with pytest.raises(BadInput, match="steps must be a whole number of at least 1"):
         ircot("Where?", retrieve, str, steps=0)
     with pytest.raises(BadInput, match="empty"):
         ircot(" ", retrieve, str)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.durable import history, rows, vectors
 from workbench.memory.durable.clock import seconds, when
@@ -117,8 +118,7 @@ def search(
     index: Index | None, vector: np.ndarray, k: int, allowed: set[int] | None, exclude: Iterable[int]
 ) -> list[Hit]:
     """The best ``k`` of ``allowed`` without ``exclude``. Raises BadInput for k < 1."""
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise BadInput(f"k must be a whole number of at least 1, got {k!r}")
+    k = whole("k", k)
     left_out = {identifier(id) for id in exclude}
     if index is None:
         return []
@@ -156,18 +156,12 @@ def moment(database: sqlite3.Connection, step: int | None, time: Any) -> int:
         return history.step_at(database, seconds(time))
     if step is None:
         return last
-    if isinstance(step, bool) or not isinstance(step, int | np.integer) or not -1 <= step <= last:
-        raise BadInput(f"step must be a whole number from -1 (before the first event) to {last}, got {step!r}")
-    return int(step)
+    return whole("step", step, -1, last, more=" (-1: before the first event)")
 
 
 def page(start: int, count: int | None) -> tuple[int, int | None]:
     """``start`` and ``count`` of a page, checked."""
-    for name, value in (("start", start), ("count", count)):
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= 0
-        if not whole and not (name == "count" and value is None):
-            raise BadInput(f"{name} must be a whole number of at least 0, got {value!r}")
-    return int(start), None if count is None else int(count)
+    return whole("start", start, 0), None if count is None else whole("count", count, 0, more=", or None")
 
 
 def frame(items: Iterable[Item]) -> pd.DataFrame:

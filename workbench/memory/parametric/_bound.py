@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from workbench.checks import is_whole, whole
 from workbench.errors import BadInput, MemoryError_
 from workbench.memory.parametric._parts import Edit, Learned, Served
 from workbench.memory.parametric._place import Place, can_be_short, decoder_layers, find
@@ -48,8 +49,7 @@ class Bound(ABC):
 
     def _layer_of(self, depth: int) -> int:
         """The layer of the matrix in a model of ``depth`` layers."""
-        if isinstance(self.layer, bool) or not isinstance(self.layer, int):
-            raise BadInput(f"layer must be a whole number (negative: counted from the end), got {self.layer!r}")
+        self.layer = whole("layer", self.layer, None, more=" (negative: counted from the end)")
         return self.layer
 
     def _sides(self) -> int:
@@ -159,7 +159,7 @@ class Bound(ABC):
         """
         _ = self.model
         most = max(self._sides(), 1) - 1
-        if isinstance(side, bool) or not isinstance(side, int) or not -1 <= side <= most:
+        if not is_whole(side, -1, most):
             raise BadInput(f"forced({side!r}): give a memory's number from 0 to {most}, or -1 for the model itself")
         before, self._forced = self._forced, side
         try:

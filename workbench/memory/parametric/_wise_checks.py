@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.parametric._wise_merge import MERGES
 
@@ -38,8 +39,9 @@ def check(given: Mapping[str, Any]) -> None:
     for name in _NOT_NEGATIVE:
         if not given[name] >= 0:
             raise BadInput(f"{name} must be at least 0, got {given[name]!r}")
-    check_counts(given, _COUNTS)
-    check_seed(given["seed"])
+    for name, least in _COUNTS.items():
+        whole(name, given[name], least)
+    whole("seed", given["seed"], None)
     if given["merge_freq"] % given["save_freq"]:
         raise BadInput(
             f"merge_freq={given['merge_freq']} must be a multiple of save_freq={given['save_freq']}: shards are merged "
@@ -57,12 +59,6 @@ def check_numbers(given: Mapping[str, Any]) -> None:
             raise BadInput(f"{name} must be finite, got {value!r}")
 
 
-def check_seed(seed: Any) -> None:
-    """Raise BadInput unless the seed is a whole number."""
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise BadInput(f"seed must be a whole number, got {seed!r}")
-
-
 def check_texts(name: str, texts: Any, why: str, *, needed: bool = False) -> list[str]:
     """The texts as a list; BadInput for a single text, an empty one, or none where they are needed."""
     listed = isinstance(texts, Iterable) and not isinstance(texts, str)
@@ -71,10 +67,3 @@ def check_texts(name: str, texts: Any, why: str, *, needed: bool = False) -> lis
     if needed and not texts:
         raise BadInput(f"{name} is empty: {why}; give a list of ordinary texts")
     return list(texts)
-
-
-def check_counts(given: Mapping[str, Any], least: Mapping[str, int]) -> None:
-    """Raise BadInput unless each is a whole number of at least so many."""
-    for name, most in least.items():
-        if isinstance(given[name], bool) or not isinstance(given[name], int) or given[name] < most:
-            raise BadInput(f"{name} must be a whole number of at least {most}, got {given[name]!r}")

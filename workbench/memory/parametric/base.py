@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from workbench.checks import is_whole, whole
 from workbench.errors import BadInput, BundleError, MemoryError_
 from workbench.memory.base import EventLog, settings_of
 from workbench.memory.parametric import _file
@@ -22,7 +23,6 @@ from workbench.memory.parametric._bound import Bound
 from workbench.memory.parametric._parts import Answers, Edit, Learned, Served, answers_of, copied, edit_of, main_only
 from workbench.memory.parametric._place import Prefix
 from workbench.memory.parametric._rows import Rows, encode, padded, rows_of, target_ids
-from workbench.memory.parametric._wise_checks import check_counts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,8 +123,7 @@ class ParametricMemory(Bound):
         _ = self.model
         if not isinstance(prompt, str) or not prompt.strip():
             raise BadInput(f"the prompt is empty or no text: {prompt!r}")
-        check_counts({"new_tokens": new_tokens}, {"new_tokens": 1})
-        said = self._greedy(prompt, new_tokens)
+        said = self._greedy(prompt, whole("new_tokens", new_tokens))
         self._log.append("read", [], "asked", prompt=prompt, said=said)
         return said
 
@@ -205,11 +204,11 @@ class ParametricMemory(Bound):
         Raises:
             BadInput: there is no such edit.
         """
-        if edit is not None and (isinstance(edit, bool) or not isinstance(edit, int)):
+        if edit is not None and not is_whole(edit):
             raise BadInput(f"undo takes the number of an edit, got {edit!r}")
         if not self._edits:
             raise BadInput("there is no edit to take back")
-        number = len(self._edits) - 1 if edit is None else edit
+        number = len(self._edits) - 1 if edit is None else int(edit)
         if not 0 <= number < len(self._edits):
             raise BadInput(f"edit {number} does not exist; there are edits 0 to {len(self._edits) - 1}")
         (tensors, values), log = self._state(), self._log.copy()

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.parametric._matrix import FineTuned, check_positive, check_units
 from workbench.memory.parametric._rows import Rows, encode, padded
-from workbench.memory.parametric._wise_checks import check_counts, check_texts
+from workbench.memory.parametric._wise_checks import check_texts
 
 
 @MEMORIES.register("ft-ewc")
@@ -35,9 +36,9 @@ class FTEWC(FineTuned):
     def __init__(self, module: str = "", layer: int = -2, *, lr: float = 5e-4, steps: int = 25, clamp: float = 5e-3,
                  strength: float = 1.0, texts: Sequence[str] = (), units: str = "absolute"):  # fmt: skip
         check_positive(lr=lr, clamp=clamp, strength=strength)
-        check_counts({"steps": steps}, {"steps": 1})
         super().__init__()
-        self.module, self.layer, self.lr, self.steps, self.clamp = module, layer, lr, steps, clamp
+        self.module, self.layer, self.lr, self.clamp = module, layer, lr, clamp
+        self.steps = whole("steps", steps)
         self.strength, self.units = strength, check_units(units)
         self.texts = check_texts("texts", texts, "")
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from workbench.checks import whole
 from workbench.memory.base import MEMORIES
 from workbench.memory.parametric._matrix import FineTuned, check_positive, check_units
-from workbench.memory.parametric._wise_checks import check_counts
 
 
 @MEMORIES.register("ft-l")
@@ -23,7 +23,7 @@ class FTL(FineTuned):
     def __init__(self, module: str = "", layer: int = -2, *, lr: float = 5e-4, steps: int = 25, clamp: float = 5e-3,
                  units: str = "absolute"):  # fmt: skip
         check_positive(lr=lr, clamp=clamp)
-        check_counts({"steps": steps}, {"steps": 1})
         super().__init__()
-        self.module, self.layer, self.lr, self.steps, self.clamp = module, layer, lr, steps, clamp
+        self.module, self.layer, self.lr, self.clamp = module, layer, lr, clamp
+        self.steps = whole("steps", steps)
         self.units = check_units(units)

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.parametric._matrix import check_positive
 from workbench.memory.parametric._rows import Rows
-from workbench.memory.parametric._wise_checks import check_counts
 from workbench.memory.parametric.base import Edit, Learned, ParametricMemory, Served, main_only
 
 #: Keys closer than this share of their norm are one key: the same prompt, computed in rows of another length.
@@ -41,11 +41,11 @@ class GRACE(ParametricMemory):
     def __init__(self, module: str = "", layer: int = -2, *, eps: float = 1.0, lr: float = 1.0, steps: int = 100,
                  units: str = "absolute"):  # fmt: skip
         check_positive(eps=eps, lr=lr)
-        check_counts({"steps": steps}, {"steps": 1})
         if units not in ("absolute", "model"):
             raise BadInput(f"units must be 'absolute' or 'model' (norms of the first key), got {units!r}")
         super().__init__()
-        self.module, self.layer, self.eps, self.lr, self.steps, self.units = module, layer, eps, lr, steps, units
+        self.module, self.layer, self.eps, self.lr, self.units = module, layer, eps, lr, units
+        self.steps = whole("steps", steps)
 
     def _empty(self) -> None:
         device, (d_out, d_in) = self.place.weight.device, self.place.weight.shape

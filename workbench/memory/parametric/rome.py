@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.parametric._contexts import own_contexts
 from workbench.memory.parametric._matrix import MatrixEditor, check_positive
 from workbench.memory.parametric._rows import Rows, encode, padded, target_ids
-from workbench.memory.parametric._wise_checks import check_counts, check_numbers, check_seed, check_texts
+from workbench.memory.parametric._wise_checks import check_numbers, check_texts
 from workbench.memory.parametric.base import Edit, Learned
 
 
@@ -40,14 +41,13 @@ class ROME(MatrixEditor):
                  decay: float = 0.5, ridge: float = 0.01, reach: float = 4.0, contexts: int = 10,
                  texts: Sequence[str] = (), seed: int = 0):  # fmt: skip
         check_positive(lr=lr, ridge=ridge, reach=reach)
-        check_counts({"steps": steps, "contexts": contexts}, {"steps": 1, "contexts": 0})
         check_numbers({"decay": decay})
-        check_seed(seed)
         if not decay >= 0:
             raise BadInput(f"decay must be at least 0, got {decay!r}")
         super().__init__()
-        self.module, self.layer, self.lr, self.steps, self.decay = module, layer, lr, steps, decay
-        self.ridge, self.reach, self.contexts, self.seed = ridge, reach, contexts, seed
+        self.module, self.layer, self.lr, self.decay = module, layer, lr, decay
+        self.ridge, self.reach, self.steps = ridge, reach, whole("steps", steps)
+        self.contexts, self.seed = whole("contexts", contexts, 0), whole("seed", seed, None)
         self.texts = check_texts("texts", texts, "")
         self._inverse: Tensor | None = None
         self._beginnings: list[str] | None = None

@@ -85,10 +85,10 @@ class WISE(ParametricMemory):
         given = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         check(given)
         super().__init__()
-        self.module, self.layer, self.seed, self.contexts = module, layer, seed, contexts
+        self.module, self.layer, self.seed, self.contexts = module, layer, int(seed), int(contexts)
         self.alpha, self.beta, self.gamma, self.act_ratio, self.clamp = alpha, beta, gamma, act_ratio, clamp
-        self.lr, self.weight_decay, self.steps, self.rho = lr, weight_decay, steps, rho
-        self.save_freq, self.merge_freq, self.merge, self.density = save_freq, merge_freq, merge, density
+        self.lr, self.weight_decay, self.steps, self.rho = lr, weight_decay, int(steps), rho
+        self.save_freq, self.merge_freq, self.merge, self.density = int(save_freq), int(merge_freq), merge, density
         self.mode, self.mix, self.routing, self.route_by, self.units = mode, mix, routing, route_by, units
         self.negatives = list(negatives)
         self._beginnings: list[str] | None = None

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.durable.items import Hit
-from workbench.memory.retrieval.exact import Exact, check_k, check_query, rank
+from workbench.memory.retrieval.exact import Exact, check_query, rank
 
 #: Fewer vectors than this are compared all: an index would cost more than it saves.
 _SMALL = 1_000
@@ -53,7 +54,7 @@ class _Faiss:
 
     def search(self, vector: np.ndarray, k: int, ids: Iterable[int] | None = None) -> list[Hit]:
         """About the ``k`` nearest; a search among ``ids``, or among few vectors, is exact."""
-        vector, k = check_query(vector, self.dim), check_k(k)
+        vector, k = check_query(vector, self.dim), whole("k", k)
         if ids is not None or len(self) < max(_SMALL, 4 * k):
             return self._exact.search(vector, k, ids)
         self._bring_up_to_date()

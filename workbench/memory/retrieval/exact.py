@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.durable.items import Hit
 
@@ -76,7 +77,7 @@ class Exact:
         """The ``k`` nearest of all, or of those of ``ids`` that are here."""
         import torch
 
-        vector, k = check_query(vector, self.dim), check_k(k)
+        vector, k = check_query(vector, self.dim), whole("k", k)
         rows, places = self._vectors[: len(self)], None
         if ids is not None:
             places = np.array([self._places[id] for id in set(ids) if id in self._places], dtype=np.int64)
@@ -127,9 +128,3 @@ def check_query(vector: np.ndarray, dim: int) -> np.ndarray:
     if not np.isfinite(made).all():
         raise BadInput("the query vector holds values that are not finite")
     return made
-
-
-def check_k(k: int) -> int:
-    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
-        raise BadInput(f"k must be a whole number of at least 1, got {k!r}")
-    return int(k)

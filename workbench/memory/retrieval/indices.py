@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workbench.errors import BadInput, UnknownName
+from workbench.checks import whole
+from workbench.errors import UnknownName
 from workbench.memory.retrieval.exact import Exact
 
 if TYPE_CHECKING:
@@ -23,8 +24,7 @@ def check_index(name: str) -> str:
 def index(name: str, dim: int) -> Index:
     """An empty index for vectors of width ``dim``: "exact" compares all, the FAISS ones compare some (an extra)."""
     check_index(name)
-    if isinstance(dim, bool) or not isinstance(dim, int) or dim < 1:
-        raise BadInput(f"dim must be a whole number of at least 1, got {dim!r}")
+    dim = whole("dim", dim)
     if name == "exact":
         return Exact(dim)
     from workbench.memory.retrieval.approximate import FaissHnsw, FaissIvf

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.durable.items import Hit
-from workbench.memory.retrieval.exact import check_k
 
 
 def words(text: str) -> list[str]:
@@ -58,7 +58,7 @@ class Bm25:
         """
         if not isinstance(query, str) or not query.strip():
             raise BadInput("the query is empty; ask with at least one word")
-        k = check_k(k)
+        k = whole("k", k)
         scores = self.scores(query)
         held = np.fromiter(sorted(self._words), dtype=np.int64, count=len(self))
         found = scores > 0

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 
 #: Words that say nothing about a text's subject; left out before words and pairs of words are counted.
@@ -32,9 +33,7 @@ class HashedTfidf:
     label = "TF-IDF (no sentence encoder)"
 
     def __init__(self, dim: int = 4096, corpus: Sequence[str] | None = None):
-        if isinstance(dim, bool) or not isinstance(dim, int) or not 2 <= dim <= 2**20:
-            raise BadInput(f"dim must be a whole number from 2 to {2**20:,}, got {dim!r}")
-        self.dim = dim
+        self.dim = whole("dim", dim, 2, 2**20)
         self.name = f"tfidf-{dim}"
         self._idf: np.ndarray | None = None
         if corpus is not None:

@@ -15,7 +15,7 @@ from functools import lru_cache
 
 from pydantic import BaseModel
 
-from workbench.errors import BadInput
+from workbench.checks import whole
 from workbench.llm import NO_MODEL, ChatModel, Ledger, Message, Reply, ask, rules
 from workbench.memory.stores.base import check_read
 
@@ -74,8 +74,7 @@ def ircot(
     had in any step, and equal ones the order in which they were found. ``k`` passages are shown for each thought. The
     chain ends early at "So the answer is:" or when a thought says nothing new.
     """
-    if any(isinstance(number, bool) or not isinstance(number, int) or number < 1 for number in (k, steps)):
-        raise BadInput(f"k={k!r} and steps={steps!r} must be at least 1, both whole numbers")
+    k, steps = whole("k", k), whole("steps", steps)
     check_read(question)
     best: dict[int, float] = {}
     queries, thoughts, calls, by = [question], list[str](), 0, NO_MODEL

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import BadInput
+from workbench.checks import whole
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,9 +21,7 @@ class LetterTriples:
     label = "letter triples (no sentence encoder)"
 
     def __init__(self, dim: int = 1024):
-        if isinstance(dim, bool) or not isinstance(dim, int) or dim < 16:
-            raise BadInput(f"dim must be a whole number of at least 16, got {dim!r}")
-        self.dim, self.name = dim, f"letter-triples-{dim}"
+        self.dim, self.name = whole("dim", dim, 16), f"letter-triples-{dim}"
         self._hashing: Any = None
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
+from workbench.checks import number
 from workbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -183,9 +184,7 @@ def known_rule(rule: str) -> str:
 
 def checked_threshold(threshold: float) -> float:
     """θ in (0, 1], else BadInput: at 0 nothing is ever forgotten (that is the rule "none")."""
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float) or not 0.0 < threshold <= 1.0:
-        raise BadInput(f"threshold θ={threshold!r} must lie in (0, 1]; use the rule 'none' to keep everything")
-    return float(threshold)
+    return number("threshold θ", threshold, above=0, most=1, more=" (the rule 'none' keeps everything)")
 
 
 def _checked(days: Any, strength: Any, time_scale: float) -> tuple[np.ndarray, np.ndarray]:

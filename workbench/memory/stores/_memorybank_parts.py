@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from workbench.checks import number, whole
 from workbench.errors import BadInput
 from workbench.memory.stores._memorybank_prompt import Prompt
 from workbench.memory.stores._memorybank_summaries import ByModel, Extractive, Summariser
@@ -37,20 +37,12 @@ def check_settings(
     for name, value, least in (("k", k, 1), ("glue", glue, 0), ("recent", recent, 0), ("capacity", capacity, 1)):
         if value is None and name == "capacity":
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise BadInput(f"{name}={value!r} must be a whole number of at least {least}")
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise BadInput(f"seed={seed!r} must be a whole number: it decides the luck of the random rules")
+        whole(name, value, least)
+    whole("seed", seed, None, more=" (it decides the luck of the random rules)")
     if not isinstance(role, str):
         raise BadInput(f"role={role!r} must be text: the first block of the prompt")
-    if not _number(time_scale) or time_scale <= 0:
-        raise BadInput(f"time_scale λ={time_scale!r} must be above 0 days per unit of strength")
-    if not _number(increment) or increment < 0:
-        raise BadInput(f"increment={increment!r} must be 0 or more: what a recall adds to the strength")
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    number("time_scale λ", time_scale, above=0, more=" (days per unit of strength)")
+    number("increment", increment, 0, more=" (what a recall adds to the strength)")
 
 
 def open_store(store: Any, encoder: Any) -> Store:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.stores.base import count_tokens
 
@@ -92,8 +93,8 @@ def compose(
     Memories stand in order of time whatever order they are given in. Raises BadInput when the role and the user's
     turn alone exceed the budget, for a budget below 1, or for a kind that is not one of :data:`KINDS`.
     """
-    if budget is not None and (isinstance(budget, bool) or not isinstance(budget, int) or budget < 1):
-        raise BadInput(f"budget must be a whole number of at least 1 token, got {budget!r}")
+    if budget is not None:
+        whole("budget", budget, more=" (tokens), or None")
     unknown = [block.kind for block in blocks if block.kind not in KINDS]
     if unknown:
         raise BadInput(f"block kind {unknown[0]!r} is not one of {', '.join(KINDS)}")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from workbench.errors import BadInput
+from workbench.checks import whole
 
 if TYPE_CHECKING:
     from workbench.llm import ChatModel
@@ -52,9 +52,7 @@ class Extractive:
     label = "rules (no language model)"
 
     def __init__(self, k: int = 3):
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise BadInput(f"k={k!r} must be a whole number of sentences, at least 1")
-        self.k = k
+        self.k = whole("k", k, more=" (sentences)")
 
     def day(self, user: str, date: str, talk: Sequence[Talk]) -> str:
         """The ``k`` most central sentences of what was said that day, in order."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from workbench.checks import number, whole
 from workbench.errors import BadInput
 from workbench.llm import NO_MODEL, ChatModel, Ledger, Request, ask
 from workbench.memory.base import MEMORIES
@@ -119,18 +120,18 @@ class AMem(Inspect, StoreMemory):
     ):
         if llm is not None and not isinstance(llm, ChatModel):
             raise BadInput(f"llm must be None or a chat model (open_llm of workbench.llm opens one), got {llm!r:.60}")
-        self.llm, self.k_write, self.k_read = llm, _at_least(1, k_write=k_write), _at_least(1, k_read=k_read)
-        self.link_cap = k_read if link_cap is None else _at_least(0, link_cap=link_cap)
+        self.llm, self.k_write, self.k_read = llm, whole("k_write", k_write), whole("k_read", k_read)
+        self.link_cap = self.k_read if link_cap is None else whole("link_cap", link_cap, 0)
         self.link_order = _one_of("link_order", link_order, reading.ORDERS)
         self.directed, self.link, self.evolve, self.construct, self.rewrite = directed, link, evolve, construct, rewrite
-        self.link_threshold = _between(-1, 1, link_threshold=link_threshold)
+        self.link_threshold = number("link_threshold", link_threshold, -1, 1)
         weight = (3.0 if llm is None else 1.0) if entity_weight is None else entity_weight
-        self.entity_weight = _between(0, 1_000, entity_weight=weight)
-        self.reembed_every = _at_least(1, reembed_every=reembed_every)
+        self.entity_weight = number("entity_weight", weight, 0, 1_000)
+        self.reembed_every = whole("reembed_every", reembed_every)
         self.indexing, self.reader = _one_of("indexing", indexing, INDEXING), _one_of("reader", reader, READERS)
-        self.show, self.link_share = _one_of("show", show, ("note", "content")), _between(0, 1, link_share=link_share)
+        self.show, self.link_share = _one_of("show", show, ("note", "content")), number("link_share", link_share, 0, 1)
         Request.of("a question", temperature=temperature, seed=seed)  # raises for what no model takes
-        self.temperature, self.seed, self.tries = temperature, seed, _at_least(1, tries=tries)
+        self.temperature, self.seed, self.tries = temperature, seed, whole("tries", tries)
         if store is not None and (path is not None or encoder is not None):
             raise BadInput("give either store, or path and encoder: an open store has its own")
         self.store = store if store is not None else _open(path, encoder)
@@ -378,20 +379,6 @@ def _open(path: str | Path | None, encoder: Encoder | str | None) -> Store:
     if path is not None and encoder is None:
         return Store(path)
     return Store(path, encoder=Memo("default" if encoder is None else encoder))
-
-
-def _at_least(least: int, **named: Any) -> int:
-    ((name, value),) = named.items()
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise BadInput(f"{name} must be a whole number of at least {least}, got {value!r}")
-    return value
-
-
-def _between(low: float, high: float, **named: Any) -> float:
-    ((name, value),) = named.items()
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        raise BadInput(f"{name} must be a number from {low} to {high}, got {value!r}")
-    return float(value)
 
 
 def _one_of(name: str, value: Any, legal: tuple[str, ...]) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import EventLog, settings_of
 
@@ -174,6 +175,6 @@ def check_read(query: object, **limits: int | None) -> str:
     if not query.strip():
         raise BadInput("the query is empty; ask with at least one word")
     for name, value in limits.items():
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise BadInput(f"{name} must be a whole number of at least 1, got {value!r}")
+        if value is not None:
+            whole(name, value, more=", or None")
     return query.strip()

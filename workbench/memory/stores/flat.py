@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.durable import NewItem, Store
@@ -44,8 +45,7 @@ class Flat(StoreMemory):
         encoder: Encoder | str | None = None,
         k: int = 10,
     ):
-        if isinstance(k, bool) or not isinstance(k, int) or k < 1:
-            raise BadInput(f"k must be a whole number of at least 1, got {k!r}")
+        k = whole("k", k)
         if store is not None and (path is not None or encoder is not None):
             raise BadInput("give either store, or path and encoder: an open store has its own")
         self.k = k

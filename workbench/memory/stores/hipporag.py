@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.checks import number, whole
 from workbench.errors import BadInput
 from workbench.llm import ChatModel
 from workbench.memory.base import MEMORIES
@@ -111,17 +112,17 @@ class HippoRAG(StoreMemory):
             raise BadInput("give a store, or a path and an encoder for one, not both")
         self.damping, self.tau, self.specificity, self.synonymy = damping, tau, specificity, synonymy
         self.walk, self.neighbour_share, self.ensemble, self.recognition = walk, neighbour_share, ensemble, recognition
-        self.flat, self.k, self.synonyms, self.accents, self.solver = flat, k, synonyms, accents, solver
+        self.k, self.synonyms = whole("k", k), whole("synonyms", synonyms)
+        self.flat, self.accents, self.solver = flat, accents, solver
         self.version, self.facts, self.passage_weight = version, facts, passage_weight
-        check_settings({name: getattr(self, name) for name in SWITCHES})
-        _counts(k=k, synonyms=synonyms)
+        vars(self).update(checked_settings({name: getattr(self, name) for name in SWITCHES}))
         normalise("", accents)
         self.openie = as_openie(openie)
         llm = self.openie.llm
         self.fact_filter = fact_filter or (LlmFilter(llm, self.openie.ledger) if llm is not None else None)
         self.store = store if store is not None else Store(path, encoder=encoder)
         self.phrases = phrases
-        graph = PhraseGraph(self._encode_phrases, tau=tau, most=synonyms)
+        graph = PhraseGraph(self._encode_phrases, tau=tau, most=self.synonyms)
         self._mirror = Mirror(self.store, graph, self.openie, accents)
         self._two: dict[tuple[int, bool], FactGraph] = {}
 
@@ -262,8 +263,7 @@ class HippoRAG(StoreMemory):
         unknown = set(switches) - set(SWITCHES)
         if unknown:
             raise BadInput(f"trace has no switch {sorted(unknown)[0]!r}; it has {', '.join(SWITCHES)}")
-        settings = {name: getattr(self, name) for name in SWITCHES} | switches
-        check_settings(settings)
+        settings = checked_settings({name: getattr(self, name) for name in SWITCHES} | switches)
         with self._mirror.lock:
             return self._trace(query, entities, settings)
 
@@ -370,30 +370,17 @@ class HippoRAG(StoreMemory):
         return self._two[key]
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Raises BadInput for a switch outside its range."""
+def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """``settings`` with plain numbers. Raises BadInput for a switch outside its range."""
     choices = {"walk": WALKS, "flat": FLAT, "version": VERSIONS, "solver": ("auto", "igraph", "power")}
     for name, legal in choices.items():
         if settings[name] not in legal:
             raise BadInput(f"{name}={settings[name]!r} is not one of {', '.join(map(repr, legal))}")
-    for name, low, high in (("damping", 0, 1), ("tau", 0, 1), ("recognition", 0, 1), ("neighbour_share", 0, None),
-                            ("passage_weight", 0, None)):  # fmt: skip
-        value = settings[name]
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not value >= low or (high is not None and value > high):
-            raise BadInput(
-                f"{name}={value!r} must be a number of at least {low}" + (f" and at most {high}" * bool(high))
-            )
-    if settings["damping"] == 1 or settings["tau"] == 0:
+    shares = {name: number(name, settings[name], 0, 1) for name in ("damping", "tau", "recognition")}
+    weights = {name: number(name, settings[name], 0) for name in ("neighbour_share", "passage_weight")}
+    if shares["damping"] == 1 or shares["tau"] == 0:
         raise BadInput("damping must be below 1 (the walk has to return) and tau above 0")
-    _counts(facts=settings["facts"])
-
-
-def _counts(**named: Any) -> None:
-    for name, value in named.items():
-        if value is None:
-            raise BadInput(f"{name} must be a whole number of at least 1, got None")
-        check_read("settings", **{name: value})
+    return {**settings, **shares, **weights, "facts": whole("facts", settings["facts"])}
 
 
 __all__ = ["Gazetteer", "HippoRAG", "OpenIE"]

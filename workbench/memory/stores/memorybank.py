@@ -125,10 +125,11 @@ class MemoryBank(Fading):
         for name, value, legal in (("reinforce", reinforce, REINFORCE), ("unit", unit, UNITS)):
             if value not in legal:
                 raise BadInput(f"{name}={value!r} is not one of {', '.join(map(repr, legal))}")
-        self.user, self.k, self.rule, self.time_scale = user_name(user), k, rule, float(time_scale)
-        self.threshold, self.capacity, self.increment = checked_threshold(threshold), capacity, float(increment)
-        self.reinforce, self.unit, self.glue, self.recent = reinforce, unit, glue, recent
-        self.summaries, self.role, self.seed = summaries, role, seed
+        self.user, self.k, self.rule, self.time_scale = user_name(user), int(k), rule, float(time_scale)
+        self.capacity = None if capacity is None else int(capacity)
+        self.threshold, self.increment = checked_threshold(threshold), float(increment)
+        self.reinforce, self.unit, self.glue, self.recent = reinforce, unit, int(glue), int(recent)
+        self.summaries, self.role, self.seed = summaries, role, int(seed)
         self.summariser: Summariser = summariser_of(llm)
         self.store = open_store(store, encoder)
         self._days = Days(self.store, self.summariser)
