@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 import torch
+from attention_cases import nan_in_fresh_memory
 from linear_memory_cases import CASES, RULES, Case, held
+from torch import Tensor
 
 from workbench_kernels import linear_recurrence, neural_memory, prefix_state
 from workbench_kernels.linear_memory import NeuralState
@@ -75,15 +77,83 @@ def test_walks_of_more_components_where_they_fill_the_card(dims: tuple[int, int]
 
 @pytest.mark.parametrize("rule", ["linear", "gated-delta"])
 def test_states_kept_for_the_backward_pass(rule: str) -> None:
-    case = Case(rule, length=1000, dims=(128, 128))
-    drawn, found = case.draw(torch.bfloat16), []
-    for keep in (False, True):
-        leaves = {name: x.clone().requires_grad_() for name, x in drawn.items()}
-        inputs = recurrence.Inputs(*(leaves.get(name) for name in recurrence.Inputs._fields))
-        words: dict[str, Any] = {"feature_map": "identity", "ones": False, "scale": 0.7, "offsets": None}
-        y, final = recurrence.recurrence(inputs, options={"keep": keep}, **words)
-        found.append([y, final, *torch.autograd.grad(y.float().square().sum() + final.sum(), list(leaves.values()))])
-    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    drawn = Case(rule, length=1000, dims=(128, 128)).draw(torch.bfloat16)
+    assert same(*(both_passes(drawn, keep=keep) for keep in (False, True)))
+
+
+def both_passes(drawn: dict[str, Tensor], **options: Any) -> list[Tensor]:
+    """Reads, final state and the gradient of every input."""
+    leaves = {name: x.detach().requires_grad_() for name, x in drawn.items()}
+    inputs = recurrence.Inputs(*(leaves.get(name) for name in recurrence.Inputs._fields))
+    words: dict[str, Any] = {"feature_map": "identity", "ones": False, "scale": 0.7, "offsets": None}
+    y, final = recurrence.recurrence(inputs, options=options, **words)
+    grads = torch.autograd.grad(y.float().square().sum() + final.sum(), list(leaves.values()))
+    return [y.detach(), final.detach(), *grads]
+
+
+def same(found: list[Tensor], other: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(found, other, strict=True))
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("gated-delta", length=1000, dims=(64, 64)),
+        Case("gated-delta", length=4100, dims=(128, 128), heads=(16, 16), start=False),
+        Case("delta", length=1024, dims=(256, 256), heads=(4, 2)),
+        Case("gated-delta", length=700, dims=(100, 40), batch=2),
+    ],
+    ids=["64", "128", "256, shared keys", "two rows of uneven heads"],
+)
+def test_pieces_that_follow_each_other_change_no_bit(case: Case, keep: bool) -> None:
+    drawn = case.draw(torch.bfloat16)
+    whole = both_passes(drawn, pieces=1, keep=keep)
+    with nan_in_fresh_memory():
+        for pieces in (2, 4, 99):
+            assert same(both_passes(drawn, pieces=pieces, keep=keep), whole), pieces
+
+
+def test_memory_that_is_given_away_while_pieces_run_beside_each_other() -> None:
+    """Fresh tensors of the same sizes, written at once, in place of what each call has let go of."""
+    drawn = Case("gated-delta", length=4096, dims=(128, 128), heads=(8, 8)).draw(torch.bfloat16)
+    whole = both_passes(drawn, pieces=1)
+    for n in range(30):
+        copies = {name: x.clone() for name, x in drawn.items()}
+        found = both_passes(copies, pieces=2 + n % 3, keep=n % 2 == 0)
+        del copies
+        litter = [torch.full_like(x, float("nan")) for x in (*drawn.values(), *whole) for _ in range(2)]
+        assert same(found, whole), n
+        del found, litter
+
+
+def test_pieces_that_follow_each_other_on_any_stream_and_in_a_graph() -> None:
+    drawn = Case("gated-delta", length=1000, dims=(64, 64)).draw(torch.bfloat16)
+    whole = both_passes(drawn, pieces=1)
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        late = {name: x + 0 for name, x in drawn.items()}  # made on that stream, as what reads them must be
+        torch.cuda._sleep(20_000_000)
+        found = both_passes({name: x * 1 for name, x in late.items()}, pieces=3)
+        kept = [x.clone() for x in found]
+        del found
+    torch.cuda.current_stream().wait_stream(side)
+    assert same(kept, whole)
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        both_passes(drawn, pieces=3)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        made = both_passes(drawn, pieces=3)
+    for _ in range(3):
+        for x in made:
+            x.fill_(float("nan"))
+        graph.replay()
+        assert same(made, whole)
 
 
 @pytest.mark.parametrize("dim", [64, 128])

@@ -6,17 +6,20 @@ is imported (``TRITON_INTERPRET=1``).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-from linear_memory_cases import CASES, RULES, Case, held
+from attention_cases import nan_in_fresh_memory
+from linear_memory_cases import CASES, RULES, Case, held, outcome
 
 from workbench_kernels import linear_recurrence, prefix_state
-from workbench_kernels.linear_memory.portable import configurations, launch, recurrence
+from workbench_kernels.linear_memory.portable import configurations, launch, passes, recurrence
 from workbench_kernels.linear_memory.portable.delta import prepare_kernel
-from workbench_kernels.linear_memory.portable.states import states_kernel
+from workbench_kernels.linear_memory.portable.lanes import OneLane
+from workbench_kernels.linear_memory.portable.states import state_gradients_kernel, states_kernel
 
 assert launch.INTERPRETED
 
@@ -48,7 +51,7 @@ def test_pieces_of_a_row_beside_each_other(rule: str, documents: Any, monkeypatc
 def test_the_forward_pass_in_one_kernel(case: Case, documents: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is for bfloat16, which the interpreter does not have; in pieces and in one."""
     plain = configurations.fused
-    monkeypatch.setattr(recurrence, "fused", lambda plan: plain(replace(plan, wide=torch.bfloat16)))
+    monkeypatch.setattr(passes, "fused", lambda plan: plain(replace(plan, wide=torch.bfloat16)))
     case = replace(case, documents=documents)
     held(case, torch.float32)
     monkeypatch.setattr(configurations, "PIECE", 1)
@@ -80,6 +83,67 @@ def test_states_kept_for_the_backward_pass(rule: str, documents: Any, monkeypatc
     held(case, torch.float32, run=with_options(keep=False))
     again = [kernel for kernel in made[kept:] if kernel in (states_kernel, prepare_kernel)]
     assert len(made) - 2 * kept == len(again) // 2 > 0  # what makes states is launched once less
+
+
+class Late(OneLane):
+    """Walks as late as the card may run them: not before somebody meets them."""
+
+    def __init__(self) -> None:
+        self.steps: list[Callable[[], None] | None] = []
+
+    def __exit__(self, *failure: object) -> None:
+        self.meet(len(self.steps))
+
+    def walk(self, step: Callable[[], None]) -> Any:
+        self.steps.append(step)
+        return len(self.steps)
+
+    def meet(self, mark: Any) -> None:
+        for n, step in enumerate(self.steps[:mark]):
+            self.steps[n] = None
+            if step is not None:
+                step()
+
+
+def one_row_in_pieces(case: Case, **options: Any) -> dict[str, torch.Tensor]:
+    """In chunks of 16, so that a short row has several."""
+    run = with_options(**options)
+    with nan_in_fresh_memory():
+        return outcome(case, case.draw(torch.float32), lambda **words: run(**words, chunk=16), False)
+
+
+@pytest.mark.parametrize(
+    ("case", "keep"),
+    [
+        (Case("gated-delta", length=70), True),
+        (Case("gated-delta", length=40, start=False), False),
+        (Case("delta", length=48, heads=(4, 2), dims=(16, 40)), False),
+        (Case("gated-delta", length=49, dims=(72, 16), batch=2), True),
+    ],
+    ids=["ragged", "made again", "shared keys", "two rows"],
+)
+def test_pieces_that_follow_each_other_change_no_bit(case: Case, keep: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    walks, launched = [], launch.start
+
+    def start(kernel: Any, *args: Any, **words: Any) -> None:
+        walks.append(kernel) if kernel in (states_kernel, state_gradients_kernel) else None
+        launched(kernel, *args, **words)
+
+    monkeypatch.setattr(launch, "start", start)
+    whole = one_row_in_pieces(case, pieces=1, keep=keep)
+    for lanes, pieces in ((OneLane, 3), (Late, 2), (Late, 99)):
+        monkeypatch.setattr(passes, "lanes_of", lambda parts, lanes=lanes: lanes())
+        walks.clear()
+        found = one_row_in_pieces(case, pieces=pieces, keep=keep)
+        assert len(walks) == (2 if keep else 3) * min(pieces, -(-case.length // 16))
+        different = [name for name, x in whole.items() if not torch.equal(x, found[name])]
+        assert not different, (lanes, pieces)
+
+
+def test_packed_rows_and_other_rules_are_not_cut_into_pieces_that_follow_each_other() -> None:
+    for case in (Case("gated-delta", documents=(0, 0, 1, 30, 30, 70)), Case("scalar"), Case("vector")):
+        whole, found = (one_row_in_pieces(case, pieces=pieces) for pieces in (1, 3))
+        assert all(torch.equal(x, found[name]) for name, x in whole.items())
 
 
 @pytest.mark.parametrize("dims", [(20, 24), (1, 1), (16, 40)])

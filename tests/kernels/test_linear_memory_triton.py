@@ -37,12 +37,12 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Any]]:
         words = {"num_warps": shape[0], "num_stages": shape[1], "enable_fp_fusion": True}
         made.append(kernel.warmup(*arguments, flags, grid=(1,), **words, **more))
 
-    def compile_launches(case: Case, dtype: torch.dtype, drawn: Any = None) -> list[Any]:
+    def compile_launches(case: Case, dtype: torch.dtype, drawn: Any = None, **options: Any) -> list[Any]:
         made.clear()
         drawn = {n: x.cpu().requires_grad_() for n, x in (drawn or case.draw(dtype)).items()}
         inputs = recurrence.Inputs(*(drawn.get(name) for name in recurrence.Inputs._fields))
         words = {{"normalize": "ones"}.get(name, name): value for name, value in case.words.items()}
-        y, final = recurrence.recurrence(inputs, **words)
+        y, final = recurrence.recurrence(inputs, **words, options=options)
         (y.float().sum() + final.sum()).backward()
         return list(made)
 
@@ -191,17 +191,24 @@ def test_views_of_the_delta_rules_run_the_confirmed_code(compiled: Any) -> None:
         assert [kernel.asm["ptx"] for kernel in made] == expected
 
 
+def test_pieces_that_follow_each_other_run_the_code_of_whole_rows(compiled: Any) -> None:
+    case = Case("gated-delta", dims=(64, 64), length=192)
+    whole, pieces = (compiled(case, torch.bfloat16, pieces=count) for count in (1, 3))
+    assert len(pieces) == 3 * len(whole)
+    assert {kernel.asm["ptx"] for kernel in pieces} == {kernel.asm["ptx"] for kernel in whole}
+
+
 @pytest.mark.parametrize(("dtype", "wide"), [(torch.bfloat16, 2), (torch.float32, 4)])
 def test_what_is_kept_has_the_size_that_is_asked_about(
     dtype: torch.dtype, wide: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from workbench_kernels.linear_memory.portable import configurations, launch, recurrence
+    from workbench_kernels.linear_memory.portable import configurations, launch, passes, recurrence
 
     monkeypatch.setattr(launch, "start", lambda *_, **__: None)
     drawn = Case("gated-delta", length=128, dims=(64, 128)).draw(dtype)
     inputs = recurrence.Inputs(*(x.cpu() for x in map(drawn.__getitem__, recurrence.Inputs._fields)))
     plan = recurrence._plan(inputs, "identity", False, 1.0, None, None, {})
-    states, _ = recurrence._Call(plan, inputs).states()
+    _y, _final, (states,) = passes.forward(recurrence.Call(plan, inputs))
     held = sum(x.nbytes for x in states if x is not None)
     assert configurations.kept_bytes(plan) == held
     assert states.h.element_size() == wide
@@ -233,6 +240,41 @@ def test_walks_are_wider_where_their_programs_fill_the_card(
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     plan = dataclasses.replace(plan, device=torch.device("cuda"))
     assert {configurations.pick(plan, which).values for which in ("states", "state_gradients")} == {values}
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype", "options", "pieces"),
+    [
+        ({}, torch.bfloat16, {}, 4),
+        ({"length": 1024}, torch.bfloat16, {}, 2),
+        ({"length": 15 * 64}, torch.bfloat16, {}, 1),
+        ({"length": 70}, torch.bfloat16, {"pieces": 4}, 2),
+        ({}, torch.bfloat16, {"pieces": 1}, 1),
+        ({"batch": 2}, torch.bfloat16, {}, 1),
+        ({"batch": 2}, torch.bfloat16, {"pieces": 3}, 3),
+        ({"documents": (0, 2048)}, torch.bfloat16, {"pieces": 4}, 1),
+        ({"rule": "scalar"}, torch.bfloat16, {"pieces": 4}, 1),
+        ({}, torch.float32, {}, 1),
+    ],
+)
+def test_long_rows_alone_are_cut_into_pieces_that_follow_each_other(
+    case: dict[str, Any], dtype: torch.dtype, options: dict[str, int], pieces: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from workbench_kernels.linear_memory.portable import configurations, recurrence
+
+    monkeypatch.setattr(configurations, "IN_TURN", 4)
+    monkeypatch.setattr(configurations, "CHUNKS_IN_TURN", 8)
+    given: dict[str, Any] = {"rule": "gated-delta", "length": 2048, "heads": (16, 16), "dims": (128, 128), **case}
+    described = Case(**given, start=False)
+    drawn = described.draw(dtype)
+    inputs = recurrence.Inputs(*(drawn.get(name) for name in recurrence.Inputs._fields))
+    plan = recurrence._plan(inputs, "identity", False, 1.0, described.words["offsets"], None, options)
+    assert configurations.pieces_of(plan) == pieces
+    if dtype == torch.bfloat16 and pieces == 4:
+        calls = recurrence.Call(plan, inputs).pieces()
+        assert [(call.at.start, call.plan.rows.length, call.plan.chunks) for call in calls] == [
+            (first, 512, 8) for first in (0, 512, 1024, 1536)
+        ]
 
 
 def test_a_descriptor_made_of_an_address_is_found() -> None:

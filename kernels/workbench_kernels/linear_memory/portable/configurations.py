@@ -70,6 +70,9 @@ CONFIRMED = {
 }
 #: Of a card's memory, the share that a call may hold on to for its backward pass without being asked.
 KEPT_SHARE = 1 / 16
+#: A delta rule's rows whose walk leaves most of the card to others are cut into so many pieces that follow each other,
+#: of at least so many chunks: a launch costs the CPU 50 microseconds, and each piece has seven.
+IN_TURN, CHUNKS_IN_TURN = 1, 128
 #: Programs that keep a card busy; rows are cut until there are so many, into pieces of at least ``PIECE`` chunks. Of
 #: the forward pass in one kernel two fit on a multiprocessor: there a row is not cut into more than run at once.
 BUSY, PIECE, MOST_PIECES = 264, 8, 16
@@ -108,11 +111,15 @@ def pick(plan: Plan, which: str) -> Tiles:
 
 def walk(plan: Plan) -> Tiles:
     """By the size of the call and of the card, whatever else runs on it; without a card that of an H200."""
-    wide, narrow = next(tiles for widest, tiles in WALKS.items() if plan.tiled[0] <= widest)
+    wide, narrow = _walks(plan)
     programs = plan.count * plan.sizes.heads * -(-plan.sizes.value_dim // wide.values)
     on_card = plan.device.type == "cuda"
     processors = torch.cuda.get_device_properties(plan.device).multi_processor_count if on_card else BUSY // 2
     return wide if programs >= processors * 3 // 4 else narrow
+
+
+def _walks(plan: Plan) -> tuple[Tiles, Tiles]:
+    return next(tiles for widest, tiles in WALKS.items() if plan.tiled[0] <= widest)
 
 
 def fused(plan: Plan) -> bool:
@@ -142,6 +149,20 @@ def kept_bytes(plan: Plan) -> int:
     s, wide = plan.sizes, plan.wide.itemsize
     of_token = 4 * plan.chunk + wide * (s.dim + s.value_dim) + 8
     return plan.chunks * s.heads * (wide * s.dim * s.value_dim + plan.chunk * of_token)
+
+
+def pieces_of(plan: Plan) -> int:
+    """Pieces of every row that follow each other, the walk of one beside the other launches of the next.
+
+    Of bfloat16 delta rules where rows and heads are too few for walks of 32 components: what a card has timed.
+    """
+    if not plan.delta or plan.rows.offsets is not None:
+        return 1
+    chunks = -(-plan.rows.length // plan.chunk)
+    if "pieces" in plan.given:
+        return max(1, min(int(plan.given["pieces"]), chunks))
+    alone = plan.wide == torch.bfloat16 and walk(plan) is _walks(plan)[1]
+    return max(1, min(IN_TURN, chunks // CHUNKS_IN_TURN)) if alone else 1
 
 
 def segments_of(plan: Plan, which: str = "states") -> int:

@@ -17,6 +17,16 @@ class Inputs(NamedTuple):
     state: Tensor | None
 
 
+#: Of the inputs, by query heads; that of v with the column of ones.
+Gradients = Inputs
+
+
+def tokens_of(x: Inputs, at: slice) -> Inputs:
+    """Views of some tokens; the state as it is."""
+    log_decay, beta = (None if gate is None else gate[:, at] for gate in (x.log_decay, x.beta))
+    return Inputs(x.q[:, at], x.k[:, at], x.v[:, at], log_decay, beta, x.state)
+
+
 def contiguous(x: Tensor) -> Tensor:
     """Last dimension contiguous (a gate's: heads), and a chunk of it within 32-bit offsets."""
     last = x.stride(-1) if x.dim() == 4 else 1
