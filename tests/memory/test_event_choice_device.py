@@ -49,6 +49,9 @@ class Case:
         scores = torch.from_numpy(self.rng.integers(0, 6, len(self.lengths)).astype(np.float32))
         return scores.topk(min(self.budgets.k, len(self.lengths))).indices
 
+    def tokens(self) -> torch.Tensor:
+        return torch.from_numpy(self.rng.random((self.edges[-1], 2, 3), dtype=np.float32))
+
     def expected(self, order: torch.Tensor, queue: list[int]) -> tuple[list[int], list[int]]:
         best = filled(order.tolist(), self.lengths.tolist(), self.budgets.similar)
         return best, neighbours(best, queue, self.lengths.tolist(), self.budgets.near)
@@ -62,7 +65,8 @@ def agree(case: Case, launched: bool, steps: int) -> int:
         choice.begin()
         for layer in range(LAYERS):
             order = case.order()
-            choice.choose(layer, order)
+            pool, fetched = case.tokens(), torch.full((case.most, 2, 3), torch.nan)
+            choice.fetch(layer, order, pool, fetched)
             best, near = expected = case.expected(order, queues[layer])
             record = choice.record[layer].numpy()
             assert unpacked(record, case.budgets.k) == expected
@@ -73,6 +77,7 @@ def agree(case: Case, launched: bool, steps: int) -> int:
             assert choice.index[:free].eq(0).all()
             assert choice.bias[:free].isneginf().all()
             assert choice.bias[free:].eq(0).all()
+            assert fetched.equal(pool[choice.index])
             if step % 3 < 2:  # else the pass dies: the queue is what it was
                 waited += len({*near} - {e + d for e in best for d in (1, -1)})
                 queues[layer] = near
@@ -116,9 +121,11 @@ def test_the_kernel_compiles_for_hopper_at_the_published_budgets(n_mem):
 
     budgets = Budgets.of(n_mem, int(0.3 * n_mem), 8)
     assert budgets.width % 4 == 0  # a layer's record begins where wide loads may begin
-    constants = dict(zip(("K", "Q", "KP", "P", "R", "T"), (budgets.k, budgets.queue, *kernels.sizes(budgets))))
+    shape = (budgets.k, budgets.queue, *kernels.sizes(budgets), 512, kernels.columns(512))
+    constants = dict(zip(("K", "Q", "KP", "P", "R", "T", "W", "C"), shape))
     types = dict.fromkeys(kernels._choose.arg_names, "i32") | dict.fromkeys(constants, "constexpr")
     types |= dict.fromkeys(("before", "record", "edges", "index", "taken"), "*i32") | {"order": "*i64", "bias": "*fp32"}
+    types |= dict.fromkeys(("pool", "rows"), "*bf16")
     source = ASTSource(kernels._choose, signature=types, constexprs=constants)
     options = {"num_warps": kernels.warps(budgets), "enable_fp_fusion": True}
     made = triton.compile(source, target=GPUTarget("cuda", 90, 32), options=options)

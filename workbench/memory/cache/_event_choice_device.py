@@ -2,8 +2,9 @@
 
 What a layer fetches follows from its top-k alone, so the host need not see it before the layer goes on. The rows to
 fetch always number ``most``: those of the chosen events, in the order of the stream, are the last of them; the others
-point at row 0 and a bias of minus infinity hides them from the softmax. On a CUDA device all of it is one launch
-(``_event_choice_kernel``), whose reference is :func:`choose`; the specification of both is ``_event_choice``.
+point at row 0 and a bias of minus infinity hides them from the softmax. On a CUDA device all of it, the gather too, is
+one launch (``_event_choice_kernel``), whose reference is :func:`choose`; the specification of both is
+``_event_choice``.
 """
 
 from __future__ import annotations
@@ -138,12 +139,14 @@ class DeviceChoice:
     def end(self) -> None:
         self._before = self._records
 
-    def choose(self, layer: int, order: Tensor) -> None:
-        """``index`` and ``bias`` are those of this layer until the next one asks."""
-        self._launch(order, self._before[layer], self._records[layer])
+    def fetch(self, layer: int, order: Tensor, pool: Tensor, rows: Tensor) -> None:
+        """Choose by ``order`` and copy the events' rows of ``pool`` (tokens, ...) into ``rows`` (most, ...), contiguous
+        both; ``index`` and ``bias`` are those of this layer until the next one asks."""
+        self._launch(order, self._before[layer], self._records[layer], pool, rows)
 
-    def _plain(self, order: Tensor, before: Tensor, record: Tensor) -> None:
+    def _plain(self, order: Tensor, before: Tensor, record: Tensor, pool: Tensor, rows: Tensor) -> None:
         choose(order, self.edges, before, self.budgets, self.index, self.bias, record)
+        torch.index_select(pool, 0, self.index, out=rows)
 
 
 def hidden_before(n: int, device: torch.device) -> Tensor:
@@ -177,7 +180,7 @@ def launcher_exists() -> bool:
     return find_spec("triton") is not None
 
 
-def _launcher(choice: DeviceChoice, longest: int) -> Callable[[Tensor, Tensor, Tensor], Any] | None:
+def _launcher(choice: DeviceChoice, longest: int) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Any] | None:
     if not launcher_exists():
         return None
     from workbench.memory.cache import _event_choice_kernel as kernel

@@ -1,4 +1,7 @@
-"""``_event_choice_device.choose`` as one launch of one program: a step's layer costs the host a call, no wait.
+"""``_event_choice_device.choose`` and the gather behind it as one launch: a layer costs the host a call, no wait.
+
+Every program makes the whole choice by itself and then copies its share of the rows. What they write of the choice is
+the same to the last number, so no program waits for another.
 
 Importing this file needs Triton.
 """
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from workbench.memory.cache._event_choice_device import Budgets
 
 NOBODY = tl.constexpr(2**31 - 1)
+PROGRAMS = 16
 
 
 @triton.jit
@@ -62,12 +66,27 @@ def _tokens_before(chosen, edges, event, n, R: tl.constexpr, T: tl.constexpr):
     return before
 
 
+@triton.jit
+def _gather(index, pool, rows, most, W: tl.constexpr, C: tl.constexpr):
+    """Rows ``index`` of ``pool`` (n, W) into ``rows`` (most, W), this program's share of them."""
+    column, here = tl.arange(0, C)[None, :], tl.arange(0, 8192 // C)
+    for low in range(tl.program_id(0) * (8192 // C), most, tl.num_programs(0) * (8192 // C)):
+        slot = low + here
+        source = tl.load(index + slot, mask=slot < most, other=0, cache_modifier=".cg").to(tl.int64)[:, None]
+        for first in range(0, W, C):
+            real = (slot < most)[:, None] & (first + column < W)
+            part = tl.load(pool + source * W + first + column, mask=real)
+            tl.store(rows + slot.to(tl.int64)[:, None] * W + first + column, part, mask=real)
+
+
 @triton.jit(do_not_specialize=["n_order", "n_events", "most", "longest", "similar", "share"])
 def _choose(
-    order, before, record, edges, index, bias, taken, n_order, n_events, most, longest, similar, share,
+    order, before, record, pool, rows, edges, index, bias, taken, n_order, n_events, most, longest, similar, share,
     K: tl.constexpr, Q: tl.constexpr, KP: tl.constexpr, P: tl.constexpr, R: tl.constexpr, T: tl.constexpr,
+    W: tl.constexpr, C: tl.constexpr,
 ):  # fmt: skip
-    """``taken`` (E,): the rank at which an event is named first; NOBODY before and after."""
+    """``taken`` (programs, E): the rank at which an event is named first; NOBODY before and after."""
+    taken += tl.program_id(0).to(tl.int64) * n_events
     rank = tl.arange(0, P)
     n_best = _similar(order, n_order, edges, similar, KP)
     event, real = _named(order, before, n_best, n_events, K, Q, P)
@@ -101,6 +120,8 @@ def _choose(
         row = low + rank
         tl.store(index + row, tl.zeros((P,), tl.int32), mask=row < free)
         tl.store(bias + row, tl.where(row < free, float("-inf"), 0.0), mask=row < most)
+    tl.debug_barrier()  # other threads of this program wrote the index that is read now
+    _gather(index, pool, rows, most, W, C)
 
 
 def sizes(budgets: Budgets) -> tuple[int, ...]:
@@ -120,17 +141,25 @@ def takes(budgets: Budgets) -> bool:
     return warps(budgets) <= 32
 
 
+def columns(width: int) -> int:
+    """Numbers of a row that are copied at a time."""
+    return min(triton.next_power_of_2(width), 1024)
+
+
 def launcher(
     edges: Tensor, index: Tensor, bias: Tensor, budgets: Budgets, longest: int
-) -> Callable[[Tensor, Tensor, Tensor], Any]:
-    """Call (order, before, record) that fills ``index``, ``bias`` and ``record`` as ``choose`` does."""
+) -> Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], Any]:
+    """Call (order, before, record, pool, rows) that fills ``index``, ``bias`` and ``record`` as ``choose`` does, and
+    ``rows`` with rows ``index`` of ``pool``, both contiguous."""
     n_events = len(edges) - 1
-    taken = torch.full((n_events,), NOBODY.value, dtype=torch.int32, device=edges.device)
-    run, n_order, n_warps = _choose[(1,)], min(n_events, budgets.k), warps(budgets)
+    taken = torch.full((PROGRAMS, n_events), NOBODY.value, dtype=torch.int32, device=edges.device)
+    run, n_order, n_warps = _choose[(PROGRAMS,)], min(n_events, budgets.k), warps(budgets)
     numbers = (n_order, n_events, len(index), longest, budgets.similar, budgets.near)
     shape = (budgets.k, budgets.queue, *sizes(budgets))
 
-    def launch(order: Tensor, before: Tensor, record: Tensor) -> Any:
-        return run(order, before, record, edges, index, bias, taken, *numbers, *shape, num_warps=n_warps)
+    def launch(order: Tensor, before: Tensor, record: Tensor, pool: Tensor, rows: Tensor) -> Any:
+        width = pool.stride(0)
+        given = (order, before, record, pool, rows, edges, index, bias, taken, *numbers, *shape)
+        return run(*given, width, columns(width), num_warps=n_warps)
 
     return launch

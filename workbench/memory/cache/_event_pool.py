@@ -107,9 +107,9 @@ class EventPool:
         torch.index_select(held, 0, index, out=rows.narrow(0, rows.shape[0] - n, n))
         return n
 
-    def fetch_into(self, layer: int, index: Tensor, rows: Tensor) -> None:
-        """Rows ``index`` of one layer into ``rows`` (n, H_kv, D + D_v)."""
-        torch.index_select(self._layers[layer].filled, 0, index, out=rows)
+    def tokens(self, layer: int) -> Tensor:
+        """Keys and values (n, H_kv, D + D_v) of all events' tokens in one layer, contiguous."""
+        return self._layers[layer].filled
 
     def _index(self, events: np.ndarray, device: torch.device) -> Tensor:
         lengths = self._lengths[events]

@@ -168,8 +168,7 @@ class Retriever:
         host waits for nothing. ``choice.bias`` hides those that no event fills."""
         assert isinstance(self.archive, EventPool)
         scores = self.score(layer, query)
-        choice.choose(layer, scores.topk(min(len(self), self.rule.most)).indices)
-        self.archive.fetch_into(layer, choice.index, rows)
+        choice.fetch(layer, scores.topk(min(len(self), self.rule.most)).indices, self.archive.tokens(layer), rows)
         self._asked[layer] = scores
 
     def send(self, choice: DeviceChoice | None) -> bool:
