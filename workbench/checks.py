@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 from workbench.errors import BadInput
 
 
-def is_whole(value: Any, least: int | None = None, most: int | None = None) -> bool:
+def is_whole(value: Any, least: int | None = None, most: int | None = None) -> TypeGuard[int]:
     """Whether ``value`` is a whole number within the bounds, which belong to it."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         return False

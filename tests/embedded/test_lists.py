@@ -77,8 +77,9 @@ def test_a_short_training_learns_and_says_how_it_was_made(tmp_path):
 
 @pytest.mark.parametrize(
     ("given", "mention"),
-    [({"kind": "shape"}, "kind='shape'"), ({"layers": 0}, "layers=0"), ({"width": 20, "heads": 4}, "width=20"),
-     ({"steps": -3}, "steps=-3"), ({"batch": 1.5}, "batch=1.5")],
+    [({"kind": "shape"}, "kind='shape'"), ({"layers": 0}, "layers must be a whole .* got 0"),
+     ({"width": 20, "heads": 4}, "width=20"), ({"steps": -3}, "steps must be a whole .* got -3"),
+     ({"batch": 1.5}, "batch must be a whole .* got 1.5")],
 )  # fmt: skip
 def test_bad_recipes_are_refused(given, mention, tmp_path):
     with pytest.raises(BadInput, match=mention):

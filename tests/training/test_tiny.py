@@ -1,9 +1,11 @@
 """Tiny trainings: stacked equals apart, a killed run goes on as if nothing had happened, bad input is refused."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -254,25 +256,30 @@ def test_the_rate_warms_up_and_falls_to_its_share():
     assert Recipe(steps=110, warmup=10, lr=1.0, schedule="constant").rate(100) == 1.0
 
 
+def test_numpys_numbers_become_plain_ones():
+    made = Recipe(steps=np.int64(100), batch=np.int32(8), lr=np.float32(0.5), data_seed=np.uint8(3))
+    assert json.dumps(asdict(made)) == json.dumps(asdict(Recipe(steps=100, batch=8, lr=0.5, data_seed=3)))
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": 0}, "steps=0"),
-        ({"steps": 10.5}, "steps=10.5"),
-        ({"batch": 0}, "batch=0"),
-        ({"lr": 0}, "lr=0"),
-        ({"lr": float("nan")}, "lr=nan"),
-        ({"lr": -1e-3}, "lr=-0.001"),
-        ({"clip": 0}, "clip=0"),
-        ({"weight_decay": -0.1}, "weight_decay=-0.1"),
-        ({"next_token": -1}, "next_token=-1"),
-        ({"final_share": 1.5}, "final_share=1.5"),
+        ({"steps": 0}, "steps must be a whole number .*, got 0"),
+        ({"steps": 10.5}, "steps must be a whole number .*, got 10.5"),
+        ({"batch": 0}, "batch must be a whole number .*, got 0"),
+        ({"lr": 0}, "lr must be a finite number .*, got 0"),
+        ({"lr": float("nan")}, "lr must be a finite number .*, got nan"),
+        ({"lr": -1e-3}, "lr must be a finite number .*, got -0.001"),
+        ({"clip": 0}, "clip must be a finite number .*, got 0"),
+        ({"weight_decay": -0.1}, "weight_decay must be a finite number .*, got -0.1"),
+        ({"next_token": -1}, "next_token must be a finite number .*, got -1"),
+        ({"final_share": 1.5}, "final_share must be a finite number .*, got 1.5"),
         ({"betas": (0.9, 1.0)}, "betas="),
         ({"betas": (0.9,)}, "betas="),
         ({"betas": 0.9}, "betas="),
         ({"schedule": "step"}, "schedule='step'"),
         ({"warmup": 100}, "never be reached"),
-        ({"data_seed": -1}, "data_seed=-1"),
+        ({"data_seed": -1}, "data_seed must be a whole number .*, got -1"),
     ],
 )
 def test_bad_recipes_are_refused(settings, message):

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.checks import is_whole
 from workbench.errors import BadInput, ModelError, UnknownName
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers.base import layer_names
@@ -160,8 +161,9 @@ def compare(
 
     dims = DIMS if dims is None else dims
     several = isinstance(dims, Sequence) and len(dims) > 0
-    if not several or any(isinstance(d, bool) or not isinstance(d, int) or d < 1 for d in dims):
+    if not several or any(not is_whole(d, 1) for d in dims):
         raise BadInput(f"dims={dims!r} must be one or more widths >= 1")
+    dims = [int(dim) for dim in dims]
     tiny.device_of(device)  # also where all that is asked for is shipped
     seeds = tiny.whole_seeds(seeds)
     chosen = lines(names)

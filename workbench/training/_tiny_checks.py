@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.checks import whole
 from workbench.errors import BadInput, ModelError
 
 
@@ -47,21 +47,6 @@ def known_tokens(model: Any, *tables: Tensor) -> None:
     if size is not None and most >= size:
         raise BadInput(
             f"the pool holds token {most}, the model knows 0 to {size - 1}: make it with a larger vocab_size"
-        )
-
-
-def whole(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise BadInput(f"{name}={value!r}: expected a whole number of at least {least}")
-    return int(value)
-
-
-def number(name: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
-    good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not good or value > high or value < low or (open_low and value == low):
-        legal = f"above {low:g}" if open_low else f"of at least {low:g}"
-        raise BadInput(
-            f"{name}={value!r}: expected a number {legal}{'' if math.isinf(high) else f', at most {high:g}'}"
         )
 
 

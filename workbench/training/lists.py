@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from workbench.checks import whole
 from workbench.errors import BadInput, ModelError
 from workbench.storage import cache_dir, write_text
 
@@ -92,9 +93,9 @@ def train_lists(kind: str = "item", out: str | Path | None = None, *, steps: int
 
     if kind not in KINDS:
         raise BadInput(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
-    for name, value in {"steps": steps or 1, "layers": layers, "heads": heads, "width": width, "batch": batch}.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise BadInput(f"{name}={value!r}: expected a whole number of at least 1")
+    steps = whole("steps", steps) if steps else None
+    layers, heads = whole("layers", layers), whole("heads", heads)
+    width, batch = whole("width", width), whole("batch", batch)
     if width % (2 * heads):
         raise BadInput(f"width={width} must divide into {heads} heads of an even width, which rotary positions need")
     place = device_of(device)

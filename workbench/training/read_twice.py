@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from workbench.checks import is_number, is_whole
 from workbench.errors import BadInput
 from workbench.training.tiny import Loss
 
@@ -63,11 +64,11 @@ def hidden_places(ids: Any, prefix: int, *, share: float = 0.15, seed: int = 0) 
     Raises BadInput for a prefix below 1 or as long as the sequences, or a share outside (0, 1).
     """
     table = np.asarray(ids)
-    if table.ndim != 2 or table.dtype.kind not in "iu" or not _whole(prefix, 1) or prefix >= table.shape[1]:
+    if table.ndim != 2 or table.dtype.kind not in "iu" or not is_whole(prefix, 1, table.shape[1] - 1):
         raise BadInput(
             f"ids {table.dtype} {table.shape}, prefix={prefix!r}: expected whole ids (N, T) and a whole 0 < prefix < T"
         )
-    if not (_number(share) and 0 < share < 1):
+    if not (is_number(share) and 0 < share < 1):
         raise BadInput(f"share={share!r}: expected a number between 0 and 1")
     drawn = np.zeros(table.shape, bool)
     drawn[:, :prefix] = np.random.default_rng(seed).random((len(table), prefix), np.float32) < share
@@ -75,20 +76,12 @@ def hidden_places(ids: Any, prefix: int, *, share: float = 0.15, seed: int = 0) 
 
 
 def _check(prefix: int, mask_id: int, weight: float, share: float) -> None:
-    shares = _number(share) and 0 < share < 1 and _number(weight) and 0 <= weight < float("inf")
-    if not (_whole(prefix, 1) and _whole(mask_id, 0) and shares):
+    shares = is_number(share) and 0 < share < 1 and is_number(weight) and weight >= 0
+    if not (is_whole(prefix, 1) and is_whole(mask_id, 0) and shares):
         raise BadInput(
             f"prefix={prefix!r}, mask_id={mask_id!r}, share={share!r}, weight={weight!r}: expected prefix >= 1 and "
             "mask_id >= 0, both whole, a share between 0 and 1 and a finite weight of 0 or more"
         )
-
-
-def _whole(value: Any, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _mean(logits: Tensor, targets: Tensor, weights: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from workbench.checks import number, whole
 from workbench.errors import BadInput
 from workbench.training._tiny_bundle import (
     bundle_path,
@@ -37,7 +38,7 @@ from workbench.training._tiny_bundle import (
     ship,
     shipped,
 )
-from workbench.training._tiny_checks import device_of, id_table, number, whole, whole_seeds
+from workbench.training._tiny_checks import device_of, id_table, whole_seeds
 from workbench.training._tiny_stages import stage_of_step
 
 if TYPE_CHECKING:
@@ -94,13 +95,13 @@ class Recipe:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "checkpoint_every", "log_every"):
-            whole(name, getattr(self, name), 1)
+            object.__setattr__(self, name, whole(name, getattr(self, name)))
         for name in ("warmup", "data_seed"):
-            whole(name, getattr(self, name), 0)
-        for name, above in (("lr", 0.0), ("clip", 0.0)):
-            number(name, getattr(self, name), above, math.inf, open_low=True)
-        for name, most in (("weight_decay", math.inf), ("next_token", math.inf), ("final_share", 1.0)):
-            number(name, getattr(self, name), 0.0, most)
+            object.__setattr__(self, name, whole(name, getattr(self, name), 0))
+        for name in ("lr", "clip"):
+            object.__setattr__(self, name, number(name, getattr(self, name), above=0))
+        for name, most in (("weight_decay", None), ("next_token", None), ("final_share", 1)):
+            object.__setattr__(self, name, number(name, getattr(self, name), 0, most))
         pair = isinstance(self.betas, Sequence) and len(self.betas) == 2
         if not pair or not all(isinstance(beta, int | float) and 0 <= beta < 1 for beta in self.betas):
             raise BadInput(f"betas={self.betas!r}: expected two numbers from 0 to below 1")
@@ -353,7 +354,7 @@ def fitted(recipe: Recipe, seconds_a_step: float, budget_seconds: float, *, leas
     Raises:
         BadInput: not even ``least`` steps fit; the message says what would.
     """
-    number("seconds_a_step", seconds_a_step, 0.0, math.inf, open_low=True)
+    number("seconds_a_step", seconds_a_step, above=0)
     steps = min(recipe.steps, int(budget_seconds / seconds_a_step))
     if steps < min(least, recipe.steps):
         raise BadInput(
