@@ -221,7 +221,7 @@ def test_prompts_corruptions_and_answers_that_do_not_fit():
             path_patching(model, prompts, twins, answers, heads=[bad])
     for patching in (path_patching, activation_patching):
         for rows in (0, -7, 2.5):
-            with pytest.raises(BadInput, match="rows is how many"):
+            with pytest.raises(BadInput, match=r"rows must be .*how many patched rows"):
                 patching(model, prompts, twins, answers, rows=rows)
     with pytest.raises(BadInput, match="no head"):
         path_patching(model, prompts, twins, answers, heads=[])

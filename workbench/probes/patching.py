@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench.checks import whole
 from workbench.errors import BadInput, ModelError
 from workbench.models.batches import by_length, padded
 from workbench.probes.heads import Head, _network, all_heads, capture, edit, sites
@@ -177,8 +178,7 @@ def _patched(
     heads: Sequence[Head] | None, rows: int, progress: Callable[[float], Any], logits_of: Callable[..., Tensor],
 ) -> Effects:  # fmt: skip
     """Every head of every corruption is a cell; ``logits_of(cells, their prompts, clean, dirty)`` patches a batch."""
-    if isinstance(rows, bool) or not isinstance(rows, int) or rows < 1:
-        raise BadInput(f"rows is how many patched rows are computed at once, a whole number >= 1, got {rows!r}")
+    rows = whole("rows", rows, more=" (how many patched rows are computed at once)")
     chosen = _checked(model, prompts, corrupted, answers, heads)
     clean = last_outputs(model, prompts)
     flat = [(i, ids) for i, options in enumerate(corrupted) for ids in options]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from workbench import storage
+from workbench.checks import is_whole
 from workbench.errors import BadInput, StorageError, UnknownName
 from workbench.studies import cells as cells_
 from workbench.studies import needs
@@ -96,10 +97,11 @@ def study_of(slug: str) -> Study:
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    listed = list(range(seeds)) if isinstance(seeds, int) else list(dict.fromkeys(seeds))
-    if not listed or any(not isinstance(seed, int) or seed < 0 for seed in listed):
+    given = range(seeds) if is_whole(seeds) else seeds
+    listed = list(dict.fromkeys(given)) if isinstance(given, Iterable) else []
+    if not listed or not all(is_whole(seed, 0) for seed in listed):
         raise BadInput(f"seeds={seeds!r} must be a number of seeds >= 1 or a list of whole numbers >= 0")
-    return listed
+    return [int(seed) for seed in listed]
 
 
 def _plan(study: Study, scale: str, seeds: Sequence[int], device: str | None) -> list[Cell]:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from workbench.errors import BadInput
+from workbench.checks import whole
 from workbench.memory.stores.base import count_tokens
 
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("notes", "tokens"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise BadInput(f"a budget's {name} must be a whole number of at least 1 or None, got {value!r}")
+            if value is not None:
+                object.__setattr__(self, name, whole(f"a budget's {name}", value, more=", or None"))
 
     def __str__(self) -> str:
         parts = [f"{getattr(self, name):,} {name}" for name in ("notes", "tokens") if getattr(self, name) is not None]
@@ -120,8 +120,7 @@ def spent(
         tools: tools on offer; their schemas are read again with each of the ``requests``.
         summaries: usage of the calls that the memory made for this answer (a ledger's ``usage``, before and after).
     """
-    if isinstance(requests, bool) or not isinstance(requests, int) or requests < 1:
-        raise BadInput(f"requests must be a whole number of at least 1, got {requests!r}")
+    requests = whole("requests", requests)
     asked = reading.query if question is None else question
     return Spent(
         notes=len(reading.items),

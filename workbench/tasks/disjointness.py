@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.checks import is_whole, whole
 from workbench.errors import BadInput
-from workbench.memory.cache._checks import is_whole
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -60,8 +60,7 @@ def draw_sets(first: int, second: int, rng: np.random.Generator, vocabulary: int
 
 def unit_codes(vocabulary: int, dim: int, rng: np.random.Generator) -> np.ndarray:
     """Random directions (vocabulary, dim), one an element, of length 1."""
-    if not is_whole(dim) or dim < 1:
-        raise BadInput(f"dim={dim!r} must be a whole number of at least 1: it is the number of entries of the memory")
+    whole("dim", dim, more=" (entries of the memory)")
     codes = rng.standard_normal((vocabulary, dim))
     return codes / np.linalg.norm(codes, axis=1, keepdims=True)
 
@@ -87,8 +86,7 @@ def accuracy(
     """
     import pandas as pd
 
-    if not is_whole(trials) or trials < 1:
-        raise BadInput(f"trials={trials!r} must be a whole number of at least 1")
+    whole("trials", trials)
     rng, rows = np.random.default_rng(seed), []
     for dim in dims:
         codes = unit_codes(vocabulary, dim, rng)
@@ -144,7 +142,7 @@ def _passes(passes: int) -> int:
 
 
 def _sizes(first: int, second: int, vocabulary: int) -> None:
-    if not all(is_whole(size) and size >= 1 for size in (first, second)):
+    if not all(is_whole(size, 1) for size in (first, second)):
         raise BadInput(f"a set may not be empty: got sizes {first!r} and {second!r}; give whole numbers of at least 1")
     if first + second > vocabulary:
         raise BadInput(

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.parametric._rows import Rows, rows_of
 from workbench.models.batches import by_length
@@ -120,8 +121,7 @@ def edit_set(loaded: LoadedModel, n: int, *, seed: int = 0, part: str = "test") 
     """
     from workbench_datasets.small_world import world
 
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise BadInput(f"n={n!r} edits: give a whole number of at least 1")
+    n = whole("n", n, more=" (edits)")
     known, rng = world(), random.Random(f"edits:{part}:{seed}")
     people = people_of(known, part)
     rng.shuffle(people)
@@ -175,8 +175,7 @@ def negatives(n: int, *, seed: int = 0, kind: str = "text", part: str = "test") 
     """Unrelated prompts: "text", plain sentences, or "question", about people of the other part than ``part``."""
     from workbench_datasets.small_world import world
 
-    if isinstance(n, bool) or not isinstance(n, int) or n < 1:
-        raise BadInput(f"n={n!r} unrelated prompts: give a whole number of at least 1")
+    n = whole("n", n, more=" (unrelated prompts)")
     if part not in PARTS:
         raise BadInput(f"part must be one of {', '.join(PARTS)}, got {part!r}")
     known, rng = world(), random.Random(f"negatives:{kind}:{part}:{seed}")

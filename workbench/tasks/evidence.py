@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from workbench.checks import whole
 from workbench.errors import BadInput, MemoryError_
 from workbench.tasks.budgets import Budget
 
@@ -66,9 +67,7 @@ def first_rank(ids: Sequence[Hashable], gold: Iterable[Hashable]) -> float:
 
 
 def _first(ids: Sequence[Hashable], k: int | None) -> Sequence[Hashable]:
-    if k is not None and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
-        raise BadInput(f"k must be a whole number of at least 1, got {k!r}")
-    return ids if k is None else ids[:k]
+    return ids if k is None else ids[: whole("k", k, more=", or None")]
 
 
 def fill(

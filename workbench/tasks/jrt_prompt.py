@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -80,9 +81,9 @@ def prepare(
 
     Raises BadInput, with both lengths, when prompt and answer would not fit.
     """
-    _whole("new_tokens", new_tokens, 0)
+    whole("new_tokens", new_tokens, 0)
     if context_size is not None:
-        _whole("context_size", context_size, 1)
+        whole("context_size", context_size)
     text, default = make(_repeats(repeats)), count(make(1))
     tokens = default if repeats == 1 else count(text)
     if context_size is not None and tokens + new_tokens > context_size:
@@ -141,13 +142,7 @@ def _of(question: Note) -> Callable[[int], str]:
 
 
 def _repeats(repeats: int) -> int:
-    return _whole("repeats", repeats, 1, " (1 is the default prompt)")
-
-
-def _whole(name: str, value: int, least: int, more: str = "") -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise BadInput(f"{name}={value!r} must be a whole number of at least {least}{more}")
-    return value
+    return whole("repeats", repeats, more=" (1 is the default prompt)")
 
 
 def _parts(**parts: str) -> None:

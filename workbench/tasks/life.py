@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from workbench.checks import is_whole, whole
 from workbench.errors import BadInput
 from workbench.memory.stores.memorybank import checked_threshold, forgotten_now, known_rule
 
@@ -44,11 +45,10 @@ class Life:
 
     def __post_init__(self) -> None:
         for name in ("days", "facts", "questions"):
-            if not _whole(getattr(self, name)) or getattr(self, name) < 1:
-                raise BadInput(f"Life({name}={getattr(self, name)!r}) must be a whole number of at least 1")
-        if not _whole(self.score_from) or not 0 <= self.score_from < self.days:
+            whole(f"Life: {name}", getattr(self, name))
+        if not is_whole(self.score_from, 0, self.days - 1):
             raise BadInput(f"Life(score_from={self.score_from}) must be a day before the last, {self.days}")
-        drifts = self.drift is None or (_whole(self.drift) and self.drift >= 1)
+        drifts = self.drift is None or is_whole(self.drift, 1)
         if not _number(self.shape) or self.shape <= 0 or not _number(self.floor) or self.floor < 0 or not drifts:
             raise BadInput(f"Life(shape={self.shape}, floor={self.floor}, drift={self.drift}): shape > 0, floor >= 0, "
                            "drift >= 1 or None")  # fmt: skip
@@ -79,16 +79,10 @@ class Policy:
         checked_threshold(self.threshold)
         if self.evict not in EVICTIONS:
             raise BadInput(f"Policy {self.name!r}: evict={self.evict!r} is not one of {', '.join(EVICTIONS)}")
-        if self.capacity is not None and (not _whole(self.capacity) or self.capacity < 1):
-            raise BadInput(
-                f"Policy {self.name!r}: capacity={self.capacity!r} must be a whole number from 1 on, or None"
-            )
+        if self.capacity is not None:
+            whole(f"Policy {self.name!r}: capacity", self.capacity, more=", or None")
         if not _number(self.time_scale) or self.time_scale <= 0 or not _number(self.increment) or self.increment < 0:
             raise BadInput(f"Policy {self.name!r}: time_scale must be above 0 and increment at least 0")
-
-
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _number(value: Any) -> bool:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.models.batches import by_length, padded
 
@@ -44,10 +45,8 @@ def remaining(loaded: LoadedModel, n: int, size: int, *, seed: int = 0) -> list[
     """``n`` prompts with lists of ``size`` things. Raises BadInput for a size below 2 or above the words there are."""
     from workbench_datasets.small_world import world
 
-    if not isinstance(size, int) or not 2 <= size <= 20:
-        raise BadInput(f"a list has 2 to 20 things, got {size}")
-    if not isinstance(n, int) or n < 1:
-        raise BadInput(f"n, the number of prompts, must be a whole number >= 1, got {n!r}")
+    size = whole("size, the number of things in a list,", size, 2, 20)
+    n = whole("n, the number of prompts,", n)
     asked = world().questions("remaining", n, seed=seed, size=size, ask="colour")
     return [_prompt(loaded, question.prompt, question.answer, question.meta["left"], size) for question in asked]
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import altair as alt
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.views import theme
 from workbench.views._check import frame_for, one_of
@@ -154,12 +155,8 @@ def prefix_mask(length: int, prefix: int, mode: str = "prefix", *, title: str = 
     import pandas as pd
 
     one_of("prefix_mask", "mode", mode, ("prefix", "causal", "non-causal"))
-    if not isinstance(length, int) or not 1 <= length <= _LARGEST_MASK:
-        raise BadInput(f"prefix_mask: length={length!r} must be a whole number from 1 to {_LARGEST_MASK}")
-    if not isinstance(prefix, int) or not 0 <= prefix <= length:
-        raise BadInput(
-            f"prefix_mask: prefix={prefix!r} must be a whole number from 0 to the length {length}: M may not exceed T"
-        )
+    length = whole("prefix_mask: length", length, 1, _LARGEST_MASK)
+    prefix = whole("prefix_mask: prefix", prefix, 0, length, more=", the length: M may not exceed T")
     cells = [(i, j, _sight(i, j, prefix, mode)) for i in range(length) for j in range(length)]
     data = pd.DataFrame(cells, columns=["reads", "token", "through"])
     shown = [sight for sight in SIGHTS if sight in set(data["through"])]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import altair as alt
 import numpy as np
 
+from workbench.checks import number
 from workbench.errors import BadInput
 from workbench.views import theme
 from workbench.views._check import frame_for, matrix
@@ -129,13 +130,12 @@ def routing_histogram(frame: pd.DataFrame, eps: float, *, title: str = "", subti
     Columns: kind, delta; prompt, base and edited (answers) are shown when a point is pointed at, if given.
     """
     data = frame_for("routing_histogram", frame, numbers=("delta",), columns=("kind",))
-    if isinstance(eps, bool) or not isinstance(eps, int | float) or not np.isfinite(eps):
-        raise BadInput(f"routing_histogram: eps must be a finite number, got {eps!r}")
+    eps = number("routing_histogram: eps", eps)
     data["kind"] = data["kind"].map(lambda kind: KINDS.get(kind, kind))
     kinds = [kind for kind in KINDS.values() if kind in set(data["kind"])]
     most = float(max(data["delta"].max(), eps)) * 1.05 or 1.0
     slider = alt.binding_range(min=0, max=round(most, 3), step=round(most / 200, 4), name="eps: ")
-    level = alt.param(name="eps", value=float(eps), bind=slider)
+    level = alt.param(name="eps", value=eps, bind=slider)
     x = alt.X("delta:Q", title="Delta (norm of the difference of the two outputs)", scale=alt.Scale(domain=[0, most]))
     colour = alt.Color("kind:N", title="prompt", sort=kinds, scale=theme.categories(kinds))
     told: list[Any] = [f"{name}:N" for name in ("kind", "prompt", "base", "edited") if name in data]
