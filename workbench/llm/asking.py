@@ -9,6 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.llm.base import NO_MODEL, ChatModel, LlmError, Message, NoModel, Reply, Request, Usage, read_parsed
 from workbench.llm.ledger import Ledger
@@ -43,8 +44,7 @@ def ask(
         BadInput: empty messages, ``tries`` < 1, impossible options, a fallback that gives something else.
         LlmError: no usable answer and no fallback; the cause is in the message.
     """
-    if isinstance(tries, bool) or not isinstance(tries, int) or tries < 1:
-        raise BadInput(f"tries must be a whole number of at least 1, got {tries!r}")
+    tries = whole("tries", tries)
     if llm is not None and not hasattr(llm, "chat"):
         raise BadInput(f"ask takes a chat model or None, got {llm!r:.60}; open_llm opens one by its name")
     name, label = (llm.name, llm.label) if llm is not None else ("rules", NO_MODEL)

@@ -6,7 +6,6 @@ Nothing heavy is imported here: back ends (HTTP, Hugging Face, embedded) live be
 
 from __future__ import annotations
 
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -15,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from pydantic import BaseModel
 
+from workbench.checks import number, whole
 from workbench.errors import BadInput, WorkbenchError
 from workbench.llm.repair import Malformed, read_object
 
@@ -154,16 +154,12 @@ class Request:
         """Check everything that can be checked before a model is asked. Raises BadInput."""
         if schema is not None and not (isinstance(schema, type) and issubclass(schema, BaseModel)):
             raise BadInput(f"schema must be a pydantic model class, got {schema!r}")
-        if isinstance(max_tokens, bool) or not isinstance(max_tokens, int) or max_tokens < 1:
-            raise BadInput(f"max_tokens must be a whole number of at least 1, got {max_tokens!r}")
-        if not isinstance(temperature, int | float) or not math.isfinite(temperature) or temperature < 0:
-            raise BadInput(f"temperature must be a number >= 0 (0 is greedy), got {temperature!r}")
-        if seed is not None and (isinstance(seed, bool) or not isinstance(seed, int)):
-            raise BadInput(f"seed must be a whole number or None, got {seed!r}")
+        max_tokens, heat = whole("max_tokens", max_tokens), number("temperature", temperature, 0, more=" (0 is greedy)")
+        seed = None if seed is None else whole("seed", seed, None, more=", or None")
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         if not all(isinstance(item, str) and item for item in stops):
             raise BadInput(f"stop must be texts that are not empty, got {stop!r}")
-        return cls(as_messages(messages), schema, _tools(tools), float(temperature), max_tokens, seed, stops)
+        return cls(as_messages(messages), schema, _tools(tools), heat, max_tokens, seed, stops)
 
 
 def _tools(tools: Sequence[Tool] | None) -> tuple[Tool, ...]:

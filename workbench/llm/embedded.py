@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.llm.base import Backend, LlmError, Reply, Request, Usage
 from workbench.llm.hf import check_room, pieces
@@ -104,8 +105,7 @@ class EmbeddedReader:
 
         ``seconds`` of a reply is its share of its batch. Raises what ``answer`` raises, before anything is read.
         """
-        if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-            raise BadInput(f"batch must be a whole number of at least 1, got {batch!r}")
+        batch = whole("batch", batch)
         fitted = [self._fit(question, context) for question, context in pairs]
         sizes = [len(_model(self.name).tokenizer(prompt, verbose=False)["input_ids"]) for prompt, _ in fitted]
         order = sorted(range(len(fitted)), key=sizes.__getitem__)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlsplit
 
+from workbench.checks import number, whole
 from workbench.errors import BadInput
 from workbench.llm._openai_format import reply_of, request_body, told_error
 from workbench.llm.base import Backend, ContextTooLong, LlmError, Reply, Request, read_parsed
@@ -57,15 +58,12 @@ class OpenAiChat(Backend):
     ):
         if not model or not model.strip():
             raise BadInput("no model is named; write openai:MODEL@http://host:port/v1")
-        if not isinstance(timeout, int | float) or not 0 < timeout < float("inf"):
-            raise BadInput(f"timeout must be a number of seconds above 0, got {timeout!r}")
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise BadInput(f"retries must be a whole number >= 0, got {retries!r}")
+        timeout, retries = number("timeout", timeout, above=0, more=" (seconds)"), whole("retries", retries, 0)
         if schema_by not in ("auto", "response_format", "instruction"):
             raise BadInput(f"schema_by must be 'auto', 'response_format' or 'instruction', got {schema_by!r}")
         key = api_key if api_key is not None else os.environ.get(KEY, "")
         self.url = _checked_url(base_url or os.environ.get(URL, "") or (OPENAI if key else ""))
-        self.model, self.timeout, self.retries = model.strip(), float(timeout), retries
+        self.model, self.timeout, self.retries = model.strip(), timeout, retries
         self.name, self.label = f"openai:{self.model}@{self.url}", f"{self.model} at {urlsplit(self.url).netloc}"
         self._by_format = schema_by != "instruction"
         self._may_change = schema_by == "auto"

@@ -11,6 +11,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.llm._rules_dates import DateMention, dates
 from workbench.llm._rules_triples import Triple, triples
@@ -37,11 +38,6 @@ def _text(text: object) -> str:
     if not isinstance(text, str):
         raise BadInput(f"the rules read text, got {type(text).__name__}")
     return text
-
-
-def _at_least_one(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BadInput(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 def count_words(text: str) -> int:
@@ -76,7 +72,7 @@ def keywords(text: str, k: int = 6, idf: Mapping[str, float] | Callable[[str], f
     Raises:
         BadInput: ``k`` < 1, or something else than text.
     """
-    _at_least_one("k", k)
+    whole("k", k)
     counts = Counter(content_words(text))
     weight = _weights(idf)
     order = {word: at for at, word in enumerate(counts)}
@@ -127,7 +123,7 @@ def central_sentences(text: str, k: int = 1) -> list[str]:
 
     Ties go to the earlier sentence; sentences without content words come last. Raises BadInput for ``k`` < 1.
     """
-    _at_least_one("k", k)
+    whole("k", k)
     found = sentences(text)
     vectors = _tfidf([content_words(sentence) for sentence in found])
     total: Counter[str] = Counter()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from workbench.checks import whole
 from workbench.errors import BadInput, ModelError
 from workbench.models import encoding, through_store
 from workbench.models.stream import Stream
@@ -112,8 +113,7 @@ def _pasted(loaded: LoadedModel, prompt: Any, new_tokens: int) -> list[Pasted]:
 def _check(loaded: LoadedModel, max_new_tokens: int, temperature: float) -> None:
     if not loaded.is_decoder:
         raise ModelError(f"{loaded.name} is an encoder ({type(loaded.model).__name__}); it cannot generate text")
-    if not isinstance(max_new_tokens, int) or max_new_tokens < 1:
-        raise BadInput(f"max_new_tokens must be an integer >= 1, got {max_new_tokens!r}")
+    whole("max_new_tokens", max_new_tokens)
     if not temperature >= 0:
         raise BadInput(f"temperature must be >= 0 (0 is greedy), got {temperature!r}")
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, silu
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from workbench.checks import whole
 from workbench.errors import BadInput, ModelError
 from workbench.memory.base import MEMORIES
 from workbench.memory.layers.base import AUX, MemoryLayer, State, build_layer, carried
@@ -279,8 +280,7 @@ def _keep(mask: Tensor | None, x: Tensor) -> Tensor | None:
 
 
 def _last(x: Tensor, tokens: int) -> Tensor:
-    if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 0:
-        raise BadInput(f"logits_to_keep must be a whole number >= 0 (0: all tokens), got {tokens!r}")
+    whole("logits_to_keep", tokens, 0, more=" (0: all tokens)")
     return x[:, -tokens:] if tokens else x
 
 
