@@ -263,7 +263,7 @@ def test_long_rows_alone_are_cut_into_pieces_that_follow_each_other(
     from workbench_kernels.linear_memory.portable import configurations, recurrence
 
     monkeypatch.setattr(configurations, "IN_TURN", 4)
-    monkeypatch.setattr(configurations, "CHUNKS_IN_TURN", 8)
+    monkeypatch.setattr(configurations, "CHUNKS_ISSUED", 8)
     given: dict[str, Any] = {"rule": "gated-delta", "length": 2048, "heads": (16, 16), "dims": (128, 128), **case}
     described = Case(**given, start=False)
     drawn = described.draw(dtype)
@@ -275,6 +275,11 @@ def test_long_rows_alone_are_cut_into_pieces_that_follow_each_other(
         assert [(call.at.start, call.plan.rows.length, call.plan.chunks) for call in calls] == [
             (first, 512, 8) for first in (0, 512, 1024, 1536)
         ]
+        monkeypatch.setattr(configurations, "CHUNKS_ISSUED", 999)
+        assert configurations.pieces_of(plan) == 1
+        monkeypatch.setattr(configurations, "_captured", lambda _: True)
+        monkeypatch.setattr(configurations, "CHUNKS_CAPTURED", 16)
+        assert configurations.pieces_of(plan) == 2
 
 
 def test_a_descriptor_made_of_an_address_is_found() -> None:

@@ -71,8 +71,9 @@ CONFIRMED = {
 #: Of a card's memory, the share that a call may hold on to for its backward pass without being asked.
 KEPT_SHARE = 1 / 16
 #: A delta rule's rows whose walk leaves most of the card to others are cut into so many pieces that follow each other,
-#: of at least so many chunks: a launch costs the CPU 50 microseconds, and each piece has seven.
-IN_TURN, CHUNKS_IN_TURN = 1, 128
+#: of at least so many chunks: in a graph, and where each call is issued by itself (which costs a CPU 1.8 ms a piece
+#: with the backward pass, as long as a card needs for 256 chunks, so pieces pay only where there are more).
+IN_TURN, CHUNKS_CAPTURED, CHUNKS_ISSUED = 2, 64, 512
 #: Programs that keep a card busy; rows are cut until there are so many, into pieces of at least ``PIECE`` chunks. Of
 #: the forward pass in one kernel two fit on a multiprocessor: there a row is not cut into more than run at once.
 BUSY, PIECE, MOST_PIECES = 264, 8, 16
@@ -162,7 +163,12 @@ def pieces_of(plan: Plan) -> int:
     if "pieces" in plan.given:
         return max(1, min(int(plan.given["pieces"]), chunks))
     alone = plan.wide == torch.bfloat16 and walk(plan) is _walks(plan)[1]
-    return max(1, min(IN_TURN, chunks // CHUNKS_IN_TURN)) if alone else 1
+    least = CHUNKS_CAPTURED if _captured(plan) else CHUNKS_ISSUED
+    return max(1, min(IN_TURN, chunks // least)) if alone else 1
+
+
+def _captured(plan: Plan) -> bool:
+    return plan.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
 
 
 def segments_of(plan: Plan, which: str = "states") -> int:
