@@ -56,12 +56,3 @@ class Coiner:
     def people(self, n: int) -> list[str]:
         """Full names; no two people share a first or a last name."""
         return [f"{first} {last}" for first, last in zip(self.coins("first", n), self.coins("last", n))]
-
-
-def whole(name: str, value: int, least: int, most: int | None = None) -> int:
-    """``value`` if it is a whole number in the range, else a ``ValueError`` that names the argument."""
-    fits = isinstance(value, int) and not isinstance(value, bool) and least <= value
-    if not fits or (most is not None and value > most):
-        limit = f">= {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name}={value!r}: expected a whole number {limit}")
-    return value

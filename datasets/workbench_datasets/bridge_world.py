@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from workbench_datasets import _bridge_text as wording
-from workbench_datasets._invented import Coiner, whole
+from workbench_datasets._checks import whole
+from workbench_datasets._invented import Coiner
 
 __all__ = ["ATTRIBUTES", "KINDS", "BridgeQuestion", "BridgeWorld", "Note", "bridge_world"]
 
@@ -92,9 +93,8 @@ def bridge_world(seed: int, people: int = 40, distractors: int = 160, one_hop: i
 
     Raises ``ValueError`` for numbers outside these ranges.
     """
-    whole("people", people, 3, MOST_PEOPLE)
-    whole("distractors", distractors, 0)
-    whole("one_hop", one_hop, 0, len(ATTRIBUTES) * people)
+    people, distractors = whole("people", people, 3, MOST_PEOPLE), whole("distractors", distractors, 0)
+    one_hop = whole("one_hop", one_hop, 0, len(ATTRIBUTES) * people)
     rng = random.Random(f"bridge:{seed}")
     coiner = Coiner(rng)
     names = coiner.people(people)

@@ -16,7 +16,8 @@ from typing import Any
 
 from workbench_datasets import _companions_text as wording
 from workbench_datasets import registry
-from workbench_datasets._invented import Coiner, whole
+from workbench_datasets._checks import whole
+from workbench_datasets._invented import Coiner
 from workbench_datasets._json_files import read_json
 
 __all__ = ["NEVER_SAID", "Companions", "Exchange", "Probe", "User", "companions_world", "load"]
@@ -209,11 +210,9 @@ def companions_world(
 
     Raises ``ValueError`` for other numbers, or when the days hold too little to ask so many questions about.
     """
-    whole("users", users, 1, 40)
-    whole("days", days, 1, 60)
-    whole("exchanges", exchanges, 2, 20)
-    whole("probes", probes, 1)
-    whole("never", never, 0, probes)
+    users, days = whole("users", users, 1, 40), whole("days", days, 1, 60)
+    exchanges, probes = whole("exchanges", exchanges, 2, 20), whole("probes", probes)
+    never = whole("never", never, 0, probes)
     told = _slots(days, exchanges)
     if probes - never > len(told):
         raise ValueError(f"probes={probes}: {days} days tell only {len(told)} things to ask for")

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from workbench_datasets import _dialogue_world_text as wording
+from workbench_datasets._checks import between, whole
 from workbench_datasets._dialogue_world_plan import Plan, plan
 from workbench_datasets._dialogue_world_state import NEVER_SAID, Fact, Query, Turn, WorldState, date_text
 from workbench_datasets._dialogue_world_talk import Talk
-from workbench_datasets._invented import whole
 
 __all__ = ["KINDS", "NEVER_SAID", "Fact", "Query", "Question", "Turn", "World", "WorldState", "dialogue_world"]
 
@@ -103,12 +103,9 @@ def dialogue_world(
 
     Raises ``ValueError`` for numbers outside these ranges.
     """
-    whole("sessions", sessions, 1, 200)
-    whole("turns", turns, 4, 400)
-    whole("questions", questions, 0)
-    for name, value, low, high in (("facts", facts, 0.05, 0.6), ("midway", midway, 0.0, 1.0)):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-            raise ValueError(f"{name}={value!r}: expected a number from {low} to {high}")
+    sessions, turns = whole("sessions", sessions, 1, 200), whole("turns", turns, 4, 400)
+    questions = whole("questions", questions, 0)
+    facts, midway = between("facts", facts, 0.05, 0.6), between("midway", midway)
     rng = random.Random(f"dialogue:{seed}")
     told = plan(rng, max(3, round(facts * sessions * turns)))
     made = Talk(rng, told, sessions, turns).turns()

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from workbench_datasets import _dialogue_text as words
+from workbench_datasets._checks import whole
 
 KINDS = ("grocery", "rock-paper-scissors", "chat")
 MOVES = ("rock", "paper", "scissors")
@@ -76,12 +77,6 @@ def _shuffled(rng: random.Random, answer: str, others: list[str]) -> tuple[str, 
     return tuple(options)
 
 
-def _positive(name: str, value: int, least: int = 1) -> int:
-    if not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r}: expected a whole number >= {least}")
-    return value
-
-
 def _distractor(rng: random.Random, question: tuple[str, str]) -> Round:
     text, answer = question
     wrong = rng.sample([other for _, other in words.QUESTIONS if other != answer], 3)
@@ -90,7 +85,7 @@ def _distractor(rng: random.Random, question: tuple[str, str]) -> Round:
 
 def grocery(rng: random.Random, *, distractors: int = 12, options: int = 4) -> Dialogue:
     """An order, ``distractors`` unrelated questions, and the question which item was ordered."""
-    _positive("distractors", distractors, 0)
+    distractors = whole("distractors", distractors, 0)
     if not 2 <= options <= len(GROCERIES):
         raise ValueError(f"options={options!r}: expected 2 to {len(GROCERIES)}")
     item, *others = rng.sample(GROCERIES, options)
@@ -119,7 +114,7 @@ def outcome(reply: str, move: str) -> str:
 
 def rock_paper_scissors(rng: random.Random, *, player: str | None = None, rounds: int = 40) -> Dialogue:
     """``rounds`` rounds in which the user tells the last move and plays ``meta['next']`` against the reply."""
-    _positive("rounds", rounds)
+    rounds = whole("rounds", rounds)
     name = rng.choice(sorted(PLAYERS)) if player is None else player
     if name not in PLAYERS:
         raise ValueError(f"player={name!r}: expected one of {', '.join(PLAYERS)}")
@@ -159,7 +154,7 @@ def _other_replies(rng: random.Random, answer: str, n: int) -> list[str]:
 
 def chat(rng: random.Random, *, options: int = 4) -> Dialogue:
     """A short talk; each reply is to be chosen among replies of other talks (and other fillers)."""
-    _positive("options", options, 2)
+    options = whole("options", options, 2)
     turns, fill = rng.choice(words.CHATS), _fillers(rng)
     rounds = []
     for text, reply in turns:
@@ -178,5 +173,5 @@ def dialogues(kind: str, n: int, seed: int = 0, **settings: Any) -> list[Dialogu
     }
     if kind not in makers:
         raise ValueError(f"kind={kind!r}: expected one of {', '.join(KINDS)}")
-    _positive("n", n)
+    n = whole("n", n)
     return [makers[kind](random.Random(f"{kind}:{seed}:{i}"), **settings) for i in range(n)]

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workbench_datasets.streams import PAD, Streams, blank, drawn, generator, in_blocks, share, whole
+from workbench_datasets._checks import between, whole
+from workbench_datasets.streams import PAD, Streams, blank, drawn, generator, in_blocks
 
 __all__ = ["FILLERS", "KEYS", "TOPICS", "VALUES", "VOCABULARY", "fact_stream"]
 
@@ -150,7 +151,7 @@ def check(plan: Plan) -> None:
     whole("facts", plan.facts)
     whole("queries", plan.queries)
     whole("min_gap", plan.min_gap, 0)
-    share("distractor_ratio", plan.distractor_ratio)
+    between("distractor_ratio", plan.distractor_ratio)
     if plan.topics != 0:
         whole("topics", plan.topics, 2, len(TOPICS))
     whole("length", plan.length, 1)

@@ -11,7 +11,8 @@ import random
 from dataclasses import dataclass
 from datetime import date, timedelta
 
-from workbench_datasets._invented import Coiner, whole
+from workbench_datasets._checks import whole
+from workbench_datasets._invented import Coiner
 
 __all__ = ["FORMS", "JudgedAnswer", "judged_answers"]
 
@@ -76,7 +77,7 @@ _VALUES = (2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 21, 35, 40, 62, 90)
 
 def judged_answers(seed: int, n: int = 400) -> list[JudgedAnswer]:
     """``n`` answers of known label, all :data:`FORMS` in turn; equal for equal arguments."""
-    whole("n", n, 1, 20_000)
+    n = whole("n", n, 1, 20_000)
     rng = random.Random(f"judged:{seed}")
     coiner = Coiner(rng)
     names = {"town": coiner.coins("town", 60), "firm": coiner.coins("firm", 60), "person": coiner.people(60)}

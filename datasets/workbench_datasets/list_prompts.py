@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from workbench_datasets._checks import whole
 from workbench_datasets._world_words import COLOURS, ITEMS
-from workbench_datasets.streams import IGNORE, generator, whole
+from workbench_datasets.streams import IGNORE, generator
 
 __all__ = ["KINDS", "ListPrompts", "list_prompts", "words"]
 

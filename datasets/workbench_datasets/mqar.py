@@ -6,11 +6,10 @@ repeat-aware form for Just Read Twice (2407.05483). Written from the description
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from workbench_datasets.streams import Streams, blank, generator, in_blocks, shuffled, whole
+from workbench_datasets._checks import is_number, whole
+from workbench_datasets.streams import Streams, blank, generator, in_blocks, shuffled
 
 __all__ = ["mqar"]
 
@@ -58,7 +57,7 @@ def mqar(
         raise ValueError(
             f"length={length}: {pairs} pairs told {repeats} times and asked once need {told + 2 * pairs} tokens or more"
         )
-    if not isinstance(power, int | float) or not 0 < power < math.inf:
+    if not is_number(power) or not power > 0:
         raise ValueError(f"power={power!r}: expected a positive number (0.01: questions soon after the pairs)")
     rng = generator("mqar", seed, split, pairs, length, vocabulary, repeats)
     make = _Maker(rng, pairs, length, vocabulary, repeats, show_answers, float(power))

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from workbench_datasets._checks import between, whole
 from workbench_datasets.fact_stream import KEYS, QUESTION_TOKENS, Plan, build, check
-from workbench_datasets.streams import Streams, share, whole
+from workbench_datasets.streams import Streams
 
 __all__ = ["HAYSTACKS", "needles", "needles_by_length"]
 
@@ -48,7 +49,7 @@ def needles(
         raise ValueError(f"haystack={haystack!r}: expected one of {', '.join(HAYSTACKS)}")
     if not isinstance(depth, Sequence) or len(depth) != 2:
         raise ValueError(f"depth={depth!r}: expected two shares, (0.5, 0.5) for the middle")
-    low, high = (share("depth", value) for value in depth)
+    low, high = (between("depth", value) for value in depth)
     if low > high:
         raise ValueError(f"depth={depth}: expected (shallowest, deepest), the smaller share first")
     plan = _full_of_facts(length) if haystack == "facts" else _lone(length, haystack)

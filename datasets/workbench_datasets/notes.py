@@ -16,8 +16,9 @@ from functools import cache
 import numpy as np
 
 from workbench_datasets import _world_words as words
+from workbench_datasets._checks import whole
 from workbench_datasets.small_world import PERSON_RELATIONS, RELATIONS, World, world
-from workbench_datasets.streams import Streams, blank, whole
+from workbench_datasets.streams import Streams, blank
 
 __all__ = ["Note", "decode", "encode", "notes", "notes_pool", "vocabulary"]
 

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from workbench_datasets import _world_words as words
-from workbench_datasets._invented import Coiner, whole
+from workbench_datasets._checks import whole
+from workbench_datasets._invented import Coiner
 from workbench_datasets._passage_text import (
     ALIASES,
     GADGETS,
@@ -106,10 +107,9 @@ def passage_world(
 
     Raises ``ValueError`` for numbers outside these ranges.
     """
-    whole("passages", passages, LEAST, MOST)
-    whole("path_finding", path_finding, 0, INSTITUTES * SINGLES)
-    whole("two_hop", two_hop, 0, passages // 3)
-    whole("one_hop", one_hop, 0, passages // 3)
+    passages = whole("passages", passages, LEAST, MOST)
+    path_finding = whole("path_finding", path_finding, 0, INSTITUTES * SINGLES)
+    two_hop, one_hop = whole("two_hop", two_hop, 0, passages // 3), whole("one_hop", one_hop, 0, passages // 3)
     return _Maker(random.Random(f"passage:{seed}"), passages, aliases).world(seed, two_hop, path_finding, one_hop)
 
 

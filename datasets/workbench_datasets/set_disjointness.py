@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from workbench_datasets.streams import IGNORE, Streams, blank, drawn, generator, in_blocks, join, whole
+from workbench_datasets._checks import whole
+from workbench_datasets.streams import IGNORE, Streams, blank, drawn, generator, in_blocks, join
 
 __all__ = [
     "ANSWER",

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench_datasets._checks import whole
+
 __all__ = ["IGNORE", "PAD", "SPLITS", "Streams", "join"]
 
 IGNORE = -100  # a position without a target, as torch's cross-entropy reads it
@@ -101,24 +103,7 @@ def generator(name: str, seed: int, split: str, *more: int) -> np.random.Generat
     """A generator for one kind of stream; "train" and "test" never share one, whatever the seeds."""
     if split not in SPLITS:
         raise ValueError(f"split={split!r}: expected one of {', '.join(SPLITS)}")
-    whole("seed", seed, 0)
-    return np.random.default_rng([zlib.crc32(name.encode()), SPLITS.index(split), int(seed), *more])
-
-
-def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
-    """``value`` as an int, or a ValueError that names the argument and its range."""
-    good = isinstance(value, int | np.integer) and not isinstance(value, bool) and value >= least
-    if not good or (most is not None and value > most):
-        legal = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise ValueError(f"{name}={value!r}: expected a whole number {legal}")
-    return int(value)
-
-
-def share(name: str, value: Any) -> float:
-    """``value`` in [0, 1], or a ValueError."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
-        raise ValueError(f"{name}={value!r}: expected a number from 0 to 1")
-    return float(value)
+    return np.random.default_rng([zlib.crc32(name.encode()), SPLITS.index(split), whole("seed", seed, 0), *more])
 
 
 def drawn(rng: np.random.Generator, rows: int, count: int, n: int) -> np.ndarray:
