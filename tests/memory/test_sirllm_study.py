@@ -183,6 +183,21 @@ def page() -> str:
     return " ".join("".join(cell["source"]) for cell in json.loads(notebook.read_text())["cells"]).replace("\n", " ")
 
 
+def test_every_cache_is_judged_by_itself_and_the_weakest_decides():
+    """The same dialogues in a second cache are no further observations, and do not make up for the first."""
+    good, bad = rows("recall", {S: ONES, T: QUARTER}), rows("recall", {S: QUARTER, T: ONES}, budget=128)
+    assert claims.recall_beats_streaming(pd.concat([good, good.assign(budget=128)])).n == len(ONES)
+    found = claims.recall_beats_streaming(pd.concat([good, bad]))
+    assert found.verdict == "not reproduced"
+    assert "cache of 64: SirLLM 1.000" in found.note
+    assert "cache of 128: SirLLM 0.250" in found.note
+    alone = rows("recall", {S: ZEROS}, budget=32)  # no other policy ran with this one
+    assert claims.recall_beats_streaming(pd.concat([alone, good])) == claims.recall_beats_streaming(good)
+    frame = recorded.load("sirllm")
+    failed = {key for key, one in STUDIES.get("sirllm").judge(frame, "full").items() if one.verdict == "not reproduced"}
+    assert failed == {"G9", "R1"}, "as the notebook says"
+
+
 def test_the_notebook_states_what_was_recorded():
     run, text = recorded.load("sirllm"), page()
 

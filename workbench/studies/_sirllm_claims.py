@@ -2,11 +2,15 @@
 
 Every test reads the study's tidy frame: experiment, policy, budget, unit (a dialogue, or a player), step, distance,
 metric, value, item_surprise (and the runner's seed). Pairs are the same unit of the same seed under two policies.
+Caches of several sizes read the same dialogues, so they are no further observations: each size is judged by itself,
+and the weakest decides.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from typing import TYPE_CHECKING
 
 from workbench import statistics
@@ -33,6 +37,19 @@ def _pairs(frame: pd.DataFrame, experiment: str, metric: str, first: str, second
     return wide.dropna() if {first, second} <= set(wide) else wide.iloc[:0]
 
 
+def _each_cache(judge: Callable[[pd.DataFrame], Outcome]) -> Callable[[pd.DataFrame], Outcome]:
+    """``judge`` on the grocery rows of every cache size by itself; sizes that it cannot judge are left out."""
+
+    @wraps(judge)
+    def judged(frame: pd.DataFrame) -> Outcome:
+        rows = frame[frame.experiment == "grocery"]
+        each = {size: judge(rows[rows.budget == size]) for size in sorted(rows.budget.dropna().unique())}
+        found = [replace(one, note=f"cache of {size:.0f}: {one.note}") for size, one in each.items() if one.n]
+        return Outcome.weakest(found) if found else judge(rows)
+
+    return judged
+
+
 def _difference(
     frame: pd.DataFrame, experiment: str, metric: str, first: str, second: str, threshold: float = 0.0
 ) -> Outcome:
@@ -55,15 +72,18 @@ def _with_mcnemar(frame: pd.DataFrame, outcome: Outcome, first: str, second: str
     return replace(outcome, verdict=verdict, note=note)
 
 
+@_each_cache
 def recall_beats_streaming(frame: pd.DataFrame) -> Outcome:
     outcome = _difference(frame, "grocery", "recall", SIRLLM, STREAMING)
     return _with_mcnemar(frame, outcome, SIRLLM, STREAMING)
 
 
+@_each_cache
 def distractors_not_worse(frame: pd.DataFrame) -> Outcome:
     return _difference(frame, "grocery", "distractors", SIRLLM, STREAMING, NOT_WORSE)
 
 
+@_each_cache
 def streaming_near_chance(frame: pd.DataFrame) -> Outcome:
     """Recall minus chance, where no token of the order was left in the window."""
     rows = frame[(frame.experiment == "grocery") & (frame.policy == STREAMING)]
@@ -78,6 +98,7 @@ def streaming_near_chance(frame: pd.DataFrame) -> Outcome:
     return Outcome.of(shifted, NEAR_CHANCE, "<", f"recall {found.effect:.3f}, chance {chance:.2f}")
 
 
+@_each_cache
 def survival_order(frame: pd.DataFrame) -> Outcome:
     return Outcome.weakest([
         _difference(frame, "grocery", "survival", SIRLLM, RANDOM),
@@ -85,6 +106,7 @@ def survival_order(frame: pd.DataFrame) -> Outcome:
     ])  # fmt: skip
 
 
+@_each_cache
 def random_between(frame: pd.DataFrame) -> Outcome:
     return Outcome.weakest([
         _difference(frame, "grocery", "recall", SIRLLM, RANDOM),
@@ -92,11 +114,13 @@ def random_between(frame: pd.DataFrame) -> Outcome:
     ])  # fmt: skip
 
 
+@_each_cache
 def paper_beats_released(frame: pd.DataFrame) -> Outcome:
     outcome = _difference(frame, "grocery", "recall", SIRLLM, RELEASED)
     return _with_mcnemar(frame, outcome, SIRLLM, RELEASED)
 
 
+@_each_cache
 def released_score_too(frame: pd.DataFrame) -> Outcome:
     outcome = _difference(frame, "grocery", "recall", RELEASED, STREAMING)
     return _with_mcnemar(frame, outcome, RELEASED, STREAMING)
@@ -113,6 +137,7 @@ def predictable_items_are_lost(frame: pd.DataFrame) -> Outcome:
     return Outcome.of(statistics.spearman_interval(rows.item_surprise, rows.value), 0.0, ">", note)
 
 
+@_each_cache
 def content_words_stay(frame: pd.DataFrame) -> Outcome:
     """Share of frame tokens (USER, ASSISTANT, colon, line break) in the stream minus their share among those kept."""
     rows = frame[(frame.experiment == "grocery") & (frame.policy == SIRLLM)]
