@@ -77,7 +77,7 @@ Row = dict[str, Any]
 
 class KnowledgeConflictHeadsStudy(Study):
     slug, title = "knowledge-conflict-heads", "Cutting off the head ends the conflict"
-    scales = {"quick": Scale("quick", _QUICK, seconds=28), "full": Scale("full", _FULL, seconds=480)}
+    scales = {"quick": Scale("quick", _QUICK, seconds=18), "full": Scale("full", _FULL, seconds=600)}
     claims = CLAIMS
 
     def run(self, scale: Scale, seed: int, progress: Progress) -> pd.DataFrame:

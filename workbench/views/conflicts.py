@@ -22,20 +22,25 @@ GAINS = {
 }
 
 
-def head_plane(frame: pd.DataFrame, *, title: str = "", subtitle: str = "", label: int = 6) -> alt.Chart:
+def head_plane(
+    frame: pd.DataFrame, *, title: str = "", subtitle: str = "", label: int = 6, legend: str = "right"
+) -> alt.Chart:
     """Every head by layer and by how far it moves the prediction; the ``label`` largest are named.
 
-    Columns: layer, head, balance (negative: a memory head, positive: a context head, in nats), type.
+    Columns: layer, head, balance (negative: a memory head, positive: a context head, in nats), type. ``legend``: its
+    side.
     """
     data = frame_for("head_plane", frame, numbers=("layer", "head", "balance"), columns=("type",))
     data["kind"] = data["type"].replace("", "neither")
     data["name"] = [f"{int(layer)}.{int(head)}" for layer, head in zip(data["layer"], data["head"])]
     order = ["memory", "context", "neither"]
     base = alt.Chart(data).encode(
-        x=alt.X("balance:Q", title="← needed for memory · needed for context → (nats)"),
+        # A margin on both sides: the names of the outermost heads keep off the axis.
+        x=alt.X("balance:Q", title="← needed for memory · needed for context → (nats)", scale=alt.Scale(padding=24)),
         y=alt.Y("layer:O", title="layer", sort="descending"),
     )
-    ink = alt.Color("kind:N", title="head", sort=order, scale=alt.Scale(domain=order, range=list(INKS)))
+    inks, key = alt.Scale(domain=order, range=list(INKS)), alt.Legend(orient=legend)
+    ink = alt.Color("kind:N", title="head", sort=order, scale=inks, legend=key)
     told = ["name:N", "kind:N", alt.Tooltip("balance:Q", format=".2f")]
     dots = base.mark_circle(size=60, opacity=0.75).encode(color=ink, tooltip=told)
     far = data.assign(size=data["balance"].abs()).nlargest(label, "size")
@@ -111,8 +116,8 @@ def paper_figure(live: pd.DataFrame | None, reported: pd.DataFrame | None, recor
         control = shown[shown["experiment"] == "control"]
         first = control["model"].iloc[0]
         control = control[control["model"] == first]
-        top = [rate_bars(control, title=f"Who wins ({whose}, {first})"),
-               head_plane(scores(control), title="Heads (same run)")]  # fmt: skip
+        top = [rate_bars(control, title=f"Who wins ({whose}, {first})", legend="bottom"),
+               head_plane(scores(control), title="Heads (same run)", legend="bottom")]  # fmt: skip
     dots = paper_recorded_live(
         gains(live), _reported(reported), gains(recorded), item="item", unit="rate gained (share of conflicts)",
         panel="panel", title="What pruning gains", width=300, row_height=44,
