@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -90,26 +90,41 @@ def values(v: Tensor, q: Tensor, k: Tensor, *, nan: bool | None = False, of: str
     no_nan("v", v, everywhere=nan)
 
 
+def is_whole(value: Any, least: float = -math.inf) -> TypeGuard[int]:
+    """An int or one of numpy's integers, at least ``least``; True is none."""
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    return whole and bool(value >= least)
+
+
+def is_number(value: Any) -> TypeGuard[float]:
+    """A real number, infinite ones and NaN included; True is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
 def positive(name: str, value: float | int | None) -> None:
-    if value is not None and not (isinstance(value, Real) and value > 0):
+    if value is not None and not (is_number(value) and value > 0):
         raise ValueError(f"{name} must be greater than 0 or None, got {value!r}")
 
 
 def softcap(value: Any) -> None:
     """An infinite cap would be inf * tanh(0)."""
-    number = isinstance(value, Real) and not isinstance(value, bool)
-    if value is not None and not (number and value > 0 and math.isfinite(value)):
+    if value is not None and not (is_number(value) and value > 0 and math.isfinite(value)):
         raise ValueError(f"softcap must be greater than 0 and finite, or None, got {value!r}")
 
 
-def window(size: Any) -> None:
-    if size is not None and (isinstance(size, bool) or not isinstance(size, Integral) or size < 1):
+def window(size: Any) -> int | None:
+    if size is None:
+        return None
+    if not is_whole(size, 1):
         raise ValueError(f"window must be at least 1 (a query sees itself), a whole number, or None, got {size!r}")
+    return int(size)
 
 
-def whole(name: str, value: Any, least: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """``value`` as an int: a launch does not know numpy's."""
+    if not is_whole(value, least):
         raise ValueError(f"{name} must be an integer >= {least}, got {value!r}")
+    return int(value)
 
 
 def flag(name: str, value: Any) -> None:
@@ -119,7 +134,7 @@ def flag(name: str, value: Any) -> None:
 
 def number(name: str, value: Any, least: float = -math.inf) -> None:
     """Finite, and at least ``least``."""
-    if not isinstance(value, Real) or not math.isfinite(value) or value < least:
+    if not is_number(value) or not math.isfinite(value) or value < least:
         bound = "" if least == -math.inf else f" >= {least:g}"
         raise ValueError(f"{name} must be a finite number{bound}, got {value!r}")
 

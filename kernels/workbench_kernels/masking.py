@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from numbers import Integral
 from typing import TypeAlias
 
 import torch
@@ -146,7 +145,7 @@ def masking(
     """Validate the mask arguments of a public function; raises ``ValueError`` naming the argument."""
     batch, queries, heads, _ = q.shape
     keys = k.shape[1]
-    checks.window(window)
+    window = checks.window(window)
     if causal not in (None, False, True):  # a word such as "no" would count as True
         raise ValueError(f"causal must be True or False, got {causal!r}")
     allowed, bias = _split(mask, (batch, heads, queries, keys), q)
@@ -210,6 +209,6 @@ def _blocks(
 
 def _block_size(size: object) -> tuple[int, int]:
     pair = tuple(size) if isinstance(size, tuple | list) else (size, size)
-    if len(pair) != 2 or not all(isinstance(x, Integral) and not isinstance(x, bool) for x in pair) or min(pair) < 1:
+    if len(pair) != 2 or not all(checks.is_whole(x, 1) for x in pair):
         raise ValueError(f"block_size must be one or two integers >= 1, got {size!r}")
     return int(pair[0]), int(pair[1])

@@ -1,5 +1,6 @@
 """Bad input at the kernels' doors: a ValueError that names the argument."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -8,10 +9,12 @@ from workbench_kernels import (
     attention_mass,
     attention_region,
     attention_statistics,
+    checks,
     pooled_attention,
     predicted_cost,
     row_lse,
 )
+from workbench_kernels.masking import masking
 
 
 def tensors(heads=4, kv_heads=2, dtype=torch.float32):
@@ -67,6 +70,9 @@ BAD = {
         ("scale", lambda *x: (x, {"scale": "1"})),
         ("dropout", lambda *x: (x, {"dropout": "0.1"})),
         ("seed", lambda *x: (x, {"seed": 1.5, "dropout": 0.1})),
+        ("seed", lambda *x: (x, {"seed": True, "dropout": 0.1})),
+        ("dropout", lambda *x: (x, {"dropout": False})),
+        ("scale", lambda *x: (x, {"scale": True})),
         ("impl", lambda *x: (x, {"impl": None})),
         ("sinks", lambda *x: (x, {"sinks": [0.0] * 4})),
         ("sinks", lambda *x: (x, {"sinks": torch.full((4,), float("nan"))})),
@@ -83,6 +89,13 @@ def test_attention_names_the_argument(name, make):
     args, words = make(*tensors())
     with pytest.raises(ValueError, match=rf"^{name}\b"):
         attention(*args, **words)
+
+
+def test_numpys_whole_numbers_become_plain_ones_which_a_launch_knows():
+    q, k, _ = tensors()
+    asked = masking(q, k, causal=True, window=np.int64(3), key_padding=None, mask=None)
+    assert asked.window == 3
+    assert type(asked.window) is type(checks.whole("topk", np.int32(8))) is int
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from importlib import import_module
-from numbers import Integral
 from typing import Any
 
 import torch
@@ -82,9 +81,9 @@ def decode_attention(
     view = cache_view(q, k_cache, v_cache, lengths, slots, block_table, check)
     if q.shape[1] > MOST_QUERIES:
         raise ValueError(f"q has {q.shape[1]} queries a sequence; decode takes 1..{MOST_QUERIES}, paged_attention more")
-    if splits is not None and (isinstance(splits, bool) or not isinstance(splits, Integral) or splits < 1):
+    if splits is not None and not checks.is_whole(splits, 1):
         raise ValueError(f"splits must be at least 1, a whole number, or None to choose by the device, got {splits!r}")
-    problem = _problem(q, scale, window, softcap, sinks, splits)
+    problem = _problem(q, scale, window, softcap, sinks, None if splits is None else int(splits))
     chosen = _pick(impl, q)
     out, lse = import_module(IMPLEMENTATIONS[chosen]).decode(problem, q, view, chosen)
     return (out, lse) if return_lse else out
@@ -121,7 +120,7 @@ def paged_attention(
 def _problem(
     q: Tensor, scale: float | None, window: int | None, softcap: float | None, sinks: Tensor | None, splits: int | None
 ) -> Problem:
-    checks.window(window)
+    window = checks.window(window)
     checks.softcap(softcap)
     checks.sinks(sinks, q)
     return Problem(softmax_scale(scale, q), window, softcap, sinks, splits)

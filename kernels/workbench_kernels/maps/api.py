@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from numbers import Integral
 from typing import Any, TypeAlias
 
 import torch
@@ -111,8 +110,7 @@ def attention_statistics(
     (B, h, bins), mean over queries of the mass at each distance |query - key|, queries aligned bottom-right, and
     ``distance_edges`` (bins,), their left edges 0, 1, 2, 4, 8, ...
     """
-    checks.whole("topk", topk)
-    checks.whole("sink_keys", sink_keys, 0)
+    topk, sink_keys = checks.whole("topk", topk), checks.whole("sink_keys", sink_keys, 0)
     look = _look(q, k, lse, causal, scale, window, softcap, key_padding, mask, heads, progress)
     sinks = _first_keys(look, min(sink_keys, k.shape[1]))
     return _pick(impl, look, "statistics", topk).statistics(look, topk, sinks)
@@ -235,8 +233,7 @@ def _look(
 
 
 def _two(name: str, pair: Any) -> None:
-    whole = isinstance(pair, tuple | list) and all(isinstance(x, Integral) and not isinstance(x, bool) for x in pair)
-    if not whole or len(pair) != 2 or min(pair) < 1:
+    if not isinstance(pair, tuple | list) or len(pair) != 2 or not all(checks.is_whole(x, 1) for x in pair):
         raise ValueError(f"{name} must be two integers >= 1, got {pair!r}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from importlib import import_module
-from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -94,9 +93,9 @@ def attention(
     checks.values(v, q, k, nan=check_nan)
     checks.softcap(softcap)
     checks.sinks(sinks, q)
-    if not isinstance(dropout, Real) or not 0.0 <= dropout < 1.0:
+    if not checks.is_number(dropout) or not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
-    if not isinstance(seed, Integral) or abs(seed) >= LARGEST_SEED:
+    if not checks.is_whole(seed) or abs(seed) >= LARGEST_SEED:
         raise ValueError(f"seed must lie between -2^33 and 2^33, a whole number, got {seed!r}")
     masks = masking(
         q,
@@ -110,7 +109,7 @@ def attention(
     )
     if deterministic is None:
         deterministic = torch.are_deterministic_algorithms_enabled()
-    problem = Problem(masks, softmax_scale(scale, q), softcap, dropout, seed, deterministic)
+    problem = Problem(masks, softmax_scale(scale, q), softcap, dropout, int(seed), deterministic)
     chosen = IMPLEMENTATIONS[pick(problem, q, k, v, sinks, impl=impl)]
     out, lse = import_module(chosen).attention(problem, q, k, v, sinks)
     return (out, lse) if return_lse else out
@@ -148,7 +147,7 @@ def refusal(name: str, problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks:
 
 
 def softmax_scale(scale: float | None, q: Tensor) -> float:
-    number = isinstance(scale, Real) or (isinstance(scale, Tensor) and scale.numel() == 1)
+    number = checks.is_number(scale) or (isinstance(scale, Tensor) and scale.numel() == 1)
     if scale is not None and not (number and math.isfinite(scale)):
         raise ValueError(f"scale must be finite or None for 1 / sqrt(head dim), got {scale!r}")
     return float(q.shape[-1] ** -0.5 if scale is None else scale)
