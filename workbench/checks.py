@@ -1,12 +1,13 @@
-"""Is it a whole number, is it a number: asked and refused in the same words by every room.
+"""Is it a whole number, is it a number, is that device there: asked and refused in the same words by every room.
 
 A whole number is an int or one of numpy's integers; True and 2.0 are none. A number is any real one that is finite;
-True is none.
+True is none. A device is "cpu", "cuda" or "cuda:N".
 """
 
 from __future__ import annotations
 
 import math
+import re
 from numbers import Integral, Real
 from typing import Any, TypeGuard
 
@@ -68,6 +69,37 @@ def number(
     if math.isnan(found) or not inside:
         raise BadInput(f"{name} must be a finite number{_bounds(least, most, above)}{more}, got {_given(value)}")
     return found
+
+
+def device(asked: Any, *, auto: bool = False, here: bool = True) -> str:
+    """The name of the device that was ``asked`` for, by name or as torch's own.
+
+    Args:
+        auto: "auto" is a name as well: the GPU where there is one, else the CPU.
+        here: the work is done in this process, so the device has to be there.
+
+    Raises:
+        BadInput: another kind of device, or one that torch does not see here.
+    """
+    name, legal = str(asked), "'cpu', 'cuda' or 'cuda:N'"
+    if auto:
+        name, legal = _best() if name == "auto" else name, f"'auto', {legal}"
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
+        raise BadInput(f"device must be {legal}, got {_given(asked)}")
+    if here and name != "cpu" and int(name.partition(":")[2] or 0) >= _cards():
+        seen = f"{_cards()} CUDA device(s)" if _cards() else "no CUDA device"
+        raise BadInput(f"device {name!r} was asked for, but torch sees {seen} here; leave it out or say 'cpu'")
+    return name
+
+
+def _best() -> str:
+    return "cuda" if _cards() else "cpu"
+
+
+def _cards() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _bounds(least: float | None, most: float | None, above: float | None = None) -> str:

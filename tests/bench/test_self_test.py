@@ -87,7 +87,7 @@ def test_it_prints_the_call_the_device_and_the_verdict() -> None:
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        ({"queries": 0}, "queries must be at least 1"),
+        ({"queries": 0}, "queries must be a whole number of at least 1"),
         ({"kv_heads": 3}, "kv_heads must divide heads"),
         ({"dtype": "int8"}, "dtype must be"),
         ({"dtype": "nothing"}, "dtype must be"),

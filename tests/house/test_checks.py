@@ -91,3 +91,30 @@ def test_a_long_text_is_not_told_whole() -> None:
     with pytest.raises(BadInput) as told:
         checks.whole("n", "7" * 1_000_000)
     assert len(str(told.value)) < 200
+
+
+@pytest.mark.parametrize(
+    "asked", ["mars", "cuda:x", "cuda:-1", "cuda:", "", None, 0, "meta", torch.device("meta")], ids=repr
+)
+def test_what_is_no_device_is_named(asked: Any) -> None:
+    with pytest.raises(BadInput, match=r"^device must be 'cpu', 'cuda' or 'cuda:N', got ") as told:
+        checks.device(asked)
+    assert str(told.value).endswith(repr(asked))
+
+
+def test_auto_is_a_device_only_where_it_may_be() -> None:
+    assert checks.device("auto", auto=True) == ("cuda" if torch.cuda.is_available() else "cpu")
+    with pytest.raises(BadInput, match=r"^device must be 'cpu'"):
+        checks.device("auto")
+    with pytest.raises(BadInput, match=r"^device must be 'auto', 'cpu'"):
+        checks.device("mars", auto=True)
+
+
+def test_a_card_has_to_be_there_where_the_work_is_done_here() -> None:
+    beyond = f"cuda:{torch.cuda.device_count()}"
+    seen = f"{torch.cuda.device_count()} CUDA device" if torch.cuda.is_available() else "no CUDA device here"
+    for asked in (beyond, torch.device(beyond)):
+        with pytest.raises(BadInput, match=f"device '{beyond}' was asked for, but torch sees {seen}"):
+            checks.device(asked)
+        assert checks.device(asked, here=False) == beyond
+    assert checks.device(torch.device("cpu")) == checks.device("cpu") == "cpu"

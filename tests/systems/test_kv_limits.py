@@ -61,7 +61,7 @@ def test_bad_sizes_are_value_errors(words: dict, says: str) -> None:
 @pytest.mark.parametrize("device", ["mars", "meta"])
 def test_a_device_without_pages_is_refused(device: str) -> None:
     """It was given pages of the CPU."""
-    with pytest.raises(BadInput, match=f"device='{device}' must be 'cpu', 'cuda'"):
+    with pytest.raises(BadInput, match=f"device must be 'cpu', 'cuda' or 'cuda:N', got '{device}'"):
         VirtualKV.init(1, 2, 16, 1, 64, device=device)
 
 

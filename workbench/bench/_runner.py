@@ -10,7 +10,7 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench import provenance
+from workbench import checks, provenance
 from workbench.bench.base import BENCHES, CEILINGS, Bench, Case, Contender
 from workbench.errors import BadInput
 
@@ -61,7 +61,7 @@ def run(
     from workbench.studies.base import Progress
 
     table = BENCHES.get(name)
-    device = _device(device)
+    device = checks.device("auto" if device is None else device, auto=True)
     limit_s = _limit_s(table, device, minutes)
     if record:
         recording.check()
@@ -86,19 +86,6 @@ def _limit_s(table: Bench, device: str, minutes: float | None) -> float:
     if isinstance(minutes, bool) or not isinstance(minutes, Real) or not minutes > 0:
         raise BadInput(f"minutes must be a number above 0, got {minutes!r}; leave it out for the table's own limit")
     return 60 * minutes
-
-
-def _device(asked: str | None) -> str:
-    import torch
-
-    if asked is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    kind = str(asked).split(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise BadInput(f"device must be 'cpu', 'cuda' or 'cuda:<index>', got {asked!r}")
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise BadInput(f"device {asked!r} was asked for, but torch sees no CUDA device here; leave it out or say 'cpu'")
-    return asked
 
 
 def _limits(device: str) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from workbench import provenance
+from workbench import checks, provenance
 from workbench.bench.base import relative_error
 from workbench.errors import BadInput, UnknownName
 from workbench.systems import timing
@@ -160,11 +160,10 @@ def _call(
     keys, kv_heads = queries if keys is None else keys, heads if kv_heads is None else kv_heads
     sizes = {"batch": batch, "queries": queries, "keys": keys, "heads": heads, "kv_heads": kv_heads}
     for name, size in {**sizes, "head_dim": head_dim}.items():
-        if size < 1:
-            raise BadInput(f"{name} must be at least 1, got {size}")
+        checks.whole(name, size)
     if heads % kv_heads:
         raise BadInput(f"kv_heads must divide heads, got {heads} heads and {kv_heads} key heads")
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = checks.device(device or "auto", auto=True)
     return _Call(batch, queries, keys, heads, kv_heads, head_dim, _dtype(dtype, place), causal, place)
 
 

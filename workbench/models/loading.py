@@ -14,6 +14,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
+from workbench import checks
 from workbench.errors import BadInput, ModelError
 from workbench.models import hub, weights
 from workbench.models.loaded import LoadedModel
@@ -61,13 +62,11 @@ def load(
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
-    try:
+    with contextlib.suppress(RuntimeError, TypeError):  # what torch does not know is named by the check
         where = torch.device(device or "cpu")
-    except RuntimeError as error:
-        raise BadInput(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}") from error
-    if where.type == "cuda" and not torch.cuda.is_available():
-        raise BadInput(f"device {device!r} was asked for, but torch sees no CUDA device; use device='cpu'")
-    return where
+        if where.type != "cuda":  # torch's other devices (mps, xpu) are taken at their word
+            return where
+    return torch.device(checks.device(device))
 
 
 def _dtype(dtype: str | torch.dtype | None, device: Any) -> torch.dtype:

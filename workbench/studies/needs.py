@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 
 from workbench.errors import BadInput
 from workbench.studies.base import NeedsUnmet, Scale, Study
@@ -20,21 +19,6 @@ def check(study: Study, scale: Scale) -> None:
             others = [name for name, other in study.scales.items() if need not in other.needs]
             instead = f" Scale {' or '.join(others)} runs without." if others else ""
             raise NeedsUnmet(f"{study.slug} at scale {scale.name} needs {need}: {lacking}.{instead}")
-
-
-def check_device(device: str, *, here: bool = True) -> None:
-    """Raise ``BadInput`` unless ``device`` is "cpu", "cuda" or "cuda:N", and is there if the work is done ``here``."""
-    if not isinstance(device, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise BadInput(f"device must be 'cpu', 'cuda' or 'cuda:N', got {device!r}")
-    if device == "cpu" or not here:
-        return
-    import torch
-
-    if int(device.partition(":")[2] or 0) >= torch.cuda.device_count():
-        raise BadInput(
-            f"device {device!r} was asked for, but torch sees {torch.cuda.device_count()} CUDA devices here; "
-            "leave it out or say 'cpu'"
-        )
 
 
 def _cuda(_: str) -> str | None:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from workbench import storage
-from workbench.checks import is_whole
+from workbench import checks, storage
 from workbench.errors import BadInput, StorageError, UnknownName
 from workbench.studies import cells as cells_
 from workbench.studies import needs
@@ -69,7 +68,7 @@ def run_all(
     if on not in BACKENDS:
         raise UnknownName("back end", on, BACKENDS)
     if device is not None:
-        needs.check_device(device, here=on == "process")
+        device = checks.device(device, here=on == "process")
     plans = [_plan(study_of(slug), scale, _seeds(seeds), device) for slug in dict.fromkeys(slugs)]
     _check(plans, record)
     found = {cell: cells_.find(cell) if resume else None for plan in plans for cell in plan}
@@ -97,9 +96,9 @@ def study_of(slug: str) -> Study:
 
 
 def _seeds(seeds: int | Sequence[int]) -> list[int]:
-    given = range(seeds) if is_whole(seeds) else seeds
+    given = range(seeds) if checks.is_whole(seeds) else seeds
     listed = list(dict.fromkeys(given)) if isinstance(given, Iterable) else []
-    if not listed or not all(is_whole(seed, 0) for seed in listed):
+    if not listed or not all(checks.is_whole(seed, 0) for seed in listed):
         raise BadInput(f"seeds={seeds!r} must be a number of seeds >= 1 or a list of whole numbers >= 0")
     return [int(seed) for seed in listed]
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
+from workbench import checks
 from workbench.errors import BadInput
 
 if TYPE_CHECKING:
@@ -178,9 +179,7 @@ def _clock(device: torch.device, flush: bool) -> _Clock:
         return _WallClock()
     if device.type != "cuda":
         raise BadInput(f"a race runs on a cpu or a cuda device, got {device}")
-    if not torch.cuda.is_available():
-        raise BadInput(f"device {device} was asked for, but torch sees no CUDA device here; use device='cpu'")
-    return _CudaClock(device, flush)
+    return _CudaClock(torch.device(checks.device(device)), flush)
 
 
 def _first(entry: _Entry, clock: _Clock) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.checks import whole
+from workbench.checks import device, whole
 from workbench.errors import BadInput, ModelError
 
 
@@ -24,13 +23,7 @@ def whole_seeds(seeds: Sequence[int]) -> tuple[int, ...]:
 
 
 def device_of(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if not isinstance(name, str) or not re.fullmatch(r"cpu|cuda(:\d+)?", name):
-        raise BadInput(f"device={name!r}: expected auto, cpu, cuda, or cuda:1 and the like")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise BadInput(f"device={name!r}: torch sees no CUDA device here; use device='cpu' or 'auto'")
-    return torch.device(name)
+    return torch.device(device(name, auto=True))
 
 
 def id_table(name: str, value: Any) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from workbench import checks
 from workbench.errors import BadInput, MemoryError_
 from workbench.systems.page_backends.base import Calls, PageBackend, Region
 
@@ -44,10 +45,7 @@ def open_backend(name: str = "auto", group_bytes: int = 0, device: str | torch.d
         BadInput: an unknown name, a size that is no multiple of the granularity, a name that does not fit the device.
         MemoryError_: this machine lacks what the back end needs; the message says what.
     """
-    kind = str(device).partition(":")[0]
-    if kind not in ("cpu", "cuda"):
-        raise BadInput(f"device={str(device)!r} must be 'cpu', 'cuda' or 'cuda:N'; pages come from no other")
-    on_gpu = kind == "cuda"
+    on_gpu = checks.device(device, here=False) != "cpu"  # one that is not there: its back end says so
     if name == "auto":
         name = "cuda" if on_gpu else _for_cpu()
     made = _class(name)
