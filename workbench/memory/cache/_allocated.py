@@ -15,13 +15,12 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.cache_utils import CacheLayerMixin
 
 from workbench.checks import whole
 from workbench.errors import MemoryError_
 from workbench.memory.cache._as_cache import windowed
 from workbench.memory.cache._hooks import install
-from workbench.memory.cache._layer import _columns
+from workbench.memory.cache._layer import LayerOf, _columns
 from workbench.memory.cache._pass import Snapshot
 from workbench.memory.cache._rotary import Rotary
 from workbench.memory.cache._rows import Row
@@ -36,24 +35,12 @@ if TYPE_CHECKING:
 UNLIMITED = 32768
 
 
-class AllocatedLayer(CacheLayerMixin):
+class AllocatedLayer(LayerOf["AllocatedCache"]):
     """One layer of an allocated cache; its tensors are looked up in the allocator when they are asked for."""
-
-    is_compileable = False
-    is_croppable = False
-    is_sliding = False
-    supports_early_init = False
 
     def __init__(self, cache: weakref.ref[AllocatedCache], index: int):
         self._cache, self.index, self.width = cache, index, 0
         self.is_initialized = False
-
-    @property
-    def cache(self) -> AllocatedCache:
-        cache = self._cache()
-        if cache is None:
-            raise MemoryError_("the memory that this layer belongs to no longer exists; keep a reference to it")
-        return cache
 
     @property
     def keys(self) -> Tensor | None:  # type: ignore[override]
@@ -62,10 +49,6 @@ class AllocatedLayer(CacheLayerMixin):
     @property
     def values(self) -> Tensor | None:  # type: ignore[override]
         return self.cache.fetch(self.index, self.width)[1] if self.width else None
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Write the new tokens (B, H_kv, q, D) where they belong; return all of the layer, (B, H_kv, W + q, D)."""
@@ -93,15 +76,6 @@ class AllocatedLayer(CacheLayerMixin):
 
     def reset(self) -> None:
         self.width, self.is_initialized = 0, False
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.width + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.cache.fed
-
-    def get_max_length(self) -> int:
-        return -1
 
 
 class _AsTheyCome:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,16 +16,45 @@ if TYPE_CHECKING:
     from workbench.memory.cache.base import TokenCache
 
 
-class SlotLayer(CacheLayerMixin):
-    """Keys before rotation (B, H_kv, W, D) and values (B, H_kv, W, D); holes between rows are masked by the cache.
+Cache = TypeVar("Cache", bound="TokenCache")
 
-    The cache is held weakly: a cycle would keep evicted tensors alive until the garbage collector runs.
+
+class LayerOf(CacheLayerMixin, Generic[Cache]):
+    """What transformers asks any layer of a token cache; the cache answers.
+
+    It is held weakly: a cycle would keep evicted tensors alive until the garbage collector runs.
     """
 
     is_compileable = False
     is_croppable = False
     is_sliding = False
     supports_early_init = False
+
+    _cache: ref[Cache]
+
+    @property
+    def cache(self) -> Cache:
+        cache = self._cache()
+        if cache is None:
+            raise MemoryError_("the memory that this layer belongs to no longer exists; keep a reference to it")
+        return cache
+
+    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
+        self.dtype, self.device = key_states.dtype, key_states.device
+        self.is_initialized = True
+
+    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
+        return self.cache.width + query_length, 0
+
+    def get_seq_length(self) -> int:
+        return self.cache.fed
+
+    def get_max_length(self) -> int:
+        return -1
+
+
+class SlotLayer(LayerOf["TokenCache"]):
+    """Keys before rotation (B, H_kv, W, D) and values (B, H_kv, W, D); holes between rows are masked by the cache."""
 
     def __init__(self, cache: ref[TokenCache], index: int):
         super().__init__()
@@ -34,19 +63,8 @@ class SlotLayer(CacheLayerMixin):
         self._cache, self.index = cache, index
 
     @property
-    def cache(self) -> TokenCache:
-        cache = self._cache()
-        if cache is None:
-            raise MemoryError_("the memory that this layer belongs to no longer exists; keep a reference to it")
-        return cache
-
-    @property
     def width(self) -> int:
         return 0 if self.keys is None else self.keys.shape[2]
-
-    def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.dtype, self.device = key_states.dtype, key_states.device
-        self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         """Store the new tokens un-rotated; return all keys, rotated at their slots, and all values."""
@@ -93,15 +111,6 @@ class SlotLayer(CacheLayerMixin):
 
     def nbytes(self) -> int:
         return sum(t.untyped_storage().nbytes() for t in (self.keys, self.values) if t is not None)
-
-    def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.cache.width + query_length, 0
-
-    def get_seq_length(self) -> int:
-        return self.cache.fed
-
-    def get_max_length(self) -> int:
-        return -1
 
 
 def _columns(tensor: Tensor, columns: Tensor) -> Tensor:
