@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.durable import Store
-from workbench.memory.stores.base import StoreMemory, count_tokens
+from workbench.memory.stores.base import StoreMemory, count_tokens, fitting
 from workbench.memory.stores.flat import Flat
 
 WORDS = ("key", "lamp", "boat", "mat", "desk", "pier", "Ada", "Ben", "rain", "bread")
@@ -112,3 +112,9 @@ def test_bad_input_is_told_and_changes_nothing(flat, act, message):
         act(flat)
     assert flat.contents().equals(before)
     assert len(flat.events()) == 3
+
+
+def test_what_fits_a_budget_is_chosen_first_come_first_served():
+    assert fitting([3, 5, 2, 1], None) == ([0, 1, 2, 3], 11)
+    assert fitting([3, 5, 2, 1], 6) == ([0, 2, 3], 6), "the second does not fit, shorter ones behind it do"
+    assert fitting([7, 8], 6) == fitting([], 6) == ([], 0)

@@ -9,7 +9,7 @@ from workbench.memory.stores._memorybank_curve import DAY
 from workbench.memory.stores._memorybank_mirror import PIECES, last_recall, user_of
 from workbench.memory.stores._memorybank_pieces import Found
 from workbench.memory.stores._memorybank_prompt import Block
-from workbench.memory.stores.base import Reading, Recalled, count_tokens
+from workbench.memory.stores.base import Reading, Recalled, count_tokens, fitting
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,14 +24,9 @@ def reading(query: str, found: Sequence[Found], budget_notes: int | None, budget
     """Best first, as many as the budgets allow; a piece that does not fit is left out and a shorter one may follow."""
     from workbench.llm.rules import content_words
 
-    kept: list[Recalled] = []
-    tokens = 0
-    for one in found[:budget_notes]:
-        text = _dated(one)
-        length = count_tokens(text)
-        if budget_tokens is None or tokens + length <= budget_tokens:
-            kept.append(Recalled(one.item.id, text, one.score, _how(one.item)))
-            tokens += length
+    texts = [_dated(one) for one in found[:budget_notes]]
+    places, tokens = fitting(map(count_tokens, texts), budget_tokens)
+    kept = [Recalled(found[i].item.id, texts[i], found[i].score, _how(found[i].item)) for i in places]
     notes = [f"{len(found) - len(kept)} left out by the budget"] if len(kept) < len(found) else []
     if found and not content_words(query):
         notes.append("the question has no content words, so the similarities say little")

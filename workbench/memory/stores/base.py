@@ -8,7 +8,7 @@ writes what it is fed and puts ``context(question)`` before the question.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -166,6 +166,19 @@ class StoreMemory(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self.store)} items in {self.store.path or 'memory'})"
+
+
+def fitting(sizes: Iterable[int], budget: int | None) -> tuple[list[int], int]:
+    """The places of the pieces that fit into ``budget`` together, first come first served, and their size.
+
+    A piece that does not fit is passed over; a shorter one behind it may. None: all of them fit.
+    """
+    kept, used = [], 0
+    for place, size in enumerate(sizes):
+        if budget is None or used + size <= budget:
+            kept.append(place)
+            used += size
+    return kept, used
 
 
 def check_read(query: object, **limits: int | None) -> str:

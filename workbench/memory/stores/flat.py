@@ -6,7 +6,7 @@ Augmented Generation for Knowledge-Intensive NLP Tasks", arXiv 2005.11401, witho
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +14,7 @@ from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.memory.base import MEMORIES
 from workbench.memory.durable import NewItem, Store
-from workbench.memory.stores.base import Reading, Recalled, StoreMemory, check_read, count_tokens
+from workbench.memory.stores.base import Reading, Recalled, StoreMemory, check_read, count_tokens, fitting
 
 if TYPE_CHECKING:
     from workbench.memory.retrieval import Encoder
@@ -80,20 +80,9 @@ class Flat(StoreMemory):
         most = min(k or self.k, budget_notes or k or self.k)
         hits = self.store.search(query, most)
         texts = [item.text for item in self.store.items([hit.id for hit in hits])]
-        kept, used = _within(texts, budget_tokens)
+        kept, used = fitting(map(count_tokens, texts), budget_tokens)
         items = tuple(Recalled(hits[place].id, texts[place], hits[place].score) for place in kept)
         if items:
             self.store.record("read", [item.id for item in items], "asked", query=query)
         left = len(texts) - len(kept)
         return Reading(query, items, used, f"{left} pieces do not fit into {budget_tokens} tokens" if left else "")
-
-
-def _within(texts: Sequence[str], budget: int | None) -> tuple[list[int], int]:
-    """The places of the texts that fit together, first come first served, and their tokens."""
-    kept, used = [], 0
-    for place, text in enumerate(texts):
-        size = count_tokens(text)
-        if budget is None or used + size <= budget:
-            kept.append(place)
-            used += size
-    return kept, used

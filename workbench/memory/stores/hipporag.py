@@ -32,7 +32,7 @@ from workbench.memory.stores._hipporag_rank import WALKS, Link, Trace, minmax, p
 from workbench.memory.stores._hipporag_sync import KIND, Mirror
 from workbench.memory.stores._hipporag_text import normalise
 from workbench.memory.stores._hipporag_two import FactFilter, FactGraph, LlmFilter
-from workbench.memory.stores.base import Reading, Recalled, StoreMemory, check_read, count_tokens
+from workbench.memory.stores.base import Reading, Recalled, StoreMemory, check_read, count_tokens, fitting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -235,16 +235,10 @@ class HippoRAG(StoreMemory):
         trace = self.trace(query)
         wanted = min(k or self.k, budget_notes or len(trace.scores))
         rows = [row for row in trace.order[:wanted].tolist() if trace.scores[row] > 0]
-        items = {item.id: item for item in self.store.items([trace.index.passages[row] for row in rows])}
-        kept, tokens, dropped = [], 0, 0
-        for row in rows:
-            item = items[trace.index.passages[row]]
-            cost = count_tokens(item.text)
-            if budget_tokens is not None and tokens + cost > budget_tokens:
-                dropped += 1
-                continue
-            tokens += cost
-            kept.append(Recalled(item.id, item.text, float(trace.scores[row]), trace.how))
+        items = self.store.items([trace.index.passages[row] for row in rows])
+        places, tokens = fitting((count_tokens(item.text) for item in items), budget_tokens)
+        kept = [Recalled(items[i].id, items[i].text, float(trace.scores[rows[i]]), trace.how) for i in places]
+        dropped = len(rows) - len(kept)
         notes = [trace.note, f"{dropped} passages did not fit into {budget_tokens} tokens" if dropped else ""]
         note = "; ".join(part for part in notes if part)
         entities = [link.entity for link in trace.links]
