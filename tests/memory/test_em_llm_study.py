@@ -56,9 +56,9 @@ def test_gold_of_a_stream(embedded, stream):
     with pytest.raises(BadInput, match="tokens=60"):
         episode_stream(embedded.tokenizer, 5, tokens=60)
     for name, value in (("tokens", 0), ("tokens", 2.5), ("questions", -1), ("behind", "a")):
-        with pytest.raises(BadInput, match=f"{name}="):
+        with pytest.raises(BadInput, match=f"{name} must be a whole number .*, got {value!r}"):
             episode_stream(embedded.tokenizer, 5, **{"tokens": 400, name: value})
-    with pytest.raises(BadInput, match="tokens=0"):
+    with pytest.raises(BadInput, match="tokens must be a whole number"):
         passkey_stream(embedded.tokenizer, 1, tokens=0)
 
 
