@@ -68,7 +68,10 @@ def test_the_card_chooses_what_the_host_does(model, settings, form, monkeypatch)
 
 
 class Products(TorchDispatchMode):
-    """Where the rows of a batched product's operands and result begin (numbers, bytes)."""
+    """Steps of the operands and results of batched products of several heads, and where they begin (bytes).
+
+    The model's own rotary product has one batch, and any width.
+    """
 
     def __init__(self):
         super().__init__()
@@ -76,7 +79,7 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func.__name__.startswith("bmm"):
+        if func.__name__.startswith("bmm") and result.shape[0] > 1:
             for matrix in (*args[:2], result):
                 self.steps += [step for step in matrix.stride() if step != 1]
                 self.starts.append(matrix.data_ptr())

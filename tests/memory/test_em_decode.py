@@ -224,7 +224,10 @@ def test_rows_that_fill_up_a_width_weigh_nothing(llama, events, sinks, softcap, 
 
 
 class Products(TorchDispatchMode):
-    """Steps of the operands and results of batched products, and where they begin (bytes)."""
+    """Steps of the operands and results of batched products of several heads, and where they begin (bytes).
+
+    The model's own rotary product has one batch, and any width.
+    """
 
     def __init__(self):
         super().__init__()
@@ -233,7 +236,7 @@ class Products(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        if func.__name__.startswith("bmm"):
+        if func.__name__.startswith("bmm") and result.shape[0] > 1:
             for matrix in (*args[:2], result):
                 self.steps += [step for step in matrix.stride() if step != 1]
                 self.starts.append(matrix.data_ptr())

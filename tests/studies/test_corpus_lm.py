@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +21,7 @@ from workbench.training.corpus import Asked
 from workbench.views import language as pictures
 from workbench.views import mom as mom_views
 from workbench.views import titans as titans_views
-from workbench_datasets import reported
+from workbench_datasets import recorded, reported
 
 TINY = {
     "device": "cpu", "tokens": 128, "windows": 64, "books": False, "test_windows": 8, "groups": 4, "gaps": [0],
@@ -279,3 +281,22 @@ def test_pictures(tmp_path):
     sizes = pd.DataFrame([*lm.sizes("a", lm.build({"mixer": "gated-delta-net"}, TINY, 64), TINY)])
     table = pictures.sizes(sizes)
     assert table.loc["a", "parameters"] - table.loc["a", "without embedding"] == 64 * 32
+
+
+@pytest.mark.parametrize(
+    ("slug", "kinds", "told"),
+    [
+        ("titans", ("LMM", "gated DeltaNet", "window attention", "MAL"), "{0} against {1}|has {2}, MAL {3}"),
+        ("mom", ("GDN MoM", "GDN single", "GDN expanded"), "{0} for the mixture, {1} for one memory, {2} for the"),
+        ("just-read-twice", ("JRT-RNN", "Based"), "{0} against {1} of Based"),
+    ],
+)
+def test_notebooks_tell_the_recorded_perplexities(slug, kinds, told):
+    path = Path(__file__).parents[2] / "notebooks" / "02-sequence-layers" / f"{slug}.ipynb"
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    (text,) = ("".join(cell["source"]) for cell in cells if "".join(cell["source"]).startswith("### Language models"))
+    frame = recorded.load(slug, "lm").rename(columns={"experiment": "part", "item": "variant"})
+    books = frame[(frame["part"] == "LM books") & (frame["metric"] == "nats") & (frame["x"] == 0)]
+    means = [f"{np.exp(books[books['variant'] == kind]['value'].mean()):.1f}" for kind in kinds]
+    for part in told.split("|"):
+        assert part.format(*means) in " ".join(text.split())
