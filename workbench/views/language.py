@@ -86,7 +86,7 @@ def position_curves(
     rows = _surprise(frame, part)
     return line_with_band(
         _perplexity(_intervals(rows[rows["x"] > 0])), "x", "value", low="low", high="high", colour="variant",
-        order=_present(rows, models), width=300, x_title="position in the window (tokens, up to)",
+        order=_present(rows, models), width=250, x_title="position in the window (tokens, up to)",
         y_title="perplexity", title=title, subtitle=subtitle,
     )  # fmt: skip
 
@@ -98,7 +98,7 @@ def answer_curves(frame: pd.DataFrame, models: Sequence[str], *, title: str = ""
     data = data.assign(low=data["low"].clip(0, 1), high=data["high"].clip(0, 1))
     return line_with_band(
         data, "x", "value", low="low", high="high", colour="variant", order=_present(rows, models), zero=True,
-        level=_guess(frame), width=300, x_title="other text between facts and question (tokens)",
+        level=_guess(frame), width=250, x_title="other text between facts and question (tokens)",
         y_title="share answered exactly", title=title, subtitle=subtitle,
     )  # fmt: skip
 
