@@ -16,7 +16,7 @@ from attention_cases import nan_in_fresh_memory
 from linear_memory_cases import CASES, RULES, Case, held, outcome
 
 from workbench_kernels import linear_recurrence, prefix_state
-from workbench_kernels.linear_memory.portable import configurations, launch, passes, recurrence
+from workbench_kernels.linear_memory.portable import call, configurations, launch, passes, recurrence
 from workbench_kernels.linear_memory.portable.delta import prepare_kernel
 from workbench_kernels.linear_memory.portable.lanes import OneLane
 from workbench_kernels.linear_memory.portable.states import state_gradients_kernel, states_kernel
@@ -138,6 +138,15 @@ def test_pieces_that_follow_each_other_change_no_bit(case: Case, keep: bool, mon
         assert len(walks) == (2 if keep else 3) * min(pieces, -(-case.length // 16))
         different = [name for name, x in whole.items() if not torch.equal(x, found[name])]
         assert not different, (lanes, pieces)
+
+
+def test_a_backward_pass_cuts_rows_as_the_forward_pass_did(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of them may be captured in a graph while the other is not."""
+    case = Case("gated-delta", length=70)
+    whole, counts = one_row_in_pieces(case, pieces=1, keep=True), iter((2, 1))
+    monkeypatch.setattr(call, "pieces_of", lambda plan: next(counts))
+    found = one_row_in_pieces(case, keep=True)
+    assert not [name for name, x in whole.items() if not torch.equal(x, found[name])]
 
 
 def test_packed_rows_and_other_rules_are_not_cut_into_pieces_that_follow_each_other() -> None:

@@ -59,9 +59,10 @@ class Call:
             arguments = strided(inputs.log_decay), strided(self.gate), plan.rows, self.sizes
             launch.start(running_kernel, count, shape, flags, *arguments)
 
-    def pieces(self) -> list[Call]:
-        """The call, or its rows cut into pieces of whole chunks; but for the first they have no initial state."""
-        count, length, chunk = pieces_of(self.plan), self.plan.rows.length, self.plan.chunk
+    def pieces(self, count: int = 0) -> list[Call]:
+        """The call, or its rows cut into ``count`` pieces of whole chunks (0: as the configuration says); but for the
+        first they have no initial state."""
+        count, length, chunk = count or pieces_of(self.plan), self.plan.rows.length, self.plan.chunk
         if count == 1:
             return [self]
         ends = [min(triton.cdiv(length, chunk) * n // count * chunk, length) for n in range(count + 1)]

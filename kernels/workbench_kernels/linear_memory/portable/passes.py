@@ -44,7 +44,7 @@ def backward(call: Call, kept: list[States], grad: Tensor | None, last: Tensor |
     grad = grad if call.inputs.beta is None else aligned(grad)
     last = None if last is None else last.contiguous()
     made = call.gradients_like()
-    parts = call.pieces()
+    parts = call.pieces(len(kept))  # as the forward pass cut them, be this one alone captured
     with lanes_of(parts) as lanes:
         states = kept or [states for states, _ in walked(parts, call.final_like(), lanes)]
         _walk_back(parts, states, grad, last, made, lanes)
