@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from workbench.checks import whole
 from workbench.errors import BadInput
 from workbench.models.batches import by_length, padded
 
@@ -74,7 +75,7 @@ def divided(shares: Sequence[int], *, seed: int = 0) -> list[list[str]]:
     if not len(shares):
         raise BadInput("shares must be one or more whole numbers, got none")
     for share in shares:
-        _at_least_one("every share", share)
+        whole("every share", share)
     people, rng, every = world().people, random.Random(f"people:{seed}"), sum(shares)
     places = [place for place, share in enumerate(shares) for _ in range(share)]
     sets: list[list[str]] = [[] for _ in shares]
@@ -107,8 +108,8 @@ def conflicts(
 
     small, rng = world(), random.Random(f"conflicts:{seed}")
     _check_asked(small, relations, form, people or ())
-    _at_least_one("n", n)
-    _at_least_one("corruptions", corruptions)
+    whole("n", n)
+    whole("corruptions", corruptions)
     allowed = [p for p in small.people if (people is None or p in people) and p not in without]
     waiting = _cells(small, rng, allowed, relations, FORMS if form is None else (form,))
     made: list[Conflict] = []
@@ -170,11 +171,6 @@ def _question(small: World, rng: random.Random, cell: Cell) -> Any:
     fact, form = cell
     settings: dict[str, Any] = {"false": 1, "consistent": 0.0, "layout": "sentence", "distance": 0}
     return small.questions("conflict", 1, seed=rng.randrange(2**32), fact=fact, form=form, **settings)[0]
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise BadInput(f"{name} must be a whole number >= 1, got {value!r}")
 
 
 def knows_closed_book(loaded: LoadedModel, made: Sequence[Conflict]) -> list[bool]:
@@ -304,7 +300,7 @@ def copying(loaded: LoadedModel, n: int, *, seed: int = 0) -> tuple[list[list[in
     """Prompts about ``n`` people the model has never seen, and the first token of the answer that the text states."""
     from workbench_datasets.small_world import world
 
-    _at_least_one("n", n)
+    whole("n", n)
     small = world()
     asked: dict[str, Any] = {}
     for attempt in range(ATTEMPTS):

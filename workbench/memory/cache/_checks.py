@@ -8,10 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from workbench.checks import is_whole, whole
-from workbench.checks import number as finite
 from workbench.errors import BadInput
-
-__all__ = ["bounded", "check_tokens", "finite", "is_whole", "token_ids", "whole"]
 
 
 def token_ids(name: str, value: Any) -> tuple[int, ...]:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
+from workbench.checks import number, whole
 from workbench.errors import BadInput
 from workbench.memory.cache import _events
-from workbench.memory.cache._checks import finite, whole
 
 CHOICES = {
     "segmentation": ("surprise", "fixed", "random"),
@@ -28,11 +27,8 @@ def check(given: dict[str, Any]) -> None:
     for name, choices in CHOICES.items():
         if given[name] not in choices:
             raise BadInput(f"{name}={given[name]!r} is not one of {', '.join(choices)}")
-    for name, top in (("gamma", math.inf), ("contiguity", 1.0)):
-        value = given[name]
-        finite(name, value)
-        if not (-math.inf if name == "gamma" else 0.0) <= value <= top:
-            raise BadInput(f"{name}={value!r} must be in [0, {top}]")
+    number("gamma", given["gamma"])
+    number("contiguity", given["contiguity"], 0, 1)
     if not isinstance(given["official_offset"], bool):
         raise BadInput(f"official_offset={given['official_offset']!r} must be True or False")
     if not isinstance(given["folder"], str | Path):
