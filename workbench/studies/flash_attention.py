@@ -243,11 +243,11 @@ def faster(frame: pd.DataFrame) -> Outcome:
     if ratio.min() <= 1.0:
         least, most = float(ratio.min()), float(ratio.max())
         return Outcome("not reproduced", least, least, most, len(ratio), note, threshold=1.0)
-    return Outcome.of(statistics.bootstrap(long.to_numpy()), 2.0, ">=", note)
+    return Outcome.of(_over_shapes(long), 2.0, ">=", note)
 
 
 def faster_on_the_card(frame: pd.DataFrame) -> Outcome:
-    """C6b: standard / the paper's own loop order in time, at the shape of N = 1k and 2k, although it computes more."""
+    """C6b: standard / the paper's own loop order in time, every shape of N = 1k and 2k, although it computes more."""
     rows = frame[(frame.experiment == "GPU") & (frame.metric == "time") & (frame.stage == "forward+backward")]
     rows = rows[rows.n.between(1024, 2048)] if len(rows) else rows
     times = _wide(rows, ["dtype", "d", "input", "n", "seed"], "item")
@@ -256,7 +256,13 @@ def faster_on_the_card(frame: pd.DataFrame) -> Outcome:
     ratio = (times["standard"] / times["triton-v1"]).dropna()
     if len(ratio) < 2:
         return Outcome.unmeasured("fewer than two shapes were timed")
-    return Outcome.of(statistics.bootstrap(ratio.to_numpy()), 1.0, ">", f"smallest {ratio.min():.2f}")
+    told = ", ".join(f"d = {d:.0f}: {own.min():.2f} to {own.max():.2f}" for d, own in ratio.groupby("d"))
+    return Outcome.of(_over_shapes(ratio), 1.0, ">", told)
+
+
+def _over_shapes(ratio: pd.Series) -> Interval:
+    """Median, smallest and largest: shapes were chosen and are no draws, so a claim about them is about every one."""
+    return Interval(float(ratio.median()), float(ratio.min()), float(ratio.max()), len(ratio))
 
 
 def sparse_on_the_card(frame: pd.DataFrame) -> Outcome:
@@ -271,8 +277,7 @@ def sparse_on_the_card(frame: pd.DataFrame) -> Outcome:
     longest = ratio[ratio.index.get_level_values("n") == rows.n.max()]
     by_n = ratio.groupby("n").median()
     told = "median over passes " + ", ".join(f"N = {n}: {value:.1f}" for n, value in by_n.rename(int).items())
-    middle = Interval(float(longest.median()), float(longest.min()), float(longest.max()), len(longest))
-    return Outcome.of(middle, 4.0, ">=", told)
+    return Outcome.of(_over_shapes(longest), 4.0, ">=", told)
 
 
 def same_training(frame: pd.DataFrame) -> Outcome:
