@@ -188,6 +188,26 @@ def test_losses_of_several_seeds_are_lines_of_their_own():
     assert judged.note.startswith("steps compared: hopper 6;")
 
 
+def test_a_claim_about_times_on_a_card_is_about_every_shape():
+    """A shape at which it fails is not outweighed by others: they were chosen, not drawn."""
+    tests = {claim.id: claim.test for claim in STUDIES.get("flash-attention").claims}
+
+    def timed(*shapes: tuple[float, int, float]) -> pd.DataFrame:
+        where = {"experiment": "GPU", "metric": "time", "stage": "forward+backward", "input": "full", "seed": 0}
+        rows = [{**where, "d": d, "n": n, "item": item, "value": value}
+                for d, n, ratio in shapes for item, value in (("standard", ratio), ("triton-v1", 1.0))]  # fmt: skip
+        return pd.DataFrame(rows)
+
+    good, bad = ((64, 1024, 3.0), (64, 2048, 4.0)), (128, 2048, 0.6)
+    assert tests["C6b"](timed(*good)).verdict == "holds"
+    found = tests["C6b"](timed(*good, bad))
+    assert found.verdict == "inconclusive"
+    assert found.note == "d = 64: 3.00 to 4.00, d = 128: 0.60 to 0.60"
+    assert tests["C4"](timed(*good, (64, 4096, 3.0))).verdict == "holds"
+    assert tests["C4"](timed(*good, (64, 4096, 1.5))).verdict == "inconclusive"
+    assert tests["C4"](timed(*good, bad)).verdict == "not reproduced"
+
+
 def test_scaling_marks_what_ran_out_of_memory():
     rows = [{"item": "standard", "n": n, "metric": "time", "stage": "forward", "value": float(n)} for n in (512, 1024)]
     rows.append({"item": "standard", "n": 2048, "metric": "out of memory", "stage": "forward", "value": 1.0})
