@@ -91,7 +91,7 @@ def collect(study: str, scale: str, seed: int, device: str, wall_seconds: float)
 
 #: What a study's numbers can depend on; the floors above it (views, widgets, command line) cannot change them.
 _BELOW_STUDIES = (
-    *("errors.py", "registry.py", "storage.py", "statistics.py"),
+    *("errors.py", "checks.py", "registry.py", "storage.py", "statistics.py"),
     *("models", "memory", "systems", "llm", "training", "tasks", "probes", "bench"),
 )
 

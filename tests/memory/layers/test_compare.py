@@ -192,7 +192,7 @@ def test_the_command_prints_a_table_json_and_a_chart(elsewhere, monkeypatch: pyt
         (["gla", "-o", "x.gif"], "x.gif"),
         (["gla", "-o", "no/such/folder/x.svg"], "there is no folder no/such/folder"),
         (["gla", "--seeds", "0"], "seeds"),
-        (["gla", "--device", "tpu"], "device='tpu'"),
+        (["gla", "--device", "tpu"], "device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got 'tpu'"),
     ],
 )
 def test_the_command_refuses_before_it_trains(arguments: list[str], match: str) -> None:

@@ -111,17 +111,20 @@ class Run:
     # -- the code -------------------------------------------------------------------------------------------------
 
     def start(self) -> tuple[int, int]:
-        """Fork the code. Returns the pipes on which it says what it built, and on which its end is told."""
+        """Fork the code, which waits for ``begin``. Returns the pipes on which it says what it built, and on which its
+        end is told."""
         built, tell = os.pipe()
         ended, end = os.pipe()
         alive, go = os.pipe()
+        waiting, self.begin = os.pipe()
         self.child = os.fork()
         if self.child == 0:
             os.close(go)
+            os.close(self.begin)
             if self.place.namespaces:
-                self._first_process(tell, end, alive)
-            self._become_code(tell)
-        for handle in (tell, end, alive):
+                self._first_process(tell, end, alive, waiting)
+            self._become_code(tell, waiting)
+        for handle in (tell, end, alive, waiting):
             os.close(handle)
         self.go = go  # held open: its end of file tells the first process that the supervisor is gone
         if self.place.namespaces:
@@ -131,7 +134,7 @@ class Run:
             os.dup2(null, standard)
         return built, ended
 
-    def _first_process(self, tell: int, end: int, alive: int) -> NoReturn:
+    def _first_process(self, tell: int, end: int, alive: int, waiting: int) -> NoReturn:
         """Process 1 of the namespace: reaps orphans and leaves with the code, which makes the kernel end the rest."""
         calls.die_with_parent(signal.SIGKILL, 0)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -139,7 +142,7 @@ class Run:
             os._exit(70)
         code = os.fork()
         if code == 0:
-            self._become_code(tell)
+            self._become_code(tell, waiting)
         os.close(tell)
         null = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
@@ -150,7 +153,7 @@ class Run:
                 os.write(end, str(status).encode())
                 os._exit(0)
 
-    def _become_code(self, tell: int) -> NoReturn:
+    def _become_code(self, tell: int, waiting: int) -> NoReturn:
         try:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.setsid()
@@ -160,13 +163,15 @@ class Run:
             os.chdir(self.place.box)
             built = walls.raise_walls(self.place, self.settings["limits"], self.settings["without"])
             missing = [name for name in self.settings["require"] if not held_by_kernel(built.get(name, "none"))]
-            os.write(tell, json.dumps({"protections": built, "missing": missing}).encode())
+            os.write(tell, json.dumps({"protections": built, "missing": missing}).encode() + b"\n")
             if missing:
                 os._exit(NOT_MET)
+            if not os.read(waiting, 1):  # nobody is left to tell the caller that the code runs
+                os._exit(NO_EXEC)
             python = self.settings["python"]
             os.execve(python, [python, *self._arguments(built)], self._environment())
         except BaseException as problem:
-            os.write(tell, b"\n" + json.dumps({"unavailable": f"{type(problem).__name__}: {problem}"}).encode())
+            os.write(tell, json.dumps({"unavailable": f"{type(problem).__name__}: {problem}"}).encode() + b"\n")
         os._exit(NO_EXEC)
 
     def _arguments(self, built: dict[str, str]) -> list[str]:
@@ -302,15 +307,15 @@ def descendants(root: int) -> list[int]:
     return found
 
 
-def _built(pipe: int) -> dict[str, Any]:
-    """What the child says before its exec; the pipe closes at the exec."""
+def _said(pipe: int, whole: bool = False) -> dict[str, Any]:
+    """What the child says: its first line, or (``whole``) all there is until the pipe closes at the exec."""
     data = b""
-    while piece := os.read(pipe, 65536):
+    while (whole or b"\n" not in data) and (piece := os.read(pipe, 65536)):
         data += piece
     told: dict[str, Any] = {}
     for line in data.splitlines():
-        told.update(json.loads(line) if line else {})
-    return told or {"unavailable": "the process ended before it could start Python"}
+        told.update(json.loads(line))
+    return told
 
 
 def main(path: str) -> None:
@@ -330,8 +335,14 @@ def _supervise(run: Run) -> None:
         return
     started = time.monotonic()
     built, ended = run.start()
-    told = _built(built)
+    told = _said(built) or {"unavailable": "the process ended before it could start Python"}
     run.frames.send(**told, landlock=landlock.version() if calls.LINUX else 0)
+    if "unavailable" not in told and not told["missing"]:  # the caller knows; whatever happens now, it runs once
+        with contextlib.suppress(BrokenPipeError):  # it is gone already: its end is told like any other
+            os.write(run.begin, b"g")
+        if failed := _said(built, whole=True):
+            told |= failed
+            run.frames.send(**failed)
     status = None if "unavailable" in told or told["missing"] else run.wait(ended)
     seconds = time.monotonic() - started
     run.end_everything()
