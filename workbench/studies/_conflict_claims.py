@@ -28,7 +28,7 @@ def _each_model(frame: pd.DataFrame, judge: Callable[[pd.DataFrame], Outcome]) -
     found = {str(model): judge(own) for model, own in frame.groupby("model", sort=False)}
     if not found:
         return Outcome.unmeasured("no rows of this experiment")
-    return Outcome.weakest(list(found.values()), "; ".join(f"{model}: {one.note}" for model, one in found.items()))
+    return Outcome.weakest_of(found)
 
 
 def _control(frame: pd.DataFrame) -> pd.DataFrame:

@@ -19,24 +19,15 @@ V1, V2, HEADS = "triton-v1", "triton", "triton (heads grid)"
 NEEDS_GPU = "needs a CUDA device: workbench run flash-attention-2 --scale full"
 
 
-def over_all(values: Any, threshold: float, direction: str, note: str) -> Outcome:
-    """Median, smallest and largest of ``values``; judged at the worst of them."""
-    import numpy as np
-
-    found = np.asarray(values, dtype=float)
-    if not len(found):
-        return Outcome.unmeasured(note)
-    interval = Interval(float(np.median(found)), float(found.min()), float(found.max()), len(found))
-    return Outcome.of(interval, threshold, direction, note)
-
-
 # -- exactness --------------------------------------------------------------------------------------------------------
 
 
 def same_in_either_order(frame: pd.DataFrame) -> Outcome:
     """A1: largest |out_v1 - out_v2| in float32."""
     gaps = frame[frame.metric == "order gap"].value
-    return over_all(gaps, 1e-6, "<=", "float32, absolute; ragged tiles, shared key heads, Nq != Nk, causal and full")
+    return Outcome.over_all(
+        gaps, 1e-6, "<=", "float32, absolute; ragged tiles, shared key heads, Nq != Nk, causal and full"
+    )
 
 
 def exact(frame: pd.DataFrame) -> Outcome:
@@ -47,7 +38,7 @@ def exact(frame: pd.DataFrame) -> Outcome:
     told = f"with {' and '.join(kernels)} in Triton's interpreter" if kernels else "loops in torch alone"
     if len(missing):
         told += f"; no number from {', '.join(sorted(missing['item'].unique()))}: {missing.note.iloc[0]}"
-    return over_all(rows.value, 1e-5, "<=", told)
+    return Outcome.over_all(rows.value, 1e-5, "<=", told)
 
 
 def exact_on_the_card(frame: pd.DataFrame) -> Outcome:
@@ -96,7 +87,7 @@ def _ratios(frame: pd.DataFrame, slow: str, fast: str, where: str) -> Any:
 def beats_first_version(frame: pd.DataFrame) -> Outcome:
     """A2: time of the v1 order / time of the v2 order at N >= 2k, each pass and mask."""
     ratios = _ratios(frame, V1, V2, "n >= 2048 and stage != 'both'")
-    return over_all(ratios, 1.3, ">=", _by_length(ratios) or NEEDS_GPU)
+    return Outcome.over_all(ratios, 1.3, ">=", _by_length(ratios) or NEEDS_GPU)
 
 
 def _by_length(ratios: Any) -> str:
@@ -141,19 +132,19 @@ def causal_skips(frame: pd.DataFrame) -> Outcome:
     ratio: Any = kept.xs("causal", level="input") / kept.xs("full", level="input")
     medians = ratio.median(axis=0).dropna()
     note = "; ".join(f"{name} {value:.2f}" for name, value in medians.items())
-    return over_all(ratio[V2].dropna() if V2 in ratio else [], 0.62, "<=", f"median by contender: {note}")
+    return Outcome.over_all(ratio[V2].dropna() if V2 in ratio else [], 0.62, "<=", f"median by contender: {note}")
 
 
 def beats_standard(frame: pd.DataFrame) -> Outcome:
     """A5: standard / v2, forward and backward together, N >= 2k (as far as standard attention was run)."""
     ratios = _ratios(frame, "standard", V2, "n >= 2048 and stage == 'both'")
-    return over_all(ratios, 3.0, ">=", _by_length(ratios) or NEEDS_GPU)
+    return Outcome.over_all(ratios, 3.0, ">=", _by_length(ratios) or NEEDS_GPU)
 
 
 def near_sdpa(frame: pd.DataFrame) -> Outcome:
     """A6: SDPA flash / our Triton kernel (times, so speed ratio), forward, d = 128, N >= 4k."""
     ratios = _ratios(frame, "SDPA flash", V2, "n >= 4096 and stage == 'forward' and d == 128")
-    return over_all(ratios, 0.9, ">=", _by_length(ratios) or NEEDS_GPU)
+    return Outcome.over_all(ratios, 0.9, ">=", _by_length(ratios) or NEEDS_GPU)
 
 
 def triton_speed(frame: pd.DataFrame) -> Outcome:
@@ -176,7 +167,7 @@ def _speed(frame: pd.DataFrame, item: str, least: float) -> Outcome:
     told = f"; matrix product in the same run {ceiling.iloc[0]:.0f}" if len(ceiling) else ""
     means = rows.groupby("input").value.median()
     note = "median " + ", ".join(f"{mask} {value:.0f}" for mask, value in means.items()) + " TFLOP/s" + told
-    return over_all(rows.value, least, ">=", note)
+    return Outcome.over_all(rows.value, least, ">=", note)
 
 
 def end_to_end(frame: pd.DataFrame) -> Outcome:
@@ -191,7 +182,7 @@ def end_to_end(frame: pd.DataFrame) -> Outcome:
     gains = {name: table["standard"] / table[name] for name in table if name != "standard"}
     note = "; ".join(f"{name} {gain.iloc[0]:.2f} and {gain.iloc[-1]:.2f}" for name, gain in gains.items())
     growth = [gain.iloc[-1] / gain.iloc[0] for gain in gains.values() if gain.notna().all()]
-    return over_all(growth, 1.0, ">", f"standard / kernel at the shorter and the longer length: {note}")
+    return Outcome.over_all(growth, 1.0, ">", f"standard / kernel at the shorter and the longer length: {note}")
 
 
 # -- the models -------------------------------------------------------------------------------------------------------
@@ -228,7 +219,7 @@ def fewer_operations(frame: pd.DataFrame) -> Outcome:
     rows = frame[(frame.experiment == "arithmetic") & (frame.metric == "gain") & (frame.card == "A100")]
     rows = rows[rows.rows == 128].drop_duplicates(["rows", "cols", "d"]) if len(rows) else rows
     note = "; ".join(f"{r.rows:g} x {r.cols:g}, d = {r.d:g}: {r.value:.3f}" for r in rows.itertuples())
-    return over_all(rows.value, 1.07, ">=", note or "no model rows")
+    return Outcome.over_all(rows.value, 1.07, ">=", note or "no model rows")
 
 
 def knee_of_the_first_grid(frame: pd.DataFrame) -> Outcome:
@@ -242,7 +233,7 @@ def knee_of_the_first_grid(frame: pd.DataFrame) -> Outcome:
     below = rows[rows.heads < 80].value.max()
     needs = ", ".join(f"{count:g} on {sms:g} SMs" for sms, count in knees.items())
     note = f"busiest below 80: {below:.2f}; the same share needs {needs}"
-    return over_all(enough, float(below), ">", note)
+    return Outcome.over_all(enough, float(below), ">", note)
 
 
 def longest_first(frame: pd.DataFrame) -> Outcome:
@@ -265,7 +256,7 @@ def less_shared_memory(frame: pd.DataFrame) -> Outcome:
     total = rows.groupby(["rows", "cols", "d", "warps", "item"]).value.sum().unstack("item")
     keys = rows[rows.part == "keys"].groupby("item").value.sum()
     note = f"although K_j and V_j are read {keys['split-Q'] / keys['split-K']:.1f} times as often"
-    return over_all(total["split-Q"] / total["split-K"], 1.0, "<", note)
+    return Outcome.over_all(total["split-Q"] / total["split-K"], 1.0, "<", note)
 
 
 def _claim(key: str, statement: str, where: str, test: Any, *scales: str) -> Claim:

@@ -43,9 +43,10 @@ def _each_cache(judge: Callable[[pd.DataFrame], Outcome]) -> Callable[[pd.DataFr
     @wraps(judge)
     def judged(frame: pd.DataFrame) -> Outcome:
         rows = frame[frame.experiment == "grocery"]
-        each = {size: judge(rows[rows.budget == size]) for size in sorted(rows.budget.dropna().unique())}
-        found = [replace(one, note=f"cache of {size:.0f}: {one.note}") for size, one in each.items() if one.n]
-        return Outcome.weakest(found) if found else judge(rows)
+        sizes = sorted(rows.budget.dropna().unique())
+        each = {f"cache of {size:.0f}": judge(rows[rows.budget == size]) for size in sizes}
+        found = {name: one for name, one in each.items() if one.n}
+        return Outcome.weakest_of(found) if found else judge(rows)
 
     return judged
 
@@ -154,9 +155,9 @@ def rps_wins_more(frame: pd.DataFrame) -> Outcome:
     players = sorted(frame[frame.experiment == "rps"].unit.unique())
     if not players:
         return Outcome.unmeasured("rock-paper-scissors was not played")
-    each = [_difference(frame[frame.unit == name], "rps", "win", RPS_SIRLLM, STREAMING) for name in players]
-    named = [replace(o, note=f"{name}: {o.note}") for name, o in zip(players, each)]
-    return Outcome.weakest(named)
+    return Outcome.weakest_of(
+        {name: _difference(frame[frame.unit == name], "rps", "win", RPS_SIRLLM, STREAMING) for name in players}
+    )
 
 
 def rps_holds_more_moves(frame: pd.DataFrame) -> Outcome:

@@ -91,6 +91,22 @@ class Outcome:
         return replace(found, note=told)
 
     @classmethod
+    def weakest_of(cls, outcomes: Mapping[str, Outcome]) -> Outcome:
+        """``weakest`` of named outcomes, each note behind its name."""
+        return cls.weakest([replace(outcome, note=f"{name}: {outcome.note}") for name, outcome in outcomes.items()])
+
+    @classmethod
+    def over_all(cls, values: Any, threshold: float, direction: str, note: str) -> Outcome:
+        """Median, smallest and largest of values that were chosen and are no draws; judged at the worst of them."""
+        import numpy as np
+
+        found = np.asarray(values, dtype=float)
+        if not len(found):
+            return cls.unmeasured(note)
+        interval = Interval(float(np.median(found)), float(found.min()), float(found.max()), len(found))
+        return cls.of(interval, threshold, direction, note)
+
+    @classmethod
     def unmeasured(cls, note: str) -> Outcome:
         """Inconclusive because the run holds nothing that bears on the claim; the note says why."""
         return cls("inconclusive", math.nan, math.nan, math.nan, 0, note)

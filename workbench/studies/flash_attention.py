@@ -243,7 +243,7 @@ def faster(frame: pd.DataFrame) -> Outcome:
     if ratio.min() <= 1.0:
         least, most = float(ratio.min()), float(ratio.max())
         return Outcome("not reproduced", least, least, most, len(ratio), note, threshold=1.0)
-    return Outcome.of(_over_shapes(long), 2.0, ">=", note)
+    return Outcome.over_all(long, 2.0, ">=", note)
 
 
 def faster_on_the_card(frame: pd.DataFrame) -> Outcome:
@@ -257,12 +257,7 @@ def faster_on_the_card(frame: pd.DataFrame) -> Outcome:
     if len(ratio) < 2:
         return Outcome.unmeasured("fewer than two shapes were timed")
     told = ", ".join(f"d = {d:.0f}: {own.min():.2f} to {own.max():.2f}" for d, own in ratio.groupby("d"))
-    return Outcome.of(_over_shapes(ratio), 1.0, ">", told)
-
-
-def _over_shapes(ratio: pd.Series) -> Interval:
-    """Median, smallest and largest: shapes were chosen and are no draws, so a claim about them is about every one."""
-    return Interval(float(ratio.median()), float(ratio.min()), float(ratio.max()), len(ratio))
+    return Outcome.over_all(ratio, 1.0, ">", told)
 
 
 def sparse_on_the_card(frame: pd.DataFrame) -> Outcome:
@@ -277,7 +272,7 @@ def sparse_on_the_card(frame: pd.DataFrame) -> Outcome:
     longest = ratio[ratio.index.get_level_values("n") == rows.n.max()]
     by_n = ratio.groupby("n").median()
     told = "median over passes " + ", ".join(f"N = {n}: {value:.1f}" for n, value in by_n.rename(int).items())
-    return Outcome.of(_over_shapes(longest), 4.0, ">=", told)
+    return Outcome.over_all(longest, 4.0, ">=", told)
 
 
 def same_training(frame: pd.DataFrame) -> Outcome:
@@ -292,9 +287,7 @@ def same_training(frame: pd.DataFrame) -> Outcome:
     told = ", ".join(f"{name} {speed / speeds['standard']:.2f}" for name, speed in speeds.items())
     steps = ", ".join(f"{name} {count}" for name, count in gaps.count().items())
     note = f"steps compared: {steps}; tokens/s against standard: {told}; mean gap {gaps.mean().mean():.4f}"
-    largest = gaps.max()
-    middle = Interval(float(largest.median()), float(largest.min()), float(largest.max()), len(ours))
-    return Outcome.of(middle, 0.02, "<", note)
+    return Outcome.over_all(gaps.max().dropna(), 0.02, "<", note)
 
 
 def _wide(rows: pd.DataFrame, index: list[str], columns: str) -> pd.DataFrame:
