@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.batched_products import Products
 from workbench.memory.cache import _event_choice_device
 from workbench.memory.cache._em_step import DecodesInRoom
 from workbench.memory.cache.em_llm import EMLLM
@@ -65,25 +65,6 @@ def test_the_card_chooses_what_the_host_does(model, settings, form, monkeypatch)
         m.contents().drop(columns=["last_score", "representative_scores", "peak_surprise"]) for m in (memory, other)
     ]
     assert shown[0].equals(shown[1])
-
-
-class Products(TorchDispatchMode):
-    """Steps of the operands and results of batched products of several heads, and where they begin (bytes).
-
-    The model's own rotary product has one batch, and any width.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.steps, self.starts = [], []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func.__name__.startswith("bmm") and result.shape[0] > 1:
-            for matrix in (*args[:2], result):
-                self.steps += [step for step in matrix.stride() if step != 1]
-                self.starts.append(matrix.data_ptr())
-        return result
 
 
 @pytest.mark.parametrize("settings", [{}, {"retrieval": "none"}, {"n_local": 1200}])

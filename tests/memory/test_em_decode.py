@@ -8,6 +8,7 @@ import torch
 from conftest import FAMILIES, tokens
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.batched_products import Products
 from workbench.memory.cache._em_decode import AHEAD, DecodeRoom
 from workbench.memory.cache._em_step import DecodesInRoom
 from workbench.memory.cache.em_llm import EMLLM
@@ -221,26 +222,6 @@ def test_rows_that_fill_up_a_width_weigh_nothing(llama, events, sinks, softcap, 
         memory.feed(ids[:, i : i + 1])
     memory.unbind()
     assert len(leads) > 3
-
-
-class Products(TorchDispatchMode):
-    """Steps of the operands and results of batched products of several heads, and where they begin (bytes).
-
-    The model's own rotary product has one batch, and any width.
-    """
-
-    def __init__(self):
-        super().__init__()
-        self.steps: list[int] = []
-        self.starts: list[int] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        if func.__name__.startswith("bmm") and result.shape[0] > 1:
-            for matrix in (*args[:2], result):
-                self.steps += [step for step in matrix.stride() if step != 1]
-                self.starts.append(matrix.data_ptr())
-        return result
 
 
 @pytest.mark.parametrize("n_local", [16, 300])
