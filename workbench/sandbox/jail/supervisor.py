@@ -337,13 +337,14 @@ def _supervise(run: Run) -> None:
     built, ended = run.start()
     told = _said(built) or {"unavailable": "the process ended before it could start Python"}
     run.frames.send(**told, landlock=landlock.version() if calls.LINUX else 0)
-    if "unavailable" not in told and not told["missing"]:  # the caller knows; whatever happens now, it runs once
+    ready = "unavailable" not in told and not told["missing"]
+    if ready:  # the caller knows; whatever happens now, it runs once
         with contextlib.suppress(BrokenPipeError):  # it is gone already: its end is told like any other
             os.write(run.begin, b"g")
         if failed := _said(built, whole=True):
-            told |= failed
             run.frames.send(**failed)
-    status = None if "unavailable" in told or told["missing"] else run.wait(ended)
+            ready = False
+    status = run.wait(ended) if ready else None
     seconds = time.monotonic() - started
     run.end_everything()
     run.frames.send(status=status, seconds=seconds)
