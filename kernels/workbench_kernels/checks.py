@@ -96,19 +96,19 @@ def is_whole(value: Any, least: float = -math.inf) -> TypeGuard[int]:
     return whole and bool(value >= least)
 
 
-def is_number(value: Any) -> TypeGuard[float]:
+def is_real(value: Any) -> TypeGuard[float]:
     """A real number, infinite ones and NaN included; True is none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def positive(name: str, value: float | int | None) -> None:
-    if value is not None and not (is_number(value) and value > 0):
+    if value is not None and not (is_real(value) and value > 0):
         raise ValueError(f"{name} must be greater than 0 or None, got {value!r}")
 
 
 def softcap(value: Any) -> None:
     """An infinite cap would be inf * tanh(0)."""
-    if value is not None and not (is_number(value) and value > 0 and math.isfinite(value)):
+    if value is not None and not (is_real(value) and value > 0 and math.isfinite(value)):
         raise ValueError(f"softcap must be greater than 0 and finite, or None, got {value!r}")
 
 
@@ -134,7 +134,7 @@ def flag(name: str, value: Any) -> None:
 
 def number(name: str, value: Any, least: float = -math.inf) -> None:
     """Finite, and at least ``least``."""
-    if not is_number(value) or not math.isfinite(value) or value < least:
+    if not is_real(value) or not math.isfinite(value) or value < least:
         bound = "" if least == -math.inf else f" >= {least:g}"
         raise ValueError(f"{name} must be a finite number{bound}, got {value!r}")
 

@@ -93,7 +93,7 @@ def attention(
     checks.values(v, q, k, nan=check_nan)
     checks.softcap(softcap)
     checks.sinks(sinks, q)
-    if not checks.is_number(dropout) or not 0.0 <= dropout < 1.0:
+    if not checks.is_real(dropout) or not 0.0 <= dropout < 1.0:
         raise ValueError(f"dropout must lie in [0, 1), got {dropout!r}")
     if not checks.is_whole(seed) or abs(seed) >= LARGEST_SEED:
         raise ValueError(f"seed must lie between -2^33 and 2^33, a whole number, got {seed!r}")
@@ -147,7 +147,7 @@ def refusal(name: str, problem: Problem, q: Tensor, k: Tensor, v: Tensor, sinks:
 
 
 def softmax_scale(scale: float | None, q: Tensor) -> float:
-    number = checks.is_number(scale) or (isinstance(scale, Tensor) and scale.numel() == 1)
+    number = checks.is_real(scale) or (isinstance(scale, Tensor) and scale.numel() == 1)
     if scale is not None and not (number and math.isfinite(scale)):
         raise ValueError(f"scale must be finite or None for 1 / sqrt(head dim), got {scale!r}")
     return float(q.shape[-1] ** -0.5 if scale is None else scale)
